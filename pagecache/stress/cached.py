@@ -133,7 +133,7 @@ class CachedTarget(Target):
         objects: the tester's access past the cache.
         cannot: "rename", "remove" -> the error of a backend without that operation.
         publishes: the store shows committed content only.
-        holds: what the tier had at the last attach is saved after `Volume.resume` alone.
+        holds, held: recovered files were not saved at the last attach, and what the store had when all were read.
         recovered: number of files that it had then.
     """
 
@@ -253,6 +253,9 @@ class CachedTarget(Target):
         self.recovered = len(self.volume.recovered())
         self.rebased: dict[Key, RecoveredFile] = {}  # in conflict with the own commit, as they were recovered
         self.before_opens()
+        for number in range(self._files if self.holds else 0):
+            self.patiently(number, partial(self.look, number))
+        self.held = [self.store(number) for number in range(self._files)] if self.holds else []
         self.files = []  # one by one: `give_up` ends an attach that fails
         for number in range(self._files):
             self.files.append(self.patiently(number, partial(self._open, number)))

@@ -177,11 +177,10 @@ class Crash(NoCrash):
         Raises:
             Broken: it is not.
         """
-        target = self._target
-        for number, before in enumerate(stored if target.holds else ()):
-            if target.store(number) != before:
+        for number, (before, after) in enumerate(zip(stored, self._target.held, strict=False)):
+            if before != after:
                 raise Broken(f"file {number}: held recovered bytes have changed the store", "crash")
-        target.volume.resume()
+        self._target.volume.resume()
 
 
 class Forgetting(Crash):

@@ -110,20 +110,17 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return act
 
 
-FAILS = (PermissionError(13, "no"), asyncio.CancelledError(), StopAsyncIteration(), GeneratorExit())
+ERRORS = (
+    PermissionError(13, "no"),
+    BackendError(5, "no", retry=False),
+    ValueError("odd"),
+    asyncio.CancelledError(),
+    StopAsyncIteration(),
+    GeneratorExit(),
+)
 ODD: dict[str, tuple[Callable[..., Any], type[OSError]]] = {
     "a wrong answer": (lambda *args: -1, BackendProtocolError),
-    **{type(error).__name__: (raising(error), OSError) for error in FAILS},
-}
-
-
-ODD |= {
-    "OSError": (raising(PermissionError(13, "no")), OSError),
-    "BackendError": (raising(BackendError(5, "no", retry=False)), OSError),
-    "ValueError": (raising(ValueError("odd")), OSError),
-    "CancelledError": (raising(asyncio.CancelledError()), OSError),
-    "StopAsyncIteration": (raising(StopAsyncIteration()), OSError),
-    "GeneratorExit": (raising(GeneratorExit()), OSError),
+    **{type(error).__name__: (raising(error), OSError) for error in ERRORS},
 }
 
 

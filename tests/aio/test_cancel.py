@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,6 +14,7 @@ import pagecache
 from pagecache import DataLossError, PageCache, Volume, aio
 
 from ..file.rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern
+from ..file.test_interrupts import interrupted_at
 from .conftest import SECONDS, Attach, cancelled
 from .stores import Store
 from .test_handles import both
@@ -152,36 +152,18 @@ def ours(frame: FrameType) -> bool:
     return PACKAGE in Path(frame.f_code.co_filename).parents
 
 
-def interrupted_at(nth: int, main: Callable[[], Any]) -> bool:
-    """Run a loop, interrupted at the nth place; return whether there was one."""
-    count, struck = 0, False
-
-    def profile(frame: FrameType, event: str, _arg: object) -> None:
-        nonlocal count, struck
-        if event not in ("call", "c_return") or not ours(frame):
-            return
-        count += 1
-        if count == nth:
-            sys.setprofile(None)
-            struck = True
-            raise KeyboardInterrupt
-
+def interrupted(nth: int, main: Callable[[], Any]) -> bool:
+    """Run a loop with two tasks, interrupted at the nth place; return whether there was one."""
     loop = asyncio.new_event_loop()
-    work = asyncio.ensure_future(main(), loop=loop)
-    other = asyncio.ensure_future(main(), loop=loop)
-    sys.setprofile(profile)
-    try:
-        loop.run_until_complete(asyncio.wait([work, other], timeout=SECONDS))
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.setprofile(None)
-    for task in (work, other):  # an application may go on with its loop after Ctrl-C
-        if not struck:
+    tasks = [asyncio.ensure_future(main(), loop=loop) for _ in range(2)]
+    waiting = asyncio.wait(tasks, timeout=SECONDS)
+    place = interrupted_at(nth, lambda: loop.run_until_complete(waiting), within=ours)
+    for task in tasks:  # an application may go on with its loop after Ctrl-C
+        if not place:
             task.result()
         finish(loop, task)
     loop.close()
-    return struck
+    return bool(place)
 
 
 def finish(loop: asyncio.AbstractEventLoop, task: asyncio.Future[Any]) -> None:
@@ -218,7 +200,7 @@ def inject(call: Callable[[aio.AsyncCachedFile], Any], points: Iterator[int], ba
             volume = cache.attach(backend(), read_ahead=0)
             plain = volume.open(KEY, "r+")
             plain.pwrite(b"dirty" * 100, 7)
-            struck = interrupted_at(nth, lambda: call(aio.AsyncCachedFile(plain)))  # noqa: B023
+            struck = interrupted(nth, lambda: call(aio.AsyncCachedFile(plain)))  # noqa: B023
             Task(verify, volume).result(SECONDS)
             plain.close()
             cache.check()

@@ -7,8 +7,6 @@ import os
 import pytest
 
 from pagecache import DataLossError
-from pagecache.backends import MemoryBackend
-from pagecache.engine.commit.versions import Versions
 from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 
@@ -57,29 +55,6 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
         volume.open("f").close()
         raises(DataLossError, one.flush)
     assert store.content("f") == bytes(PAGE) + b"x" * 2 * PAGE
-
-
-def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: Patch) -> None:
-    """They are committed between the query of the stored version and the comparison. [2.20]"""
-    volume = attach(MemoryBackend())
-    with volume.open("f", "x+") as one:
-        one.pwrite(b"x" * 100, 0)
-        one.fsync()
-        looks = []
-        quiet = Versions.quiet
-
-        def meanwhile(versions: Versions) -> int | None:
-            looks.append(quiet(versions))
-            if len(looks) == 2:
-                one.pwrite(b"y" * 1000, 0)
-                one.fsync()
-            return looks[-1]
-
-        monkeypatch.setattr(Versions, "quiet", meanwhile)
-        with volume.open("f") as other:
-            assert len(looks) == 2
-            assert other.size == 1000
-            assert other.pread(2000, 0) == b"y" * 1000
 
 
 def test_a_direct_write_that_begins_with_a_commit_is_no_remote_change(attach: Attach, monkeypatch: Patch) -> None:

@@ -270,17 +270,6 @@ async def test_a_long_call_whose_pieces_are_partly_missing(attach: Attach, backe
 
 
 @both
-async def test_write_through(attach: Attach, backend: Any) -> None:
-    """The write is acknowledged when the await is over."""
-    volume = attach(backend(), write_through=True)
-    async with aio.open(volume, KEY, "r+") as file:
-        assert await file.pwrite(b"through", 10) == 7
-        assert (await file.stats()).dirty == 0
-        assert await file.append(b"on a thread") == len(DATA)
-        assert (await file.stats()).dirty == 0
-
-
-@both
 def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
     """No thread is used, not even the executor of the loop."""
     volume = attach(backend())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, TransformBackend
+from pagecache.backends.passing import PassingBackend, SlowBackend
 from pagecache.testing import FaultyBackend, LatencyBackend
 from pagecache.testing.checks import checks_of, run_check
 
@@ -37,6 +38,7 @@ TestFaultyWithoutFaults = suite(lambda folder: FaultyBackend(DirectoryBackend(fo
 TestLatency = suite(
     lambda folder: LatencyBackend(MemoryBackend(), read=10e-6, write=20e-6, commit=50e-6, jitter=0.5, seed=1)
 )
+TestPassing = suite(lambda folder: SlowBackend(PassingBackend(DirectoryBackend(folder))))
 TestPlainClass = suite(lambda folder: Blobs())  # required methods and no base class: checked as any backend
 
 

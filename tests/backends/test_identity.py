@@ -5,48 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, TransformBackend
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.beneath import Tree
-from pagecache.backends.passing import PassingBackend, SlowBackend
 from pagecache.native import names
 from pagecache.objects import ObjectStat
-from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..file.rig import raises
-from .transforms import Sealed
-
-AROUND: dict[str, Callable[[Backend], Backend]] = {
-    "plain": lambda inner: inner,
-    "passing": PassingBackend,
-    "slow": SlowBackend,
-    "faulty": FaultyBackend,
-    "latency": lambda inner: LatencyBackend(inner, read=0, write=0, commit=0),
-    "transform": lambda inner: TransformBackend(inner, Sealed()),
-}
-
-
-@pytest.fixture(params=["memory", "directory"])
-def inner(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return MemoryBackend() if request.param == "memory" else DirectoryBackend(tmp_path)
-
-
-@pytest.mark.parametrize("around", AROUND)
-def test_each_status_has_the_identity(inner: Backend, around: str) -> None:
-    backend = AROUND[around](inner)
-    file = backend.open("a", create=True)
-    backend.open("b", create=True)
-    found, other = backend.stat("a").identity, backend.stat("b").identity
-    assert found is not None
-    assert found != other
-    assert file.stat().identity == found
-    assert {str(entry.key): entry.identity for entry in backend.list()} == {"a": found, "b": other}
-    backend.rename("a", "b")
-    assert backend.stat("b").identity == file.stat().identity == found
 
 
 def test_all_names_of_a_file_have_its_identity(tmp_path: Path) -> None:

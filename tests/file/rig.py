@@ -20,7 +20,7 @@ import numpy
 import pytest
 
 import pagecache
-from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume
+from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume, aio
 from pagecache.options import OpenMode
 from pagecache.testing import Gate as Gates
 from pagecache.testing import Rule
@@ -132,6 +132,29 @@ def stored(volume: Volume, key: Hashable, data: Any, mode: OpenMode = "wb") -> N
     with volume.open(key, mode) as file:
         file.pwrite(data, 0)
 
+
+async def fsync_of_a_task(volume: Volume) -> None:
+    file = await aio.open(volume, KEY, "r+")
+    try:
+        await file.fsync()
+    finally:
+        await file.close()
+
+
+SAVES: dict[str, Callable[[Rig, CachedFile], object]] = {
+    "flush": lambda rig, file: file.flush(),
+    "sync_range": lambda rig, file: file.sync_range(0, PAGE),
+    "write_through": lambda rig, file: rig.open("r+b", write_through=True).pwrite(file.pread(PAGE, 0), 0),
+    "fsync": lambda rig, file: file.fsync(),
+    "aio fsync": lambda rig, file: asyncio.run(fsync_of_a_task(rig.volume)),
+    "close": lambda rig, file: file.close(),
+    "sync": lambda rig, file: rig.volume.sync(),
+    "ticket": lambda rig, file: rig.volume.begin_sync().wait(),
+    "cache.sync": lambda rig, file: rig.cache.sync(),
+    "detach": lambda rig, file: rig.volume.detach(),
+    "cache.close": lambda rig, file: rig.cache.close(),
+}
+"""Each way to save what a handle has written to KEY; the first three do not commit."""
 
 Make = Callable[..., Rig]
 """The fixture `make`."""

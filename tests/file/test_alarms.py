@@ -2,22 +2,28 @@
 
 oldest_failed_seconds > 0      a write or commit has failed, and its data is not saved yet
 oldest_dirty_seconds > 300     the same, and data whose write or commit does not end
+
+Reads and backend calls count once, whichever thread makes them, and a call for no longer than it lasted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CommitError, ConflictError, DataLossError, RetryPolicy, WritebackError
+from pagecache import BackendError, ConflictError, DataLossError, RetryPolicy, WritebackError, aio
+from pagecache.native import COMMIT_CALL, READ_CALL, WRITE_CALL
 from pagecache.observe import documents
 
+from ..aio.stores import Store
 from ..stores import Action, ObjectBackend, RecordingBackend, failing_commit
 from .clock import HandClock, after_flusher_turn
-from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises, side_by_side
 
 pytestmark = pytest.mark.usefixtures("far_from_retries")
 
@@ -127,8 +133,7 @@ def test_the_alarm_of_old_data_fires_while_a_call_hangs(make: Make, clock: HandC
     rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     with rig.backend.gate(op) as gate:
-        task = Task(file.fsync)
-        gate.wait_entered()
+        _, task = at_gate(gate, file.fsync)
         clock.advance(LATE / 2)
         assert alarms(rig) == (False, False)
         clock.advance(LATE)
@@ -162,7 +167,7 @@ def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandCloc
 
 @pytest.mark.parametrize("how", ["write", "truncate"])
 def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClock, how: str) -> None:
-    """What came after the fsync is published by the next one, or by close. Until then the alarm fires. [2.22]"""
+    """Changes after the fsync are published by the next one, or by close. Until then the alarm fires. [2.22]"""
     rig, file = make(backend=STORES["whole objects"](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     bring_down(rig, "commit, transient, kept")
@@ -191,8 +196,7 @@ def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make
     file.pwrite(DATA, 0)
     rig.backend.fault("commit", failing_commit(KEPT, forget=False))
     with rig.backend.gate("commit") as gate:
-        task = Task(file.fsync, timeout=1.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, file.fsync, timeout=1.0)
         clock.advance(2.0)
         raises(TimeoutError, task.result)
     in_time(clock, lambda: stored(rig) == DATA and is_silent(rig))
@@ -242,14 +246,101 @@ def test_alarms_fire_until_a_conflict_is_over(make: Make, clock: HandClock, stor
     eventually(lambda: is_silent(rig))
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_only_commits_that_succeeded_count_as_commits(make: Make, kept: bool) -> None:
-    """Failed ones have a counter of their own, on files, volumes and caches. [2.27]"""
-    rig, file = make({KEY: b""}, retry=FAST).opened("r+b")
-    file.pwrite(DATA, 0)
-    rig.backend.fault("commit", BackendError(errno.EIO, "down", retry=True, kept=kept), times=FAST.attempts)
-    raises(CommitError, file.fsync)
-    for stats in (file.stats(), rig.volume.stats(), rig.cache.stats()):
-        assert (stats.commits, stats.failed_commits) == (0, FAST.attempts)
-    file.fsync()
-    assert (file.stats().commits, rig.volume.stats().failed_commits) == (1, FAST.attempts)
+# ---------------------------------------------------------------- counters of reads and calls
+
+
+NAMES = ("read", "write", "commit")
+
+
+def counts(volume: Any) -> dict[str, int]:
+    """Calls that ended, by kind."""
+    return {name: sum(volume.engine.native.latency(call)[0]) for name, call in zip(NAMES, range(3), strict=True)}
+
+
+OPS = ("read_into", "write_from", "commit")
+
+
+def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make) -> None:
+    """Those of a mirror do not count."""
+    mirror = RecordingBackend({KEY: b"x"})
+    rig = make({KEY: b"x"}, options={"mirror": mirror})
+    for op, call, act in (
+        ("read_into", READ_CALL, lambda f: f.pread(1, 0)),
+        ("write_from", WRITE_CALL, lambda f: (f.pwrite(b"y", 0), f.flush())),
+        ("commit", COMMIT_CALL, lambda f: f.fsync()),
+    ):
+        began = time.monotonic()
+        gate, running = at_gate(rig.backend.gate(op), act, rig.open())
+        entered = time.monotonic()
+        time.sleep(0.02)  # gives the call a length; no event is awaited
+        assert sum(rig.volume.engine.native.latency(call)[0]) == 0
+        released = time.monotonic()
+        running.result(opening=gate)
+        found, total = rig.volume.engine.native.latency(call)
+        assert sum(found) == 1
+        assert released - entered <= total <= time.monotonic() - began
+    eventually(lambda: mirror.seen("write_from"))
+    assert counts(rig.volume) == dict.fromkeys(NAMES, 1)
+
+
+def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(make: Make, monkeypatch: Patch) -> None:
+    policy = RetryPolicy(attempts=3, first_delay=10.0, max_delay=10.0, deadline=60.0, failed_retry=None)
+    rig = make({KEY: b"x"}, retry=policy)
+    paused = 0.0
+
+    def pause(*_: object) -> None:
+        nonlocal paused
+        began = time.monotonic()
+        time.sleep(0.05)  # gives the pause a length; no event is awaited
+        paused += time.monotonic() - began
+
+    monkeypatch.setattr(rig.volume.engine, "sleep", pause)
+    rig.backend.fault("read_into", OSError(errno.EIO, "later"), times=2)
+    file = rig.open()
+    began = time.monotonic()
+    assert file.pread(1, 0) == b"x"
+    calls = time.monotonic() - began - paused
+    found, total = rig.volume.engine.native.latency(READ_CALL)
+    assert sum(found) == 3
+    assert paused > 0.05
+    assert total <= calls
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_direct_reads_and_writes_count(make: Make, parallel: bool) -> None:
+    rig = make({KEY: b"x" * 4 * PAGE}, limits={"parallel_direct_writes": parallel})
+    f = rig.open(direct=True, parallel_direct_writes=parallel)
+    f.pwrite(b"y" * PAGE, 0)
+    f.pread(PAGE, 2 * PAGE)
+    seen = {name: len(rig.backend.seen(op)) for name, op in zip(NAMES, OPS, strict=True)}
+    assert counts(rig.volume) == seen
+    assert seen["read"] >= 1
+    assert seen["write"] >= 1
+
+
+def test_calls_of_an_asynchronous_backend_count() -> None:
+    store = Store({KEY: b"x" * PAGE})
+    with attached(store, "8MiB", options={"read_ahead": 0}) as volume:
+
+        async def use() -> None:
+            async with aio.open(volume, KEY, "r+") as f:
+                await f.pread(PAGE, 0)
+                await f.pwrite(b"y" * PAGE, 0)
+                await f.fsync()
+
+        asyncio.run(use())
+        assert counts(volume) == {name: store.calls.count(op) for name, op in zip(NAMES, OPS, strict=True)}
+
+
+def test_hits_and_misses_are_exact(make: Make) -> None:
+    """Every read counts once, whatever runs beside it. [2.27]"""
+    rig, file = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", gil_release=PAGE).opened("rb")
+
+    def read(first: int) -> None:
+        for number in range(2000):
+            file.pread(PAGE * (1 + number % 2), (first * 7 + number) % 62 * PAGE)
+
+    side_by_side(read)
+    stats = rig.volume.stats()
+    assert stats.hits + stats.misses == 8 * 2000
+    assert stats.misses <= 64 * 8

@@ -8,7 +8,7 @@ import pytest
 
 from pagecache import CachedFile
 
-from .rig import KEY, PAGE, Make, Task, at_gate, overlay, pattern, raises
+from .rig import KEY, PAGE, Make, Task, at_gate, overlay, pattern
 
 # A call beside an append. The file had `begun` bytes before it.
 SECOND: dict[str, Callable[[CachedFile, int], object]] = {
@@ -41,18 +41,3 @@ def test_one_that_waits_in_the_middle_is_not_come_between(make: Make, second: st
     }[second]
     assert task.result() == answer
     assert file.pread(len(expected) + 1, 0) == expected
-
-
-def test_one_that_cannot_go_on_says_what_it_has_appended(make: Make) -> None:
-    """The bytes of its beginning stay, and the next append goes behind them. [2.7, K13]"""
-    rig = make({KEY: b"begin"}, capacity=64 * PAGE, dirty_background=0.1, dirty_limit=0.25, throttle_timeout=0.2)
-    file = rig.open("r+b")
-    rig.backend.gate("write_from", times=1000)
-    caught = raises(BlockingIOError, file.append, pattern(60 * PAGE))
-    accepted = caught.characters_written
-    assert 0 < accepted < 60 * PAGE
-    assert file.size == 5 + accepted
-    rig.backend.open_all_gates()
-    file.fsync()
-    assert file.append(b"next") == 5 + accepted
-    assert file.pread(accepted, 5) == pattern(60 * PAGE)[:accepted]

@@ -1,104 +1,37 @@
-"""The scope of a commit: awaited bytes go first, nothing is half published, and no discarded byte comes back.
-
-A sync asks the C core several questions in turn: has my commit ended, is anything dirty, is a commit needed. A commit
-that fails between two of the questions makes bytes dirty, or failed, that were neither when the question was asked.
-"""
+"""The scope of a commit: no discarded byte comes back, the rest is saved, and a late one takes nothing back."""
 
 from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CommitError, ConflictError, DataLossError, WritebackError
-from pagecache.engine.io.barrier import FileSync
+from pagecache import BackendError, CachedFile, ConflictError, DataLossError, ShutdownError, Volume, WritebackError
+from pagecache.engine.file import EngineFile
+from pagecache.engine.io import reader
+from pagecache.native import STAMP_MAX
+from pagecache.volume import reconnect as reconnecting
+from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, eventually, pattern, raises
-from .test_conflicts import OTHER, over, uploaded
+from .clock import HandClock
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, content_of, cut_off, eventually, pattern, raises
 
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, seed=3)
 AGAIN = BackendError(errno.EIO, "made up", retry=True, retry_after=0.0)
 
 
-class Commits:
-    """Record every content that a commit made visible. With an error, the first one runs until a sync is about to query
-    the core again, and has failed when it does.
-    """
-
-    def __init__(self, backend: RecordingBackend, error: OSError | None = None) -> None:
-        self.backend, self.error = backend, error
-        self.running, self.fail = threading.Event(), threading.Event()
-        self.contents: list[bytes | None] = []
-        backend.fault("commit", self.commit, times=float("inf"))
-
-    def commit(self, file: Any) -> str:
-        error, self.error = self.error, None
-        if error is not None:
-            self.running.set()
-            assert self.fail.wait(WAIT_LIMIT_S)
-            file.forget()
-            file.parts = []  # of an object
-            self.backend.forget_calls()
-            raise error
-        version: str = file.make_durable()
-        self.contents.append(self.backend.committed(KEY))
-        return version
-
-    def before_poll(self, monkeypatch: Patch) -> None:
-        poll = FileSync.poll
-
-        def query(sync: FileSync) -> bool:
-            if self.running.is_set() and not self.fail.is_set():
-                self.fail.set()
-                eventually(lambda: not sync.file.commit_running())
-            return poll(sync)
-
-        monkeypatch.setattr(FileSync, "poll", query)
-
-
-def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(make: Make, monkeypatch: Patch) -> None:
-    """The creation alone, which needs a commit too, is not visible without them. [T-18, 2.15, 2.17]"""
-    backend = ObjectBackend()
-    _rig, file = make(backend=backend, retry=FAST).opened("w+b")
-    file.pwrite(DATA, 0)
-    commits = Commits(backend, AGAIN)
-    commits.before_poll(monkeypatch)
-    Task(file.fsync).result()
-    assert commits.fail.is_set()
-    assert commits.contents == [DATA]
-
-
-def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None:
-    """It is requested in the first turn of a pass, and no commit starts between two turns. [T-30, 2.19]"""
-    backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
-    rig, file = make(backend=backend, retry=FAST).opened("r+b")
-    file.pwrite(pattern(100 * PAGE), 0)
-
-    def store_and_request(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        rig.volume.engine.files()[0].settle_start()
-        return stored.store(offset, buffers)
-
-    backend.fault("write_from", store_and_request)
-    commits = Commits(backend)
-    Task(file.fsync).result()
-    assert commits.contents == [pattern(100 * PAGE)]
-
-
 @pytest.mark.parametrize("how", ["a commit forgets them", "another backend"])
 def test_bytes_read_after_a_discard_do_not_outlast_their_upload(make: Make, monkeypatch: Patch, how: str) -> None:
-    """No clean byte differs from the store, which has the old bytes again. If it is replaced it shows no versions.
-    [T-18, T-75b, 2.17, 2.22]
-    """
+    """No clean byte differs from the store, which has the old bytes again. [T-18, T-75b, 2.17, 2.22]"""
     stat = RecordingBackend.object_stat
-    if how == "another backend":
+    if how == "another backend":  # of a store that shows no versions
         monkeypatch.setattr(RecordingBackend, "object_stat", lambda *at: replace(stat(*at), version=None))
-    rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(NEW, 0)
     file.flush()
     rig.volume.discard(KEY)
@@ -114,23 +47,22 @@ def test_bytes_read_after_a_discard_do_not_outlast_their_upload(make: Make, monk
 
 def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: Make) -> None:
     """No later commit contains it. [2.18, 2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened("r+b")
 
-    backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
+    rig.backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
     file.pwrite(NEW, 0)
     raises(WritebackError, file.fsync)
     rig.volume.discard(KEY)
     raises(DataLossError, file.fsync)
     file.pwrite(NEW, PAGE)
     file.fsync()
-    assert backend.committed(KEY) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
+    assert rig.backend.committed(KEY) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
 
 
 @pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
 def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails: str) -> None:
     """Bytes, truncates and holes are made again, or owed; the losses are returned. [T-75b, 2.17, 2.19]"""
-    rig, file = make(backend=RecordingBackend({KEY: DATA}, staged=True), retry=FAST).opened("r+b")
+    rig, file = make(backend=RecordingBackend({KEY: DATA}, staged=True)).opened("r+b")
     file.truncate(3 * PAGE)
     file.truncate(4 * PAGE)
     file.punch_hole(PAGE, 100)
@@ -148,29 +80,192 @@ def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails
     assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0) == changed
 
 
-def test_a_rebase_that_fails_half_way_loses_nothing(make: Make) -> None:
-    """The backend has rolled back and cannot be opened then: no byte counts as acknowledged. [T-30, T-75b, 2.19]"""
-    rig = uploaded(make)
-    raises(ConflictError, rig.handles[0].fsync)
-    fault = rig.backend.fault("open", OSError(errno.EIO, "made up"))
-    raises(OSError, rig.volume.resolve, KEY, "rebase", match="made up")
-    assert fault.nr_hit == len(rig.backend.seen("rollback")) == 1
-    rig.volume.resolve(KEY, "rebase")
-    Task(rig.handles[0].fsync).result()
-    assert rig.backend.committed(KEY) == over(OTHER)
+# ---------------------------------------------------------------- each check before a call that C makes
 
 
-ERRORS = [errno.ENOSPC, errno.ETIMEDOUT]  # bytes are failed after the first, and dirty after the second
-
-
-@pytest.mark.parametrize("error", ERRORS)
-def test_an_fsync_reports_its_commit_and_sends_nothing_before(make: Make, monkeypatch: Patch, error: int) -> None:
-    """[T-18, 2.15, 2.16]"""
-    rig, file = make({KEY: b""}, retry=ONCE).opened("w+b")
+def test_an_abandoned_file_sends_nothing_more(make: Make) -> None:
+    """Its pass goes on, and finds each further request abandoned. [2.11]"""
+    rig, file = make(backend=ObjectBackend({KEY: b""}, max_write=PAGE, max_inflight=1)).opened("r+b")
+    engine = rig.volume.inodes[KEY]
     file.pwrite(DATA, 0)
-    Commits(rig.backend, OSError(error, "made up")).before_poll(monkeypatch)
-    assert raises(CommitError, lambda: Task(file.fsync).result()).errno == error
-    assert rig.backend.seen("write_from") == []
-    assert rig.volume.failed()
+    gate = rig.backend.gate("write_from")
+    engine.flush_start(STAMP_MAX)
+    gate.wait_entered()
+    file.abandon()
+    engine.bind_calls()
+    gate.open()
+    eventually(lambda: not engine.has_local())
+    assert len(rig.backend.seen("write_from")) == 1
+
+
+def acknowledged(rig: Rig) -> None:
+    """Write every byte back, by no sync."""
+    engine = rig.volume.inodes[KEY]
+    engine.flush_start(STAMP_MAX)
+    eventually(lambda: not engine.flush_pending(STAMP_MAX) and engine.pass_idle())
+
+
+def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: Make) -> None:
+    """Otherwise a later foreign change would look like it. One read beside a write may be older. [2.19]"""
+    rig, file = make({KEY: b""}).opened("r+b")
+    versions = rig.volume.inodes[KEY].versions
+    file.pwrite(DATA, 0)
+    acknowledged(rig)
+    gate, flushing = at_gate(rig.backend.gate("file_stat"), file.flush)
+    file.pwrite(DATA[:PAGE], 0)
+    acknowledged(rig)
+    flushing.result(opening=gate)
+    assert versions.stale
+    file.flush()
+    assert not versions.stale
+    assert versions.base == rig.backend.stat(KEY).version
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+def test_the_conflict_that_a_call_meets_is_the_error_of_the_fsync(make: Make, op: str, prompt: bool) -> None:
+    """And nothing is committed over the foreign version. [2.19, 2.20]"""
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault(op, OSError(errno.ESTALE, "another version"))
+    raises(ConflictError, Task(file.fsync).result)
+    raises(ConflictError, Task(file.fsync).result)
+    assert len(rig.backend.seen(op)) == 1
+    assert rig.backend.committed(KEY) == b""
+
+
+def publish(file: RecordingFile) -> str:
+    """Commit, and make another version."""
+    file.stored.version += 1
+    file.stored.committed = bytes(file.stored.written)
+    return str(file.stored.version)
+
+
+def test_an_interrupt_before_a_commits_result_makes_no_foreign_version(make: Make, monkeypatch: Patch) -> None:
+    """The version that the commit has made is this cache's own. [2.19, K9]"""
+    rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
+    file.pwrite(DATA, 0)
+    file.flush()
+    rig.backend.fault("commit", publish)
+
+    def strike(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EngineFile, "committed", strike)
+        raises(KeyboardInterrupt, file.fsync)
+    rig.open("r+b").fsync()
+    assert rig.backend.committed(KEY) == DATA
+
+
+def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make, clock: HandClock) -> None:
+    """The thread that makes the calls looks around between two of them. [2.15]"""
+    rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
+    file.pwrite(DATA, 0)
+    gate, syncing = at_gate(rig.backend.gate("write_from"), file.fsync, timeout=5.0)
+    clock.advance(6.0)
+    raises(TimeoutError, syncing.result, opening=gate)
+    assert not rig.backend.seen("commit")
     file.fsync()
     assert rig.backend.committed(KEY) == DATA
+
+
+# ---------------------------------------------------------------- late commits of an earlier backend
+
+
+def clients() -> list[ObjectBackend]:
+    """Three clients of one store with an object."""
+    first, *others = found = [ObjectBackend({KEY: b"a" * (8 * PAGE)}), ObjectBackend(), ObjectBackend()]
+    for other in others:
+        for name in ("lock", "objects", "versions", "made_by", "attempts"):
+            setattr(other, name, getattr(first, name))
+    return found
+
+
+def aborted_beside_a_commit(make: Make, old: ObjectBackend) -> tuple[Volume, CachedFile]:
+    """A file whose first page is changed: its commit by the backend is held, and its volume is aborted."""
+    rig, file = make(backend=old, capacity="1MiB", max_folio=PAGE).opened()
+    file.pwrite(b"b" * PAGE, 0)
+    cut_off(rig.volume, old.gate("commit"), file.fsync)
+    return rig.volume, file
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_read_beside_a_late_commit_of_a_former_backend_waits(make: Make, monkeypatch: Patch, answered: bool) -> None:
+    """Its version is none of another program. [2.22]"""
+    judge, refused = reader._judge, threading.Event()
+
+    def judged(*arguments: Any) -> Any:
+        try:
+            return judge(*arguments)
+        finally:
+            refused.set()
+
+    old, new, _last = clients()
+    volume, file = aborted_beside_a_commit(make, old)
+    volume.reconnect(new)
+    opening, answer = new.gate("open"), old.gate("commit answer")
+    old.gates[0].open()
+    answer.wait_entered()
+    if answered:
+        answer.open()
+        opening.wait_entered()
+    monkeypatch.setattr(reader, "_judge", judged)
+    reading = Task(file.pread, PAGE, 4 * PAGE)
+    assert refused.wait(WAIT_LIMIT_S)
+    answer.open()
+    assert reading.result(opening=opening) == b"a" * PAGE
+    file.fsync()
+    assert new.committed(KEY) == b"b" * PAGE + b"a" * (7 * PAGE)
+
+
+@pytest.mark.parametrize("opened", ["before the abort", "after the abort", "after the reconnect"])
+@pytest.mark.parametrize("reached", [False, True], ids=["not begun", "begun"])
+def test_a_file_that_an_earlier_reconnect_opens_late_is_of_the_last_one(make: Make, opened: str, reached: bool) -> None:
+    """An abort and another reconnect come before its late opening, beside it or after it. [2.22]"""
+    old, new, last = clients()
+    volume, file = aborted_beside_a_commit(make, old)
+    volume.reconnect(new)
+    opening = new.gate("open")
+
+    def reach(moment: str) -> None:
+        if reached and moment == "before the abort":
+            old.gates[0].open()
+            opening.wait_entered()
+        if opened == moment:
+            opening.open()
+            old.gates[0].open()
+            if reached or not volume.engine.aborted:  # otherwise it begins after the reconnect
+                eventually(lambda: file._inode not in volume.engine.settling)
+
+    reach("before the abort")
+    volume.abort()
+    reach("after the abort")
+    Task(volume.reconnect, last).result()
+    reach("after the reconnect")
+    file.pwrite(b"c" * PAGE, PAGE)
+    Task(file.fsync).result()
+    assert (len(new.seen("commit")), len(last.seen("commit"))) == (0, 1)
+    assert file.pread(3 * PAGE, 0) == b"b" * PAGE + b"c" * PAGE + b"a" * PAGE
+    assert last.committed(KEY) == content_of(volume, KEY) == b"b" * PAGE + b"c" * PAGE + b"a" * (6 * PAGE)
+
+
+def test_an_abort_in_a_reconnect_leaves_no_file_that_waits_to_be_opened_again(make: Make, monkeypatch: Patch) -> None:
+    """Otherwise writers would wait for room that nothing makes. [2.22]"""
+    old, new, last = clients()
+    volume, file = aborted_beside_a_commit(make, old)
+
+    def aborted(inode: Inode, *, known: bool) -> None:
+        volume.abort()
+        raise ShutdownError("aborted beside it", inode.key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconnecting, "_send_again", aborted)
+        raises(ShutdownError, volume.reconnect, new)
+    old.gates[0].open()
+    eventually(lambda: old.nr_running == 0)
+    eventually(lambda: not file._inode.publications)
+    volume.reconnect(last)
+    eventually(lambda: not volume.engine.settling)
+    file.fsync()
+    assert content_of(volume, KEY)[:PAGE] == b"b" * PAGE

@@ -1,17 +1,19 @@
-"""The stored object changes behind the cache: policies, `resolve`, announcements."""
+"""The stored object changes behind the cache: policies, `resolve`, announcements; also by a longer version."""
 
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, Event, RetryPolicy
+from pagecache import BackendError, CachedFile, ConflictError, DataLossError, Event, RetryPolicy
+from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 
-from ..stores import ObjectBackend, RecordingFile
+from ..stores import Gate, ObjectBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Log, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, pattern, quiet, raises
 
 DATA = pattern(4 * PAGE)
@@ -86,7 +88,7 @@ RESOLVED = [
     (*meeting, how)
     for meeting in MEETINGS
     for how in ("force", "rebase", "discard", "a whole discard")
-    if (meeting[1], how) != ("announced", "force")  # what was announced as changed is no longer in memory
+    if (meeting[1], how) != ("announced", "force")  # bytes announced as changed are no longer in memory
 ]
 
 
@@ -116,14 +118,6 @@ def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: A
     assert rig.content() == content
     assert rig.volume.failed() == []
     assert rig.volume.resolve(KEY, how) == []
-
-
-def test_resolve_and_policies_refuse_what_they_do_not_know(make: Make) -> None:
-    """ValueError names it. No policy lays local bytes over a version of another program. [T-59, 2.19]"""
-    rig = make({KEY: DATA})
-    raises(ValueError, rig.volume.resolve, KEY, "merge", match="merge")
-    words = r"on_conflict: 'rebase' is not a policy.*Volume\.resolve"
-    raises(ValueError, make, options={"on_conflict": "rebase"}, match=words)
 
 
 @pytest.mark.parametrize(("store", "notice"), MEETINGS)
@@ -167,7 +161,7 @@ def test_a_direct_write_beside_a_commit_is_no_remote_change(make: Make) -> None:
 
 @pytest.mark.parametrize("how", ["force", "rebase"])
 def test_a_commit_that_a_conflict_keeps_back_loses_no_direct_write(make: Make, how: Any) -> None:
-    """The backend was not asked: what is stored in place stays there, and the next commit covers it. [2.16, 2.19]"""
+    """The backend was not asked: bytes stored in place stay there, and the next commit covers it. [2.16, 2.19]"""
     rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     direct.pwrite(OTHER[:PAGE], 0)
     file.pwrite(MINE, PAGE)
@@ -179,29 +173,6 @@ def test_a_commit_that_a_conflict_keeps_back_loses_no_direct_write(make: Make, h
     for handle in (file, direct):
         handle.fsync()
     assert rig.backend.committed(KEY) == OTHER[:PAGE] + over(DATA)[PAGE:]
-
-
-def test_an_announcement_of_our_own_version_changes_nothing(make: Make) -> None:
-    """Only a change that no own write or commit explains is remote. [2.19]"""
-    rig, file = make({KEY: DATA}).opened()
-    file.pread(len(DATA), 0)
-    file.pwrite(MINE, PAGE)
-    file.fsync()
-    file.pwrite(MINE[::-1], 0)
-    rig.volume.invalidate_remote(KEY, version=rig.volume.engine.files()[0].versions.base)
-    rig.backend.forget_calls()
-    assert file.pread(len(DATA), 0) == MINE[::-1] + over(DATA)[PAGE:]
-    assert rig.backend.seen("read_into") == []
-    file.fsync()
-
-
-def test_a_change_elsewhere_in_the_file_is_no_conflict(make: Make) -> None:
-    """The announced range has no local bytes: it is read again. [2.19]"""
-    rig = in_place(make)
-    file = rig.handles[0]
-    rig.volume.invalidate_remote(KEY, 2 * PAGE, 2 * PAGE, version="2")
-    assert file.pread(len(DATA), PAGE) == MINE + OTHER[2 * PAGE :]
-    file.fsync()
 
 
 @pytest.mark.parametrize("policy", ["fail", "take_remote"])
@@ -248,3 +219,107 @@ def test_a_conflict_ends_with_the_last_name(make: Make, monkeypatch: Patch, *, w
     file.fsync()
     file.close()
     eventually(lambda: not rig.cache.stats().dirty)
+
+
+# ---------------------------------------------------------------- a longer version of another client
+
+
+LONGER = pattern(3 * PAGE + 100, seed=9)
+FAR = pattern(PAGE, seed=4)
+
+
+def in_conflict(make: Make, at: int = PAGE, **limits: Any) -> tuple[Rig, CachedFile]:
+    """A file with a dirty page, of which another client has stored a longer version in place."""
+    rig, file = make({KEY: DATA[: 2 * PAGE]}, retry=ONCE, limits=limits).opened()
+    file.pwrite(MINE, at)
+    rig.backend.change_remotely(KEY, LONGER)
+    raises(ConflictError, rig.volume.open, KEY)
+    return rig, file
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_longer_version_in_place_is_cut_to_the_length_of_ours(make: Make, durable: bool) -> None:
+    """The bytes behind the local end are gone afterwards. [2.19]"""
+    rig, file = in_conflict(make, durable_writes=durable)
+    assert rig.volume.resolve(KEY, "force") == []
+    assert (file.size, file.pread(3 * PAGE, 0)) == (2 * PAGE, LONGER[:PAGE] + MINE)
+    file.fsync()
+    rig.cache.check()
+    assert rig.backend.written(KEY) == LONGER[:PAGE] + MINE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ETIMEDOUT, "late"), BackendError(errno.EIO, "no", retry=False)],
+    ids=["worth another try", "refused"],
+)
+def test_a_cut_that_fails_is_owed(make: Make, error: OSError) -> None:
+    """It is made before anything else is called. [2.17, 2.19]"""
+    rig, file = in_conflict(make)
+    rig.backend.fault("truncate", error, times=math.inf)
+    rig.volume.resolve(KEY, "force")
+    raises(OSError, file.fsync)
+    assert len(rig.backend.written(KEY)) == len(LONGER)
+    rig.backend.clear_faults()
+    assert file.pread(len(LONGER), 0) == LONGER[:PAGE] + MINE
+    file.fsync()
+    assert rig.backend.committed(KEY) == LONGER[:PAGE] + MINE
+
+
+@pytest.mark.parametrize("how", ["force", "rebase"])
+def test_an_owed_truncate_is_paid_before_another_version_is_taken(make: Make, how: Literal["force", "rebase"]) -> None:
+    """The bytes it cut off do not come back. [2.17, 2.19]"""
+    rig, file = in_conflict(make, at=0)
+    rig.backend.fault("truncate", OSError(errno.ETIMEDOUT, "late"), times=math.inf)
+    raises(TimeoutError, file.truncate, PAGE + 10)
+    raises(TimeoutError, rig.volume.resolve, KEY, how)
+    raises(ConflictError, rig.volume.open, KEY)
+    rig.backend.clear_faults()
+    rig.volume.resolve(KEY, how)
+    assert (file.size, file.pread(3 * PAGE, 0)) == (PAGE + 10, MINE + LONGER[PAGE : PAGE + 10])
+    file.fsync()
+    rig.cache.check()
+    assert rig.backend.committed(KEY) == MINE + LONGER[PAGE : PAGE + 10]
+
+
+def beside_a_direct_write(make: Make) -> tuple[Rig, CachedFile, Gate, Task[int]]:
+    """That file, while a direct write far behind its end runs."""
+    rig, file, direct = make({KEY: DATA[: 2 * PAGE]}, retry=ONCE).both(direct=True)
+    file.pwrite(MINE, PAGE)
+    gate, writing = at_gate(rig.backend.gate("write_from"), direct.pwrite, FAR, 6 * PAGE)
+    rig.backend.change_remotely(KEY, LONGER)
+    rig.volume.invalidate_remote(KEY, version="another")
+    return rig, file, gate, writing
+
+
+def ends_with_the_direct_write(rig: Rig, file: CachedFile) -> None:
+    assert file.size == 7 * PAGE
+    assert (file.pread(PAGE, PAGE), file.pread(PAGE, 6 * PAGE)) == (MINE, FAR)
+    file.fsync()
+    assert (file.pread(PAGE, PAGE), file.pread(PAGE, 6 * PAGE)) == (MINE, FAR)
+    rig.cache.check()
+    assert rig.backend.written(KEY)[6 * PAGE :] == FAR
+
+
+def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(make: Make, monkeypatch: Patch) -> None:
+    """The stored size at the time of the check is not final. [2.10, 2.19]"""
+    rig, file, gate, writing = beside_a_direct_write(make)
+    taken = remote.take_base
+
+    def after_it(*args: Any) -> None:
+        taken(*args)
+        writing.result(opening=gate)
+
+    monkeypatch.setattr(remote, "take_base", after_it)
+    rig.volume.resolve(KEY, "rebase")
+    ends_with_the_direct_write(rig, file)
+
+
+def test_a_forced_version_waits_for_direct_writes_and_cuts_nothing_of_them_off(make: Make) -> None:
+    """A running direct write may store behind the local end: its bytes are part of the forced version. [2.10, 2.19]"""
+    rig, file, gate, writing = beside_a_direct_write(make)
+    forcing = Task(rig.volume.resolve, KEY, "force")
+    assert forcing.waits()
+    writing.result(opening=gate)
+    assert forcing.result() == []
+    ends_with_the_direct_write(rig, file)

@@ -17,7 +17,7 @@ from pagecache.engine.commit import remote
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, quiet, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 
@@ -37,10 +37,9 @@ def test_a_conflict_ends_pending_retries(make: Make) -> None:
 
 def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     """Uncached parts of the local version can no longer be read, so only rebase and discard are possible. [2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=ONCE).opened()
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
-    backend.put(KEY, OTHER)
+    rig.backend.change_remotely(KEY, OTHER)
     raises(ConflictError, file.fsync)
     (note,) = raises(ConflictError, rig.volume.resolve, KEY, "force").__notes__
     assert "rebase or discard" in note
@@ -54,11 +53,10 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
 @pytest.mark.parametrize("way", ["rebase", "take_remote"])
 def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch: Patch, way: str, moment: str) -> None:
     """Its look at the store, or the effect of its look, comes afterwards: the version is the base by then. [2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=ONCE).opened()
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
-    backend.put(KEY, OTHER)
-    gate = backend.gate("stat") if moment == "at its look" else held(monkeypatch, remote, "changed")
+    rig.backend.change_remotely(KEY, OTHER)
+    gate = rig.backend.gate("stat") if moment == "at its look" else held(monkeypatch, remote, "changed")
     _, reading = at_gate(gate, file.pread, PAGE, 0)
     raises(ConflictError, file.fsync)
     rig.volume.resolve(KEY, "rebase")
@@ -67,7 +65,7 @@ def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch
     file.pwrite(MINE, PAGE)
     assert reading.result(opening=gate) == OTHER[:PAGE]
     file.fsync()
-    assert backend.committed(KEY) == over(OTHER)
+    assert rig.backend.committed(KEY) == over(OTHER)
     assert rig.volume.engine.files()[0].conflict is None
 
 
@@ -82,20 +80,19 @@ def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) ->
 
 def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make) -> None:
     """An owed truncate is paid, and the whole local version is read. [2.17, 2.19]"""
-    backend = ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1)
-    rig, file = make(backend=backend, retry=ONCE).opened()
+    rig, file = make(backend=ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1), retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
     file.pwrite(MINE, 3 * PAGE)  # in memory: a truncate in it waits for no read
-    backend.put(KEY, OTHER)
+    rig.backend.change_remotely(KEY, OTHER)
     raises(ConflictError, file.fsync)
-    backend.fault("read_into", old_version, times=100)
-    reading, forcing = at_gate(backend.gate("read_into"), rig.volume.resolve, KEY, "force")
-    backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
+    rig.backend.fault("read_into", old_version, times=100)
+    reading, forcing = at_gate(rig.backend.gate("read_into"), rig.volume.resolve, KEY, "force")
+    rig.backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.truncate, 3 * PAGE + 10, match="the line went dead")
-    assert len(backend.seen("read_into")) == 1
+    assert len(rig.backend.seen("read_into")) == 1
     assert forcing.result(opening=reading) == []
     file.fsync()
-    assert backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
+    assert rig.backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
 
 
 def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make, monkeypatch: Patch) -> None:
@@ -141,53 +138,12 @@ def test_an_announced_other_version_beside_a_commit_is_a_conflict(make: Make, an
         assert rig.content() == OTHER
 
 
-UNIT = 4 * PAGE
-BIG, BIG_OTHER = pattern(3 * UNIT), pattern(3 * UNIT, seed=9)
-
-
-def test_the_others_bytes_survive_in_every_unit(make: Make) -> None:
-    """Bytes sent with old neighbours are forgotten; widening starts again from the new version. [T-73, 2.19]"""
-    backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
-    rig, file = make(backend=backend, retry=ONCE).opened()
-    expected = BIG_OTHER
-    for unit in range(3):
-        file.pwrite(MINE, unit * UNIT + PAGE)
-        expected = overlay(expected, unit * UNIT + PAGE, MINE)
-    file.sync_range(0, 3 * UNIT)
-    eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
-    quiet(rig.volume)
-    backend.put(KEY, BIG_OTHER)
-    raises(ConflictError, file.fsync)
-    rig.volume.resolve(KEY, "rebase")
-    file.fsync()
-    assert backend.committed(KEY) == expected
-
-
-@pytest.mark.parametrize("policy", ["fail", "take_remote"])
-def test_another_version_met_while_widening_is_a_remote_change(make: Make, policy: str) -> None:
-    """It is not a failed write-back. [2.12, 2.19]"""
-    backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
-    rig, file = make(backend=backend, options={"on_conflict": policy}, retry=ONCE).opened()
-    file.pwrite(MINE, PAGE)
-    backend.put(KEY, BIG_OTHER)
-    mine = BIG_OTHER[:PAGE] + MINE + BIG_OTHER[2 * PAGE :]
-    if policy == "fail":
-        raises(ConflictError, file.fsync)
-        rig.volume.resolve(KEY, "rebase")
-    else:
-        raises(DataLossError, file.fsync)
-    file.fsync()
-    assert backend.committed(KEY) == (BIG_OTHER if policy == "take_remote" else mine)
-    assert rig.volume.failed() == []
-
-
 @pytest.mark.parametrize("notice", ["nobody", "announced"])
 def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: str) -> None:
     """ConflictError on its next miss, the new version after reopening. [2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, reader = make(backend=backend).opened("rb")
+    rig, reader = make(backend=ObjectBackend({KEY: DATA})).opened("rb")
     assert reader.pread(PAGE, 0) == DATA[:PAGE]
-    backend.put(KEY, OTHER)
+    rig.backend.change_remotely(KEY, OTHER)
     if notice == "announced":
         rig.volume.invalidate_remote(KEY)
     else:
@@ -203,33 +159,30 @@ def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: st
 
 def test_an_open_object_that_another_client_removed(make: Make) -> None:
     """A new open reports it; local bytes are a conflict. [2.19, 2.20]"""
-    backend = ObjectBackend({KEY: DATA, "dirty": DATA})
-    rig = make(backend=backend, retry=ONCE)
+    rig = make(backend=ObjectBackend({KEY: DATA, "dirty": DATA}), retry=ONCE)
     reader, writer = rig.open("rb"), rig.open(key="dirty")
     reader.pread(PAGE, 0)
     writer.pwrite(MINE, 0)
-    with backend.lock:
-        backend.objects.clear()
+    rig.backend.objects.clear()
     raises(FileNotFoundError, rig.volume.open, KEY)
     with rig.volume.open(KEY, "w+b") as fresh:
         fresh.write(b"new")
-    assert backend.committed(KEY) == b"new"
+    assert rig.backend.committed(KEY) == b"new"
     raises(ConflictError, rig.volume.open, "dirty")
     rig.volume.resolve("dirty", "rebase")
     writer.fsync()
-    assert backend.committed("dirty") == MINE
+    assert rig.backend.committed("dirty") == MINE
 
 
 @pytest.mark.parametrize(("policy", "late"), [("fail", "refusal"), ("take_remote", "refusal"), ("fail", "version")])
 def test_a_read_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str, late: str) -> None:
     """The refusal comes late, or the version that was asked for: the conflict is settled, nothing is local. [2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, options={"on_conflict": policy}).opened()
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), options={"on_conflict": policy}).opened()
     file.pwrite(MINE, PAGE)
-    gate, reading = at_gate(backend.gate("read_into"), file.pread, PAGE, 0)
-    backend.put(KEY, OTHER)
+    gate, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 0)
+    rig.backend.change_remotely(KEY, OTHER)
     if late == "version":
-        refused, gate = gate, backend.gate("stat answer")
+        refused, gate = gate, rig.backend.gate("stat answer")
         refused.open()
         gate.wait_entered()
     rig.volume.invalidate_remote(KEY)
@@ -272,7 +225,7 @@ def in_conflict(make: Make) -> tuple[Rig, Any]:
 
 
 def test_a_writer_beside_a_conflict_that_fills_the_cache_gets_an_error(make: Make) -> None:
-    """Nothing of it is tried again, nor what was written to a folio after it had failed. [2.23, 2.19]"""
+    """Nothing of it is tried again, nor bytes written to a folio after it had failed. [2.23, 2.19]"""
     rig, file = in_conflict(make)
     with pytest.raises(PageCacheError, match="could not be written back") as caught:
         Task(file.pwrite, bytes(1 << 20), 4 * PAGE).result()
@@ -295,8 +248,7 @@ def test_a_writer_waits_while_a_conflict_is_being_settled(make: Make, monkeypatc
         checked.set()
 
     with rig.backend.gate("file_stat") as gate:
-        settling = Task(rig.volume.resolve, KEY, "discard")
-        gate.wait_entered()
+        _, settling = at_gate(gate, rig.volume.resolve, KEY, "discard")
         with monkeypatch.context() as during:
             during.setattr(throttle, "HOPELESS_CHECKS_MAX", 1)
             during.setattr(throttle.Checks, "count", counted)
@@ -332,24 +284,29 @@ def test_a_read_of_the_store_raises_until_the_policy_has_taken_the_other_version
     assert backend.committed(KEY) == OTHER
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("landed", [False, True])
-@pytest.mark.parametrize("pinned", [False, True])
-def test_opens_compare_once_an_unheard_commit_is_discarded(make: Make, landed: bool, parts: int, pinned: bool) -> None:
-    """What it has stored is a version like another writer's then, and so is one that came since. [T-30, 2.19]"""
-    backend = ObjectBackend({KEY: DATA}, pinned=pinned)
-    rig, file = make(backend=backend, retry=ONCE).opened()
+def unheard(make: Make, written: bytes, *, parts: int = 1, landed: bool = True, **backend: Any) -> tuple[Rig, Any]:
+    """A file whose bytes were discarded after a commit without an answer."""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}, **backend), retry=ONCE).opened()
     file.pread(2 * PAGE, 0)
-    file.pwrite(b"M" * 2 * PAGE, 0)
-    backend.fault("commit answer" if landed else "commit", OSError(errno.EIO, "lost"))
+    file.pwrite(written, 0)
+    rig.backend.fault("commit answer" if landed else "commit", OSError(errno.EIO, "lost"))
     raises(CommitError, file.fsync)
     for part in range(parts):
         rig.volume.discard(KEY, part * PAGE, PAGE * 2 // parts)
     raises(DataLossError, file.fsync)
+    return rig, file
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("landed", [False, True])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_opens_compare_once_an_unheard_commit_is_discarded(make: Make, landed: bool, parts: int, pinned: bool) -> None:
+    """The version that it has stored counts as another writer's then, and so is one that came since. [T-30, 2.19]"""
+    rig, file = unheard(make, b"M" * 2 * PAGE, parts=parts, landed=landed, pinned=pinned)
     stored = overlay(DATA, 0, b"M" * 2 * PAGE) if landed else DATA
     for content in (stored, OTHER, pattern(PAGE, seed=3)):
         if content is not stored:
-            backend.put(KEY, content)
+            rig.backend.put(KEY, content)  # type: ignore[attr-defined]
         with rig.volume.open(KEY, "rb") as again:
             assert again.pread(len(DATA), 0) == content
     rig.cache.check()
@@ -360,13 +317,7 @@ def test_opens_compare_once_an_unheard_commit_is_discarded(make: Make, landed: b
 @pytest.mark.parametrize("first", ["written", "replaced"])
 def test_a_write_beside_the_open_that_finds_an_unheard_commit(make: Make, monkeypatch: Patch, first: str) -> None:
     """The write makes that version ours again, or its handle is replaced. [T-30, 2.19]"""
-    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened()
-    file.pread(len(DATA), 0)
-    file.pwrite(b"M", 0)
-    rig.backend.fault("commit answer", OSError(errno.EIO, "lost"))
-    raises(CommitError, file.fsync)
-    rig.volume.discard(KEY)
-    raises(DataLossError, file.fsync)
+    rig, file = unheard(make, b"M")
     gate = held(monkeypatch, opening, "_replaced", after=first == "replaced")
     _, opens = at_gate(gate, rig.volume.open, KEY, "rb")
     if first == "replaced":

@@ -1,53 +1,35 @@
-"""Direct reads and writes: which bytes, from where, in which calls, and with which errors."""
+"""Direct reads and writes: which bytes, from where, in which calls, and with which errors; what runs beside calls of C,
+and what backends keep.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import io
+import math
 import mmap
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCache, RetryPolicy
-from pagecache.backends import MemoryBackend
+from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCache, RetryPolicy, ShutdownError, Volume
+from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, address, short
-from .rig import KEY, ONCE, PAGE, Make, Task, accepted_before, at_gate, dirty_bytes, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, accepted_before, at_gate, overlay, pattern, raises
+from .test_served_memory import ServedMemory
 
 DATA = pattern(8 * PAGE)
-
-
-def test_a_direct_read_sees_a_buffered_write_without_fsync(make: Make) -> None:
-    """Local bytes come from memory, the others from the backend, and the read caches nothing. [T-27, 2.9]"""
-    rig, file, direct = make({KEY: DATA}).both("rb", direct=True)
-    file.pwrite(b"new", PAGE + 100)
-    used = rig.cache.stats().used
-    assert direct.pread(8 * PAGE, 0) == DATA[: PAGE + 100] + b"new" + DATA[PAGE + 103 :]
-    assert rig.cache.stats().used == used
-    assert rig.backend.seen("write_from") == []
-    read = {at for call in rig.backend.seen("read_into") for at in range(call.offset, call.offset + call.length)}
-    assert read == set(range(8 * PAGE)) - set(range(PAGE + 100, PAGE + 103))
-
-
-def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
-    """A prompt backend gets it, not a copy; only the end of the file returns fewer bytes. [2.9]"""
-    rig, direct = make({KEY: DATA}, limits={"prompt": True}).opened("rb", direct=True)
-    space = bytearray(b"?" * 3 * PAGE)
-    seen: list[tuple[int, int]] = []
-
-    def read(stored: Any, offset: int, buffers: Any) -> int:
-        seen.extend(address(buffer) for buffer in buffers)
-        return int(stored.fill(offset, buffers))
-
-    rig.backend.fault("read_into", read)
-    assert direct.pread_into(space, 6 * PAGE) == 2 * PAGE
-    assert space == DATA[6 * PAGE :] + b"?" * PAGE
-    assert seen == [(address(memoryview(space))[0], 2 * PAGE)]
-    assert direct.pread(100, 8 * PAGE) == b""
-    assert direct.pread(100, 20 * PAGE) == b""
 
 
 def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
@@ -120,7 +102,7 @@ def test_a_direct_write_is_in_storage_when_it_returns(make: Make) -> None:
     where, _ = address(memoryview(data))
     assert {call.addresses[0][0] - call.offset for call in calls} == {where - PAGE}
     assert rig.cache.stats().used == 0
-    assert dirty_bytes(rig.volume) == 0
+    assert rig.volume.dirty_ranges(KEY) == []
 
 
 def test_a_direct_write_extends_the_file(make: Make) -> None:
@@ -206,15 +188,6 @@ def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_it_shows(
     assert rig.backend.committed(KEY) == b"first" + DATA[5:PAGE] + b"d" * (PAGE - 3) + b"end" + DATA[2 * PAGE :]
 
 
-def test_a_view_of_the_file_is_a_source_like_any_other(make: Make) -> None:
-    """The view may show the very bytes that are written. [2.10]"""
-    rig, file, direct = make({KEY: DATA}).both(direct=True)
-    with file.view(0, 2 * PAGE) as view:
-        direct.pwrite(view.tobytes()[PAGE:], 0)
-        assert direct.pwritev(list(view.segments), PAGE) == 2 * PAGE
-    assert rig.backend.written(KEY)[: 3 * PAGE] == DATA[PAGE : 2 * PAGE] + DATA[: 2 * PAGE]
-
-
 def test_unaligned_calls_work_through_the_cache(make: Make) -> None:
     """Offset or length is no multiple of `direct_unit`: no error, and acknowledged on return. [T-21, 2.10]"""
     rig = make({KEY: DATA}, limits={"direct_unit": 512, "write_unit": 1})
@@ -236,7 +209,7 @@ def test_backends_of_units_and_of_commits_are_written_through_the_cache(make: Ma
     rig = make({KEY: DATA}, limits={**limits, "parallel_direct_writes": True})
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     direct.pwrite(b"x" * PAGE, PAGE)
-    assert dirty_bytes(rig.volume) > 0
+    assert rig.volume.dirty_ranges(KEY)
     assert direct.pread(3 * PAGE, 0) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE : 3 * PAGE]
     direct.fsync()
     assert rig.backend.committed(KEY) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE :]
@@ -346,3 +319,237 @@ def test_storage_changed_by_direct_writes_is_no_remote_change(make: Make) -> Non
     rig.backend.change_remotely(KEY, b"z" * 8 * PAGE)
     with rig.volume.open(KEY, "rb") as file:
         assert file.pread(PAGE, 4 * PAGE) == b"z" * PAGE
+
+
+# ---------------------------------------------------------------- reads by calls of C, and into memory of the result
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    """A volume of a directory with a file, whose calls have a page."""
+    (tmp_path / KEY).write_bytes(DATA)
+    with PageCache("1MiB", retry=FAST) as cache:
+        yield cache.attach(DirectoryBackend(tmp_path, max_read=PAGE), source_may_fault="never")
+
+
+@pytest.fixture
+def served() -> Iterator[ServedMemory]:
+    memory = ServedMemory(3 * PAGE)
+    yield memory
+    os.close(memory.fd)
+
+
+def test_a_direct_read_of_a_directory_enters_no_python_frame(volume: Volume) -> None:
+    """Short reads at the end, and the calls of the backend, included. [2.9]"""
+    space = bytearray(2 * PAGE)
+    with volume.open(KEY, "rb", direct=True) as direct:
+        frames: list[str] = []
+        sys.setprofile(lambda frame, event, _: frames.append(frame.f_code.co_name) if event == "call" else None)
+        try:
+            found = [direct.pread(3 * PAGE, 100), direct.read(PAGE), direct.readall(), direct.pread(9, 99 * PAGE)]
+            counts = [direct.pread_into(space, 7 * PAGE), direct.preadv([space], PAGE)]
+        finally:
+            sys.setprofile(None)
+    assert frames == []
+    assert found == [DATA[100 : 100 + 3 * PAGE], DATA[:PAGE], DATA[PAGE:], b""]
+    assert counts == [PAGE, 2 * PAGE]
+    assert space == DATA[PAGE : 3 * PAGE]
+
+
+def test_local_bytes_and_a_local_end_are_read_beside_calls_of_c(volume: Volume) -> None:
+    """[T-27, 2.9]"""
+    with volume.open(KEY, "r+b") as file, volume.open(KEY, "rb", direct=True) as direct:
+        file.pwrite(b"new", 3 * PAGE + 5)
+        file.pwrite(b"end", 20 * PAGE)
+        expected = DATA[: 3 * PAGE + 5] + b"new" + DATA[3 * PAGE + 8 :] + bytes(12 * PAGE) + b"end"
+        space = bytearray(30 * PAGE)
+        assert direct.pread(30 * PAGE, 0) == expected
+        assert direct.pread_into(space, 0) == len(expected)
+        assert space == expected + bytes(len(space) - len(expected))
+
+
+def swap(volume: Volume, path: str) -> Callable[[], None]:
+    """Have the backend's open file read another one; the result undoes that."""
+    held: Any = volume.inodes[KEY].backend_file
+    kept, other = os.dup(held.fd), os.open(path, os.O_RDONLY)
+    os.dup2(other, held.fd)
+    os.close(other)
+
+    def undo() -> None:
+        os.dup2(kept, held.fd)
+        os.close(kept)
+
+    return undo
+
+
+@pytest.mark.parametrize(("path", "code", "tries"), [("/", errno.EISDIR, 1), ("/proc/self/mem", errno.EIO, 3)])
+def test_a_failed_call_of_c_is_a_try(volume: Volume, served: ServedMemory, path: str, code: int, tries: int) -> None:
+    """The first of two calls succeeds; the buffer may have changed, and the next read is whole. [2.9, 2.14]"""
+    with volume.open(KEY, "rb", direct=True) as direct:
+        reader = Task(direct.pread_into, served.memory, 0)
+        offset = served.wait_touched()
+        undo = swap(volume, path)
+        served.serve(offset, bytes(PAGE))
+        caught = raises(OSError, reader.result)
+        undo()
+        assert (caught.errno, caught.filename) == (code, KEY)
+        assert direct.stats().read_requests == 1 + tries
+        assert direct.pread(9 * PAGE, 0) == DATA
+
+
+def test_a_file_that_another_program_has_cut_is_an_error(volume: Volume, tmp_path: Path) -> None:
+    """The calls of C answer a part, then 0. [2.9, 2.14]"""
+    with volume.open(KEY, "rb", direct=True) as direct:
+        os.truncate(tmp_path / KEY, PAGE + 100)
+        raises(BackendProtocolError, direct.pread, 8 * PAGE, 0, match="answered 0|for the end")
+        assert direct.pread(PAGE, 0) == DATA[:PAGE]
+
+
+def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(make: Make, monkeypatch: Patch) -> None:
+    """The answers of 0 bytes are right, and each time the file is longer again when the read looks. [2.9, 2.14]"""
+    rig, file, direct = make({KEY: DATA[: 2 * PAGE]}, limits={"prompt": True}).both("rb", direct=True)
+    genuine, cuts, empty = EngineFile.storage_seen, 3, False
+
+    def seen(self: EngineFile) -> int:
+        nonlocal cuts, empty
+        if cuts and not empty:
+            cuts -= 1
+            Task(file.truncate, PAGE).result()
+        empty = False
+        return genuine(self)
+
+    def read(stored: Any, offset: int, buffers: Sequence[memoryview]) -> int:
+        nonlocal empty
+        got = int(stored.fill(offset, buffers))
+        empty = got == 0
+        if empty:
+            Task(file.pwrite, DATA[PAGE : 2 * PAGE], PAGE).result()
+            Task(file.fsync).result()
+        return got
+
+    monkeypatch.setattr(EngineFile, "storage_seen", seen)
+    rig.backend.fault("read_into", read, times=math.inf)
+    assert direct.pread(2 * PAGE, 0) == DATA[: 2 * PAGE]
+    assert not cuts
+
+
+# A change beside the first of three calls, and the bytes that the read gets.
+BESIDE: dict[str, tuple[Callable[[Volume], object], int]] = {
+    "truncate": (lambda volume: volume.truncate(KEY, PAGE // 2), PAGE // 2),
+    "rename": (lambda volume: volume.rename(KEY, "moved"), 3 * PAGE),
+    "remove": (lambda volume: volume.remove(KEY), 3 * PAGE),
+    "rename over it": (lambda volume: volume.rename("other", KEY), 3 * PAGE),
+}
+
+
+@pytest.mark.parametrize("change", BESIDE)
+def test_a_change_beside_a_call_of_c(volume: Volume, served: ServedMemory, tmp_path: Path, change: str) -> None:
+    """The open object is read, whatever its name; the read ends where the object does by then. [T-27, 2.9, 2.20]"""
+    (tmp_path / "other").write_bytes(bytes(8 * PAGE))
+    run, length = BESIDE[change]
+    with volume.open(KEY, "rb", direct=True) as direct:
+        reader = Task(direct.pread_into, served.memory, 0)
+        for page in range(max(length // PAGE, 1)):
+            assert served.wait_touched() == page * PAGE
+            if page == 0:
+                Task(run, volume).result()
+            served.serve(page * PAGE, bytes(PAGE))
+        assert reader.result() == length
+        assert served.memory[:length] == DATA[:length]
+        assert direct.pread(8 * PAGE, 0) == DATA[: length if change == "truncate" else 8 * PAGE]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["abort", "reconnect"])
+def test_an_aborted_call_of_c_has_no_answer(volume: Volume, served: ServedMemory, tmp_path: Path, again: bool) -> None:
+    """Its bytes are of the earlier backend. [K9, 2.22]"""
+    with volume.open(KEY, "rb", direct=True) as direct:
+        reader = Task(direct.pread_into, served.memory, 0)
+        offset = served.wait_touched()
+        volume.abort()
+        if again:
+            volume.reconnect(DirectoryBackend(tmp_path))
+        served.serve(offset, bytes(PAGE))
+        raises(ShutdownError, reader.result)
+        if not again:
+            volume.reconnect(DirectoryBackend(tmp_path))
+        assert direct.stats().read_requests == 1
+        assert direct.pread(9 * PAGE, 0) == DATA
+
+
+def test_a_signal_handler_that_raises_ends_a_read_between_two_calls_of_c(volume: Volume, served: ServedMemory) -> None:
+    """Nothing stays held. [T-51, K9]"""
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        offset = served.wait_touched()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        served.serve(offset, bytes(PAGE))
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with volume.open(KEY, "r+b", direct=True) as direct:
+            other = Task(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                direct.pread_into(served.memory, 0)
+            other.result()
+            assert direct.stats().read_requests == 1
+            assert Task(direct.pwrite, b"x", 0).result(WAIT_LIMIT_S) == 1
+            assert direct.pread(2, 0) == b"x" + DATA[1:2]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    volume.cache.check()
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [lambda buffer: buffer[:], lambda buffer: buffer.cast("B")[1:], lambda buffer: numpy.frombuffer(buffer, "u1")],
+    ids=["slice", "cast", "array"],
+)
+@pytest.mark.parametrize(
+    "limits", [{"prompt": True}, {"prompt": True, "read_unit": 1000, "max_read": 1000}, {}], ids=str
+)
+def test_a_kept_view_changes_no_result(make: Make, keep: Callable[[memoryview], Any], limits: dict[str, Any]) -> None:
+    """It writes into kept views in later calls for the rest of a short answer, and after the end. [I-24, 2.1.3, 2.9]"""
+    rig, direct = make({KEY: DATA}, limits={"max_read": PAGE, **limits}).opened("rb", direct=True)
+    kept: list[Any] = []
+
+    def scribble() -> None:
+        for view in kept:
+            view[:] = bytes([0xEE]) * len(view) if isinstance(view, memoryview) else 0xEE
+
+    def scribbled(stored: Any, offset: int, buffers: Sequence[memoryview]) -> int:
+        answer = int(stored.fill(offset, buffers, 1500))
+        scribble()
+        kept.extend(keep(buffer) for buffer in buffers)
+        return answer
+
+    rig.backend.fault("read_into", scribbled, times=math.inf)
+    results = [direct.pread(3 * PAGE, 10), direct.pread(PAGE, 0), direct.read(), direct.pread(9, 7 * PAGE)]
+    scribble()
+    rig.backend.clear_faults()
+    direct.seek(0)
+    results += [direct.pread(3 * PAGE, PAGE), direct.read(100)]
+    assert all(set(bytes(view)) == {0xEE} for view in kept)
+    starts = [(10, 3 * PAGE), (0, PAGE), (0, 8 * PAGE), (7 * PAGE, 9), (PAGE, 3 * PAGE), (0, 100)]
+    assert results == [DATA[start : start + length] for start, length in starts]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_prompt_backend_stores_into_the_memory_of_the_caller_or_of_the_result(make: Make, own: bool) -> None:
+    """Without a copy, if all parts of it are read, whatever their lengths. Nothing is stored behind the end. [2.9]"""
+    rig, direct = make({KEY: DATA}, limits={"prompt": True}).opened("rb", direct=True)
+    places: list[int] = []
+    space = bytearray(b"?" * 9 * PAGE)
+
+    def read(stored: Any, offset: int, buffers: Any) -> int:
+        places.append(numpy.frombuffer(buffers[0], "u1").ctypes.data - offset)
+        return int(stored.fill(offset, buffers, 100 + offset))
+
+    rig.backend.fault("read_into", read, times=math.inf)
+    found = memoryview(space)[: direct.pread_into(space, 0)] if own else direct.pread(9 * PAGE, 0)
+    assert found == DATA
+    assert set(places) == {numpy.frombuffer(found, "u1").ctypes.data}
+    assert space[8 * PAGE :] == b"?" * PAGE
+    assert direct.pread(100, 8 * PAGE) == direct.pread(100, 20 * PAGE) == b""

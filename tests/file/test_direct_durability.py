@@ -10,15 +10,11 @@ import pytest
 
 from pagecache import BackendError, DataLossError, LostRange, ShutdownError
 
-from ..stores import WAIT_LIMIT_S, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Log, Make, Rig, Task, accepted_before, at_gate, eventually, pattern, raises
+from ..stores import WAIT_LIMIT_S, RecordingFile
+from .rig import KEY, ONCE, PAGE, Log, Make, Rig, Task, accepted_before, at_gate, eventually, overlay, pattern, raises
 
 DATA = pattern(8 * PAGE)
 NEW = b"x" * PAGE
-
-
-def written(data: bytes, at: int) -> bytes:
-    return DATA[:at] + data + DATA[at + len(data) :]
 
 
 def lost(rig: Rig, start: int, length: int) -> list[LostRange]:
@@ -39,23 +35,11 @@ def test_direct_bytes_are_committed_by_whatever_commits(make: Make, how: str) ->
         "close of the volume": rig.volume.detach,
     }
     Task(calls[how]).result()
-    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+    assert rig.backend.committed(KEY) == overlay(DATA, PAGE, NEW)
     if how != "close of the volume":
         rig.backend.forget_calls()
         file.fsync()
         assert rig.backend.seen("commit") == []
-
-
-def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make) -> None:
-    """The next fsync commits once more. [T-75a, 2.17]"""
-    rig = make({KEY: DATA}, limits={"parallel_direct_writes": True})
-    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
-    direct.pwrite(NEW, 0)
-    gate, sync = at_gate(rig.backend.gate("commit"), direct.fsync)
-    Task(direct.pwrite, NEW, PAGE).result()
-    sync.result(opening=gate)
-    direct.fsync()
-    assert len(rig.backend.seen("commit")) == 2
 
 
 def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: Log) -> None:
@@ -81,19 +65,6 @@ def forgetting_commit(file: RecordingFile) -> str:
     raise BackendError(errno.EIO, "the commit forgot what it had", retry=False)
 
 
-def test_a_loss_is_reported_once_though_commits_go_on_failing(make: Make) -> None:
-    """A range that was written again in between counts as new. [2.16, 2.17]"""
-    rig, direct = make({KEY: DATA}, retry=ONCE).opened("r+b", direct=True)
-    direct.pwrite(NEW, PAGE)
-    rig.backend.fault("commit", forgetting_commit, times=3)
-    for n in range(3):
-        raises(OSError, direct.fsync, match="forgot")
-        if n == 1:
-            direct.pwrite(NEW, PAGE + 100)
-    assert raises(DataLossError, direct.fsync).ranges == lost(rig, PAGE, PAGE) + lost(rig, PAGE, PAGE + 100)
-    direct.fsync()
-
-
 @pytest.mark.parametrize("change", ["written over", "cut off"])
 def test_bytes_that_are_changed_after_a_direct_write_are_not_lost_with_it(make: Make, change: str) -> None:
     """Buffered bytes over them are dirty again and arrive; those that are cut off are no loss. [2.16, 2.17]"""
@@ -111,7 +82,7 @@ def test_bytes_that_are_changed_after_a_direct_write_are_not_lost_with_it(make: 
     found = lost(rig, 0, PAGE) + (lost(rig, 2 * PAGE, PAGE) if change == "written over" else [])
     assert raises(DataLossError, file.fsync).ranges == found
     if change == "written over":
-        assert rig.backend.committed(KEY) == written(b"y" * PAGE, PAGE)
+        assert rig.backend.committed(KEY) == overlay(DATA, PAGE, b"y" * PAGE)
 
 
 def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
@@ -125,7 +96,7 @@ def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
     assert rig.backend.written(KEY) == DATA
     writer.result(opening=answered)
     assert raises(DataLossError, direct.fsync).ranges == lost(rig, 4 * PAGE, PAGE)
-    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+    assert rig.backend.committed(KEY) == overlay(DATA, PAGE, NEW)
 
 
 @pytest.mark.parametrize("how", ["fill", "read-ahead"])
@@ -137,25 +108,7 @@ def test_old_bytes_of_a_racing_read_do_not_stay(make: Make, how: str) -> None:
     Task(direct.pwrite, NEW, PAGE).result()
     reader.result(opening=gate)
     assert file.pread(PAGE, PAGE) == NEW
-    assert file.pread(8 * PAGE, 0) == written(NEW, PAGE)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make, fails: bool) -> None:
-    """In the other order, the fill begins after the write, which may fail and have stored something. [T-26, T-75a]"""
-    rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
-    if fails:
-        rig.backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
-    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, NEW, PAGE)
-    assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]
-    gate.open()
-    if fails:
-        raises(OSError, writer.result, match="lost")
-    else:
-        writer.result()
-    assert file.pread(PAGE, PAGE) == NEW
-    direct.fsync()  # the bytes it may have stored are committed like the rest
-    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+    assert file.pread(8 * PAGE, 0) == overlay(DATA, PAGE, NEW)
 
 
 def test_a_reconnect_loses_uncommitted_direct_bytes(make: Make) -> None:
@@ -168,7 +121,7 @@ def test_a_reconnect_loses_uncommitted_direct_bytes(make: Make) -> None:
     assert file.pread(PAGE, PAGE) == NEW
     rig.backend = rig.reconnect()
     assert raises(DataLossError, file.fsync).ranges == lost(rig, PAGE, PAGE) + lost(rig, 8 * PAGE, PAGE)
-    expected = written(NEW, 0) + bytes(PAGE)
+    expected = overlay(DATA, 0, NEW) + bytes(PAGE)
     assert file.pread(10 * PAGE, 0) == direct.pread(10 * PAGE, 0) == rig.backend.committed(KEY) == expected
     direct.pwrite(NEW, 2 * PAGE)
     raises(DataLossError, direct.fsync)
@@ -195,41 +148,8 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
         later.result(opening=gate)
     eventually(lambda: file._inode.direct_count() == 0)
     file.fsync()
-    expected = written(b"later", PAGE) if fenced else written(b"later" + NEW[5:], PAGE)
+    expected = overlay(DATA, PAGE, b"later") if fenced else overlay(DATA, PAGE, b"later" + NEW[5:])
     assert rig.backend.committed(KEY) == expected == file.pread(8 * PAGE, 0)
-
-
-def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make) -> None:
-    """[2.16, 2.17]"""
-    rig, direct = make({KEY: DATA}, retry=ONCE).opened("r+b", direct=True)
-    direct.pwrite(NEW, PAGE)
-    direct._leave()
-    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "no commit"), forget=False), times=100)
-    raises(OSError, rig.volume.detach, timeout=5, match=r"saved|commit")
-    rig.backend.clear_faults()
-    rig.volume.detach(timeout=20)
-    assert rig.backend.committed(KEY) == written(NEW, PAGE)
-
-
-@pytest.mark.parametrize("failed", [False, True])
-def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(make: Make, failed: bool) -> None:
-    """They go to the caller, past the cache. After a call that failed the engine makes the calls. [2.3, 2.14, K12]"""
-    rig, file = make({KEY: DATA}).opened("rb")
-    native = file._inode
-
-    def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
-        native.invalidate_range(0, 8 * PAGE)
-        return stored.fill(offset, buffers)
-
-    if failed:
-        rig.backend.fault("read_into", OSError(errno.EIO, "a moment"))
-    rig.backend.fault("read_into", reads_beside_a_write, times=float("inf"))
-    assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
-    assert 4 * failed < len(rig.backend.seen("read_into")) < 8 + failed
-    rig.backend.clear_faults()
-    rig.backend.forget_calls()
-    assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
-    assert rig.backend.seen("read_into") != []
 
 
 def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, DataLossError, ShutdownError
+from pagecache import CachedFile
 from pagecache.native import LOCK, SHARED
 from pagecache.testing import Gate
 
@@ -304,7 +304,7 @@ def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(c
 @pytest.mark.parametrize("first", ["write_from", "commit"])
 @pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
 def test_a_commit_and_a_direct_write_alternate_if_the_backend_takes_one(make: Make, both: bool, first: str) -> None:
-    """The commit holds no token meanwhile: other bytes are written back. The write is not counted. [2.10, 2.26]"""
+    """The waiting commit holds no token: other bytes are written back. The write is not counted. [2.10, 2.26]"""
     rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": both}).both(direct=True)
     acknowledged(file)
     calls: list[Callable[[], object]] = [lambda: direct.pwrite(b"x" * PAGE, 8 * PAGE), file.fsync]
@@ -324,27 +324,6 @@ def test_a_commit_and_a_direct_write_alternate_if_the_backend_takes_one(make: Ma
     assert (rig.backend.committed(KEY) or b"")[8 * PAGE : 9 * PAGE] == b"x" * PAGE
 
 
-def test_an_abort_ends_a_commit_that_waits_for_a_direct_write(make: Make) -> None:
-    """After a reconnect direct writes and commits begin again. [2.10, 2.22, 2.26]"""
-    rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": False}).both(direct=True)
-    acknowledged(file)
-    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    syncing = Task(file.fsync)
-    assert syncing.waits()
-    rig.volume.abort()
-    for task in (writer, syncing):
-        raises(ShutdownError, task.result)
-    gate.open()
-    eventually(lambda: direct_count(rig) == 0)
-    rig.cache.check()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
-    Task(direct.pwrite, b"y" * PAGE, 9 * PAGE).result()
-    raises(DataLossError, Task(file.fsync).result)  # what the interrupted write has sent
-    Task(file.fsync).result()
-    assert (fresh.committed(KEY) or b"")[9 * PAGE : 10 * PAGE] == b"y" * PAGE
-
-
 def test_direct_writes_keep_the_number_of_calls_in_flight(make: Make) -> None:
     """Many writes and long ones together never exceed the backend's limit of calls in flight. [2.1, 2.10]"""
     rig = make({KEY: DATA}, limits={**PARALLEL, "max_inflight": 3, "max_write": PAGE})
@@ -358,19 +337,3 @@ def test_direct_writes_keep_the_number_of_calls_in_flight(make: Make) -> None:
     for task in tasks:
         task.result()
     assert rig.backend.nr_transfers_max == 3
-
-
-def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
-    """One that waits for the lock while the volume is detached is refused, and stores nothing. [2.10, 2.22]"""
-    rig = make({KEY: DATA}, limits=PARALLEL)
-    direct = parallel(rig)
-    gate, first = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 0)
-    end = Task(rig.volume.detach)
-    eventually(lambda: rig.volume.engine.seals)
-    assert end.waits(0.05)
-    late = Task(direct.append, b"late")
-    assert late.waits(0.05)
-    first.result(opening=gate)
-    end.result()
-    raises(ShutdownError, late.result)
-    assert rig.backend.committed(KEY) == b"x" * PAGE + DATA[PAGE:]

@@ -7,13 +7,12 @@ from __future__ import annotations
 import errno
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, DataLossError, Event, RetryPolicy, WritebackError
+from pagecache import DataLossError, Event, RetryPolicy, WritebackError
 from pagecache.engine import failures
 from pagecache.engine.failures import Failure, Failures
 from pagecache.engine.file import EngineFile
@@ -157,29 +156,6 @@ def test_a_sync_of_clean_bytes_in_a_failed_folio_sends_the_folio_again(make: Mak
     assert recorded(rig) == []
 
 
-def test_bytes_that_wait_without_a_record_are_retried_beside_a_failure_that_stays(make: Make) -> None:
-    """The retry of a range that keeps failing also finds waiting bytes whose record is missing. [2.14]"""
-    rig = make({KEY: OLD}, retry=replace(FAST, failed_retry=0.02), max_folio=PAGE, limits={"max_write": PAGE})
-    file = rig.open("r+b")
-    rig.backend.fault("write_from", BackendError(errno.EIO, "later", retry=True, retry_after=3600.0))
-    file.pwrite(NEW[4 * PAGE : 5 * PAGE], 4 * PAGE)
-    raises(TimeoutError, file.fsync, timeout=0.05)
-    engine = engine_of(rig)
-    with engine.lock:
-        engine.failures.forget()
-
-    def refuse_first(backend_file: Any, offset: int, buffers: Any) -> int:
-        if offset == 0:
-            raise FULL
-        return int(backend_file.store(offset, buffers, None))
-
-    rig.backend.fault("write_from", refuse_first, times=float("inf"))
-    file.pwrite(NEW[:PAGE], 0)
-    engine.begin_hand_over(0, PAGE)
-    eventually(lambda: written(rig, 4), 5.0)
-    assert [(failed.offset, failed.length) for failed in rig.volume.failed()] == [(0, PAGE)]
-
-
 def test_a_failed_range_without_a_record_is_found_and_reported_all_the_same(make: Make) -> None:
     """The index has the failed bytes; the record of their failure may be missing. [I-29, 2.16]"""
     rig = failed_rig(make)
@@ -210,19 +186,6 @@ def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Mak
     file.fsync(timeout=20)
     assert rig.backend.committed(KEY) == content[:100] + b"a" * 10 + content[110:2000]
     assert (rig.volume.failed(), recorded(rig)) == ([], [])
-
-
-@pytest.mark.parametrize(("offset", "length"), [(0, 1), (1, 1), (5, 2), (0, PAGE)])
-def test_a_tail_given_up_in_part_takes_the_size_along(make: Make, offset: int, length: int) -> None:
-    """Whole blocks are given up: no size is left that no byte carries. [I-10, 2.17]"""
-    rig, file = make({KEY: b"old"}).opened("r+b")
-    file.pwrite(b"a longer tail", 0)
-    (lost,) = rig.volume.discard(KEY, offset, length)
-    assert (lost.offset, lost.length) == (0, 13)
-    assert file.size == 3
-    rig.cache.check()
-    raises(DataLossError, file.fsync)
-    assert file.pread(20, 0) == b"old"
 
 
 @pytest.mark.parametrize("stored", [b"old", pattern(3 * PAGE)], ids=["extended", "overwritten"])

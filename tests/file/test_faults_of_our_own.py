@@ -27,8 +27,8 @@ from pagecache.engine.report.notices import Notices
 from pagecache.engine.report.trouble import Troubles
 from pagecache.engine.volume import EngineVolume
 
-from .rig import FAST, KEY, PAGE, Make, Patch, Task, dirty_bytes, eventually, pattern, raises
-from .test_unreadable_errors import CALLS, SAVING, odd_rig
+from .rig import FAST, KEY, PAGE, SAVES, Make, Patch, Task, dirty_bytes, eventually, pattern, raises
+from .test_unreadable_errors import CALLS, odd_rig
 
 OLD = pattern(8 * PAGE)
 NEW = pattern(8 * PAGE, seed=3)
@@ -119,7 +119,7 @@ def broken(monkeypatch: Patch, function: tuple[Any, str], error: type[BaseExcept
     monkeypatch.setattr(*function, fail)
 
 
-OTHERS = ["sync_range", "Volume.sync", "flush", "write_through", "aio fsync", "close"]
+OTHERS = ["sync_range", "sync", "flush", "write_through", "aio fsync", "close"]
 WAITS = [("fsync", setting) for setting in SETTINGS] + [(wait, "writes fail") for wait in OTHERS]
 
 
@@ -133,11 +133,11 @@ def test_a_wait_ends_whatever_of_the_failure_path_raises(
     rig.open("r+b").pwrite(NEW[:PAGE], 0)
     rig.cache.subscribe(lambda event: None)
     op, times = SETTINGS[setting]
-    call = SAVING.get(wait, lambda rig: rig.open("r+b").close())
+    file = rig.open("r+b") if wait == "close" else rig.handles[0]
     rig.backend.fault(op, OSError(errno.EIO, "passing"), times=times)
     with monkeypatch.context() as patch:
         broken(patch, function, BrokenHard if wait == "flush" else Broken)
-        waiting: Task[object] = Task(call, rig)
+        waiting: Task[object] = Task(SAVES[wait], rig, file)
         assert waiting.finished.wait(20), "the call did not come back"
     rig.backend.clear_faults()
     saved = rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]

@@ -1,23 +1,26 @@
 """Memory that is held by views, and by buffers of finished calls of which a program keeps slices: no other bytes may go
 there. A call that needs memory gets the part that the garbage collector can free, and an error for the rest, which can
-never be freed. [2.1, 2.21, 2.23, 2.24]
+never be freed. A detached volume gives its memory, objects and place back; its handles and views
+keep the memory that they need. [2.1, 2.21, 2.23, 2.24]
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, PageCache, PageCacheError, Volume
+from pagecache import CachedFile, PageCache, PageCacheError, ShutdownError, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.engine.mirror import SHARE
+from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..stores import RecordingFile
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises, without_collector
+from ..stores import RecordingBackend, RecordingFile
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, stored, without_collector
 
 CAPACITY = 64 * PAGE
 DATA = pattern(4 * CAPACITY)
@@ -156,13 +159,28 @@ def leave_views(file: CachedFile, pages: int, *, writable: bool = False, first: 
         Cycle(file.view(page * PAGE, PAGE, writable=writable))
 
 
-def test_a_writable_view_is_refused_only_for_views_in_use(make: Make) -> None:
-    """A quarter of the cache is held by garbage; views that the program still holds count as before. [2.21]"""
-    rig, file = make({KEY: DATA[:CAPACITY]}, capacity=32 * PAGE, max_folio=PAGE).opened()
-    leave_views(file, 8, writable=True)
-    with file.view(20 * PAGE, 8 * PAGE, writable=True):
-        assert raises(OSError, file.view, 40 * PAGE, PAGE, writable=True, match="writable views").errno == errno.ENOMEM
+# The cache in pages, views of a page each, a call that needs their memory, and its error while they are in use.
+NEEDS: dict[str, tuple[int, int, bool, Callable[[Rig, CachedFile], object], int, str]] = {
+    "a writable view": (32, 8, True, lambda _, file: file.view(8 * PAGE, 9, writable=True), errno.ENOMEM, "writable v"),
+    "a write": (16, 16, False, lambda rig, file: file.pwrite(b"new", 40 * PAGE), errno.ENOBUFS, "pinned by views"),
+    "invalidate": (64, 1, True, lambda rig, file: rig.volume.invalidate(KEY), errno.EAGAIN, "writable view"),
+    "resize": (64, 32, False, lambda rig, file: rig.cache.resize(16 * PAGE, timeout=5), errno.EAGAIN, "pinned"),
+}
+
+
+@pytest.mark.parametrize("call", NEEDS)
+def test_a_call_is_refused_only_for_views_in_use(make: Make, call: str) -> None:
+    """Views that are garbage hold no memory. [2.18, 2.21, 2.23, T-57]"""
+    capacity, pages, writable, run, code, words = NEEDS[call]
+    rig, file = make({KEY: DATA[:CAPACITY]}, capacity=capacity * PAGE, max_folio=PAGE).opened()
+    views = [file.view(page * PAGE, PAGE, writable=writable) for page in range(pages)]
+    assert raises(OSError, Task(run, rig, file).result, match=words).errno == code
+    while views:
+        Cycle(views.pop())
+    Task(run, rig, file).result()
     assert rig.cache.stats().pinned == 0
+    expected = overlay(DATA[:CAPACITY], 40 * PAGE, b"new" if call == "a write" else b"")
+    assert file.pread(CAPACITY, 0) == expected
 
 
 def test_views_of_one_page_are_refused_only_for_views_in_use(make: Make) -> None:
@@ -172,26 +190,6 @@ def test_views_of_one_page_are_refused_only_for_views_in_use(make: Make) -> None
         Cycle(file.view(10, 10))
     with file.view(0, PAGE) as view:
         assert view.tobytes() == DATA[:PAGE]
-
-
-def test_a_writer_gets_memory_that_views_in_garbage_hold(make: Make) -> None:
-    """The whole cache is held by views in cycles: no ENOBUFS. [2.23]"""
-    file = make({KEY: DATA[:CAPACITY]}, capacity=16 * PAGE, max_folio=PAGE).open()
-    leave_views(file, 16)
-    Task(file.pwrite, b"new", 40 * PAGE).result()
-    assert file.pread(3, 40 * PAGE) == b"new"
-
-
-def test_invalidate_and_resize_are_refused_only_for_views_in_use(make: Make) -> None:
-    """A writable view that is garbage blocks no call. [2.18, T-57]"""
-    rig, file = make({KEY: DATA[:CAPACITY]}, capacity=64 * PAGE, max_folio=PAGE).opened()
-    leave_views(file, 1, writable=True)
-    rig.volume.invalidate(KEY)
-    with file.view(0, PAGE, writable=True), pytest.raises(BlockingIOError, match="writable view"):
-        rig.volume.invalidate(KEY)
-    leave_views(file, 32)
-    rig.cache.resize(16 * PAGE, timeout=30)
-    assert rig.cache.capacity == 16 * PAGE
 
 
 @pytest.mark.parametrize("call", ["truncate", "discard"])
@@ -206,3 +204,143 @@ def test_room_for_a_copy_of_a_view_is_found_where_garbage_has_it(make: Make, cal
         else:
             rig.volume.discard(KEY, PAGE, PAGE)
     assert file.pread(5, 0) == b"first"
+
+
+# ---------------------------------------------------------------- a detached volume
+
+
+def objects(cache: PageCache) -> int:
+    """The objects for which CORE has a place, after a collection."""
+    gc.collect()
+    return int(cache.stats().details["inodes"])
+
+
+def filled(cache: PageCache, count: int = 10) -> Volume:
+    volume = cache.attach("memory:")
+    for number in range(count):
+        stored(volume, f"f{number}", b"x" * 5000)
+    return volume
+
+
+def test_a_cache_takes_more_volumes_in_its_life_than_at_one_time() -> None:
+    """Ended volumes that were not collected yet make room; only those in use count, and the error names the limit."""
+    with PageCache("1MiB") as cache:
+        for _ in range(5000):
+            native: Any = NativeVolume(cache.native, 1)
+            native.end()
+            circle = [native]
+            circle.append(circle)
+        del native, circle
+        held = []
+        with pytest.raises(OSError, match="at most 4096 volumes at one time") as caught:
+            while True:
+                held.append(NativeVolume(cache.native, 1))
+        assert (caught.value.errno, len(held)) == (errno.ENFILE, 4096)
+        for each in held:
+            each.end()
+        del each, held
+        cache.check()
+
+
+def test_a_handle_that_outlives_the_detach_keeps_its_object_and_no_other() -> None:
+    """It never sees an object of a later volume, which has the places of all others. [I-24, 2.22]"""
+    with PageCache("1MiB") as cache:
+        volume = filled(cache)
+        handle, closed = volume.open("f3", "r+b"), volume.open("f1", "rb")
+        closed.close()
+        assert objects(cache) == 10
+        volume.detach()
+        del closed
+        assert objects(cache) == 1
+        assert volume.stats().dirty == 0
+        del volume
+        other = filled(cache, 20)
+        assert objects(cache) == 21
+        calls: dict[str, tuple[Any, ...]] = {"pread": (10, 0), "pwrite": (b"y", 0), "fsync": ()}
+        for name, arguments in calls.items():
+            with pytest.raises(ShutdownError):
+                getattr(handle, name)(*arguments)
+        handle.close()
+        del handle
+        assert objects(cache) == 20
+        with other.open("f3", "rb") as file:
+            assert file.read() == b"x" * 5000
+        cache.check()
+
+
+def test_views_that_outlive_the_detach_keep_their_memory() -> None:
+    """Even the last slice, when the volume, the file and the view are collected. [2.21, I-27]"""
+    with PageCache("1MiB") as cache:
+        volume = filled(cache)
+        handle = volume.open("f3", "r+b")
+        views = [handle.view(0, 100), handle.view(200, 100, writable=True)]
+        volume.detach()
+        del volume, handle
+        assert objects(cache) == 1
+        slices = [view.segments[0][:50] for view in views]
+        del views
+        assert objects(cache) == 0
+        filled(cache, 250).detach()  # more than the cache holds
+        assert [bytes(each) for each in slices] == [b"x" * 50] * 2
+        cache.check()
+        del slices
+        gc.collect()
+        assert cache.stats().details["frames_allocated"] == cache.stats().details["frames_freed"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_memory_that_a_backend_keeps_outlives_the_volume(closed: bool) -> None:
+    """Whether the objects are collected before the cache is closed, or after. [K7]"""
+    backend, kept = RecordingBackend(), list[memoryview]()
+    backend.keep_buffers = kept
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        handle = volume.open("f", "wb")
+        handle.write(b"x" * 5000)
+        handle.fsync()
+        volume.detach()
+        if closed:
+            cache.close()
+        del volume, handle
+        assert objects(cache) == int(closed)
+        if not closed:
+            filled(cache, 250).detach()
+            cache.check()
+        assert b"".join(kept) == b"x" * 5000
+        kept.clear()
+        gc.collect()
+
+
+def test_bytes_that_are_given_up_with_an_aborted_volume_take_no_memory() -> None:
+    """They would fill the cache: bytes without a volume cannot be written back. [2.22]"""
+    with PageCache("1MiB", flush_interval=3600) as cache:
+        for _ in range(5):
+            volume = cache.attach("memory:")
+            handle = volume.open("f", "wb")
+            handle.write(b"x" * 300_000)
+            volume.abort()
+            assert sum(lost.length for lost in volume.detach(on_failed="discard")) == 300_000
+            del volume, handle
+            assert objects(cache) == 0
+            assert cache.stats().details["frames_allocated"] == cache.stats().details["frames_freed"]
+        cache.check()
+
+
+def test_a_call_that_hangs_in_the_backend_keeps_what_it_uses() -> None:
+    """The volume is detached without it. Its memory is not reused, before and after the call returns. [K7]"""
+    with PageCache("1MiB", flush_interval=3600) as cache, Gate() as gate:
+        backend = FaultyBackend(MemoryBackend())
+        volume = cache.attach(backend)
+        handle = volume.open("f", "wb")
+        handle.write(b"x" * 5000)
+        backend.use([Rule("write", gate=gate)])
+        _, syncing = at_gate(gate, handle.fsync)
+        volume.detach(timeout=0.1, on_failed="discard")
+        raises(OSError, syncing.result)
+        del volume, handle, syncing
+        assert objects(cache) == 1
+        filled(cache, 100).detach()
+        cache.check()
+        gate.release()
+        filled(cache, 100).detach()
+        cache.check()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,28 +113,6 @@ def test_dirty_bytes_are_data_before_they_are_written_back(volume: Volume, store
             assert extents(file) == extents(plain.fileno())
 
 
-def test_an_empty_file_and_one_that_was_only_extended(volume: Volume) -> None:
-    with volume.open("a", "w+") as file:
-        assert [answer(file, 0, whence) for whence in (os.SEEK_DATA, os.SEEK_HOLE)] == ["ENXIO", "ENXIO"]
-        file.truncate(100 * KIB)
-        assert extents(file) == []
-        assert answer(file, 5, os.SEEK_HOLE) == 5
-
-
-def test_a_punched_range_is_a_hole(volume: Volume) -> None:
-    with volume.open("a", "w+") as file:
-        file.write(b"x" * 64 * KIB)
-        assert extents(file) == [(0, 64 * KIB)]
-        file.punch_hole(16 * KIB, 16 * KIB)  # nothing is stored yet: written zeros, or a hole
-        holes_are_zeros(file)
-        file.fsync()
-        file.punch_hole(40 * KIB, 8 * KIB)
-        file.pwrite(b"y", 44 * KIB)
-        holes_are_zeros(file)
-        assert answer(file, 40 * KIB, os.SEEK_HOLE) == 40 * KIB
-        assert answer(file, 40 * KIB, os.SEEK_DATA) == 44 * KIB
-
-
 def test_random_changes_never_hide_data(volume: Volume, store: Path) -> None:
     """Every hole reads as zeros; after an fsync the extents are those of the store."""
     draw = random.Random(23)
@@ -167,34 +146,29 @@ def test_a_store_without_holes_is_all_data(cache: PageCache) -> None:
     assert file.volume.stat("a").allocated is None
 
 
-@pytest.mark.parametrize("wrong", [(5, 5), (-1, 3), (3, 8), "no", 7, (1,), (None, 3)])
-def test_a_wrong_answer_is_shown(cache: PageCache, store: Path, wrong: Any) -> None:
+# What the store answers, and the error; None: it cannot report holes, so all is data.
+WRONG = [{"answer": wrong} for wrong in [(5, 5), (-1, 3), (3, 8), "no", 7, (1,), (None, 3)]]
+ANSWERS: list[tuple[dict[str, Any], type[OSError] | None, str]] = [
+    *((wrong, BackendProtocolError, re.escape(repr(wrong["answer"]))) for wrong in WRONG),
+    *(({"error": code}, None, "") for code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)),
+    ({"error": BackendError(errno.EIO, "gone", retry=False)}, OSError, "gone"),
+    ({"error": OSError(errno.ENXIO, "gone")}, OSError, "gone"),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "words"), ANSWERS, ids=str)
+def test_answers_of_a_store_about_data(cache: PageCache, store: Path, answer: Any, kind: Any, words: str) -> None:
+    """A missing device returns ENXIO, as the end of all data does: that is no answer about data. Errors are EIO."""
     (store / "a").write_bytes(b"0123456789")
-    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", answer=wrong)]))
+    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", **answer)]))
     with cache.attach(faulty).open("a") as file:
-        assert repr(wrong) in str(raises(BackendProtocolError, file.seek, 5, os.SEEK_DATA, match="next_data answers"))
-
-
-@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
-def test_a_store_that_cannot_report_holes_is_all_data(cache: PageCache, store: Path, code: int) -> None:
-    (store / "a").write_bytes(b"")
-    os.truncate(store / "a", 100)
-    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", error=code)]))
-    with cache.attach(faulty).open("a") as file:
-        assert extents(file) == [(0, 100)]
-
-
-@pytest.mark.parametrize(
-    "error", [BackendError(errno.EIO, "gone", retry=False), OSError(errno.ENXIO, "gone")], ids=["EIO", "ENXIO"]
-)
-def test_an_error_of_the_store_is_raised(cache: PageCache, store: Path, error: OSError) -> None:
-    """A missing device returns ENXIO, as the end of all data does: that is no answer about data."""
-    (store / "a").write_bytes(b"0123456789")
-    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", error=error)]))
-    with cache.attach(faulty).open("a") as file:
-        assert raises(OSError, file.seek, 0, os.SEEK_DATA, match="gone").errno == errno.EIO
+        if kind is None:
+            assert extents(file) == [(0, 10)]
+        else:
+            caught = raises(kind, file.seek, 5, os.SEEK_DATA, match=words)
+            assert caught.errno == (errno.EPROTO if kind is BackendProtocolError else errno.EIO)
+            assert len(faulty.calls_of("next_data")) == 1
         assert file.pread(4, 0) == b"0123"
-    assert [(call.op, call.offset) for call in faulty.calls_of("next_data")] == [("next_data", 0)]
 
 
 def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, store: Path) -> None:

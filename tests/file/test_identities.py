@@ -1,5 +1,5 @@
 """A file of the cache is the object of its identity, whatever names that has, or had. Names are hints: an open asks the
-store which object has the name.
+store which object has the name. The state of files behind names of directories and links stays with these files.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import shutil
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,37 +39,6 @@ def volume(backend: Any) -> Iterator[Volume]:
     with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
         yield cache.attach(backend, read_ahead=0)
         cache.check()
-
-
-def test_a_file_that_another_name_of_a_file_is_renamed_over_is_gone(volume: Volume, backend: Any) -> None:
-    """Also after the new name has moved on. [2.20]"""
-    stored(volume, "a", b"replaced")
-    stored(volume, "f", b"linked")
-    backend.link("f", "f2")
-    held = volume.open("a")
-    volume.rename("f2", "a")
-    assert content_of(volume, "a") == b"linked"
-    assert held.pread(100, 0) == b"replaced"
-    volume.rename("a", "y")
-    for call in (volume.stat, volume.open):
-        raises(FileNotFoundError, call, "a")
-    assert content_of(volume, "y") == content_of(volume, "f") == b"linked"
-    held.close()
-
-
-def test_a_directory_with_a_former_name_of_a_file_is_no_name_of_it(volume: Volume, backend: Any) -> None:
-    """Its rename leaves the file, which has one cache under its other name. [2.20]"""
-    held = volume.open("a", "w+")
-    held.pwrite(b"hello", 0)
-    backend.link("a", "z")
-    volume.remove("a")
-    backend.mkdir("a")
-    volume.rename("a", "y")
-    with volume.open("z", "r+") as again:
-        assert again.pread(100, 0) == b"hello"
-        again.pwrite(b" world", 5)
-    assert held.pread(100, 0) == b"hello world"
-    held.close()
 
 
 def test_a_directory_takes_its_own_files_along(volume: Volume, backend: Any, tmp_path: Path) -> None:
@@ -300,20 +268,6 @@ def test_a_link_beside_a_change_of_names_keeps_a_file(volume: Volume, backend: A
     held.close()
 
 
-@pytest.mark.parametrize("how", ["directory", "link"])
-def test_a_name_that_another_program_has_removed_is_free(volume: Volume, tmp_path: Path, how: str) -> None:
-    """The file was cached, and is open in the backend. [2.20]"""
-    (tmp_path / "d").mkdir()
-    stored(volume, "d/f", b"old bytes")
-    if how == "directory":
-        shutil.rmtree(tmp_path / "d")
-    else:
-        os.unlink(tmp_path / "d" / "f")
-        (tmp_path / "d" / "f").symlink_to("nowhere")
-    for mode in ("r", "r+"):
-        raises(FileNotFoundError, volume.open, "d/f", mode)
-
-
 @pytest.mark.parametrize("make", [store_by_name, whole_objects])
 @pytest.mark.parametrize("local", [False, True])
 def test_an_exclusive_open_asks_a_store_that_knows_names_only(make: Callable[[], Factory], local: bool) -> None:
@@ -445,18 +399,22 @@ def test_an_open_beside_its_rename_ends(volume: Volume, backend: Any, tmp_path: 
     held.close()
 
 
-def test_the_open_that_has_made_an_object_is_its_creator(volume: Volume, backend: Any, tmp_path: Path) -> None:
-    """Another open has found the object by another name before. [2.20]"""
+def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None:
+    """Another open has found it by another name before, and may have written to a copy in the mirror. [2.13, 2.20]"""
     (tmp_path / "d").mkdir()
     (tmp_path / "l").symlink_to("d")
-    others: list[CachedFile] = []
-    backend.use([beside_an_open(lambda: others.append(volume.open("d/new", "r+")))])
-    with volume.open("l/new", "x") as file:
-        assert volume.unsaved("l/new")  # its name is not committed
-        file.pwrite(b"new", 0)
-        assert others[0].pread(100, 0) == b"new"
-    others[0].close()
-    raises(FileExistsError, volume.open, "l/new", "x")
+    backend, mirror = FaultyBackend(DirectoryBackend(tmp_path)), MemoryBackend()
+    mirror.open("d/new", create=True).write_from(0, [memoryview(b"earlier")])
+    with attached(backend, "1MiB", options={"mirror": mirror}, flush_interval=3600) as volume:
+        others: list[CachedFile] = []
+        backend.use([beside_an_open(lambda: others.append(volume.open("d/new", "r+")))])
+        with volume.open("l/new", "x") as file:
+            assert volume.unsaved("l/new")  # its name is not committed
+            file.pwrite(b"new", 0)
+            assert others[0].pread(100, 0) == b"new"
+        others[0].close()
+        raises(FileExistsError, volume.open, "l/new", "x")
+    raises(FileNotFoundError, mirror.open, "d/new")
 
 
 @pytest.mark.parametrize("mode", ["x", "w+"])
@@ -478,21 +436,6 @@ def test_an_open_makes_a_single_object(volume: Volume, backend: Any, tmp_path: P
     assert os.listdir(tmp_path) == ["renamed"]
     for other in others:
         other.close()
-
-
-def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_path: Path) -> None:
-    """The one that did not make it may have written to the earlier copy. [2.13]"""
-    (tmp_path / "d").mkdir()
-    (tmp_path / "l").symlink_to("d")
-    backend, mirror = FaultyBackend(DirectoryBackend(tmp_path)), MemoryBackend()
-    mirror.open("d/new", create=True).write_from(0, [memoryview(b"earlier")])
-    with attached(backend, "1MiB", options={"mirror": mirror}) as volume:
-        others: list[CachedFile] = []
-        backend.use([beside_an_open(lambda: others.append(volume.open("d/new", "r+")))])
-        with volume.open("l/new", "x") as file:
-            file.pwrite(b"new", 0)
-        others[0].close()
-    raises(FileNotFoundError, mirror.open, "d/new")
 
 
 def test_a_reconnect_writes_nothing_to_another_object_of_the_name(volume: Volume, backend: Any, tmp_path: Path) -> None:
@@ -625,3 +568,156 @@ def test_a_status_has_bytes_that_were_written_back_after_a_look_that_did_not_kno
         saved.release()
         assert looking.result().size == 5
         file.close()
+
+
+# ---------------------------------------------------------------- files of directories, and links
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A directory with files in it and below it."""
+    (tmp_path / "old" / "sub").mkdir(parents=True)
+    (tmp_path / "old" / "a").write_bytes(b"a stored")
+    (tmp_path / "old" / "sub" / "b").write_bytes(b"b stored")
+    (tmp_path / "target").write_bytes(b"stored")
+    return tmp_path
+
+
+def test_files_of_a_renamed_directory_keep_what_is_not_written_back(volume: Volume, root: Path) -> None:
+    """Open or not: an open by the new name finds it, and the old name leads to another directory. [2.20]"""
+    held = volume.open("old/a", "r+")
+    held.pwrite(b"A", 0)
+    with volume.open("old/sub/b", "r+") as closed:
+        closed.pwrite(b"B", 0)
+    volume.rename("old", "new")
+    assert not volume.exists("old/a")
+    (root / "old").mkdir()
+    with volume.open("old/a", "x+") as other:
+        other.pwrite(b"other", 0)
+    with volume.open("new/a", "r+") as again:
+        assert again.pread(100, 0) == b"A stored"
+        again.pwrite(b"!", 1)
+    assert held.pread(100, 0) == b"A!stored"
+    held.close()
+    assert content_of(volume, "new/sub/b") == b"B stored"
+    volume.sync(20)
+    assert (root / "old" / "a").read_bytes() == b"other"
+    assert (root / "new" / "a").read_bytes() == b"A!stored"
+    assert (root / "new" / "sub" / "b").read_bytes() == b"B stored"
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("first", ["rename", "open"])
+def test_an_open_and_a_rename_above_it_wait_for_each_other(volume: Volume, backend: FaultyBackend, first: str) -> None:
+    """The open finds the name gone, or the rename takes the opened file along: never a second object. [2.20]"""
+    calls: list[Callable[[], Any]] = [lambda: volume.rename("old", "new"), lambda: volume.open("old/a", "r+")]
+    order = (0, 1) if first == "rename" else (1, 0)
+    gate, one = at_gate(gated(backend, first), calls[order[0]])
+    other = Task(calls[order[1]])
+    assert other.waits(0.02)
+    gate.release()
+    one.result()
+    if first == "rename":
+        raises(FileNotFoundError, other.result)
+        return
+    other.result()
+    with one.result() as file:
+        file.pwrite(b"A", 0)
+        assert content_of(volume, "new/a") == b"A stored"
+
+
+def test_an_abandon_beside_the_rename_of_its_directory(volume: Volume, root: Path, monkeypatch: Patch) -> None:
+    """The store has made the rename, and has not answered yet: the others follow the directory. [2.20]"""
+    abandoned, held_file = volume.open("old/a", "r+"), volume.open("old/sub/b", "r+")
+    abandoned.pwrite(b"A", 0)
+    held_file.pwrite(b"B", 0)
+    gate, renaming = at_gate(held(monkeypatch, DirectoryBackend, "rename", after=True), volume.rename, "old", "new")
+    abandoned.abandon()
+    renaming.result(opening=gate)
+    assert content_of(volume, "new/a") == b"a stored"
+    assert content_of(volume, "new/sub/b") == b"B stored"
+    held_file.close()
+    assert (root / "new" / "sub" / "b").read_bytes() == b"B stored"
+
+
+@pytest.mark.usefixtures("root")
+def test_no_file_is_freed_beside_a_rename_above_it(volume: Volume, monkeypatch: Patch) -> None:
+    """A close of another file frees objects that nothing needs, and leaves those with busy names. [2.20]"""
+    for key in ("old/a", "old/sub/b"):
+        volume.open(key).close()
+    gate, renaming = at_gate(held(monkeypatch, DirectoryBackend, "rename", after=True), volume.rename, "old", "new")
+    monkeypatch.setattr(lifetimes, "hollow_max", lambda capacity: 0)
+    volume.open("target").close()
+    renaming.result(opening=gate)
+    assert content_of(volume, "new/a") == b"a stored"
+    assert content_of(volume, "new/sub/b") == b"b stored"
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["another name", "the name that it was opened by"])
+@pytest.mark.parametrize("change", ["remove", "rename over"])
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_the_loss_of_one_name_takes_nothing_from_the_object(
+    volume: Volume, root: Path, link: Callable[[Path, Path], None], change: str, first: bool
+) -> None:
+    """The object keeps its other name; one that is renamed over the first has that. [2.20]"""
+    if first and link is os.symlink:
+        pytest.skip("the link leads to that name")
+    link(root / "target", root / "alias")
+    lost, kept = ("target", "alias") if first else ("alias", "target")
+    file = volume.open("target", "r+")
+    file.pwrite(b"S", 0)
+    if change == "remove":
+        volume.remove(lost)
+        assert not volume.exists(lost)
+    else:
+        volume.rename("old/a", lost)
+        assert content_of(volume, lost) == b"a stored"
+    assert content_of(volume, kept) == b"Stored"
+    file.close()
+    assert (root / kept).read_bytes() == b"Stored"
+
+
+@pytest.mark.parametrize("target", ["old/a", "old"])
+def test_a_renamed_link_that_leads_elsewhere_takes_no_file_along(volume: Volume, root: Path, target: str) -> None:
+    """Nothing is where it leads to then, and a file made there is another one. [2.20]"""
+    made = os.path.join("deep", target, "" if target == "old/a" else "a").rstrip("/")
+    (root / "alias").symlink_to(target)
+    (root / "deep" / "old").mkdir(parents=True)
+    file = volume.open("old/a", "r+")
+    file.pwrite(b"A", 0)
+    volume.rename("alias", "deep/alias")
+    assert os.readlink(root / "deep" / "alias") == target
+    assert not volume.exists(made)
+    with volume.open(made, "x+") as other:
+        other.pwrite(b"other", 0)
+    assert content_of(volume, "old/a") == file.pread(100, 0) == b"A stored"
+    file.close()
+    assert (root / "old" / "a").read_bytes() == b"A stored"
+    assert (root / made).read_bytes() == b"other"
+
+
+def test_a_link_that_is_renamed_over_its_file_replaces_it(volume: Volume, root: Path) -> None:
+    """The file has lost its last name: it is found by none, and a handle keeps it. [2.20]"""
+    (root / "alias").symlink_to("target")
+    file = volume.open("alias", "r+")
+    volume.rename("alias", "target")
+    assert os.readlink(root / "target") == "target"
+    volume.remove("target")
+    assert not volume.exists("target")
+    with volume.open("target", "x+") as other:
+        other.pwrite(b"other", 0)
+    assert file.pread(100, 0) == b"stored"
+    file.close()
+    assert (root / "target").read_bytes() == b"other"
+
+
+def test_a_change_of_a_link_does_not_wait_for_its_file(volume: Volume, backend: FaultyBackend, root: Path) -> None:
+    """The file is being opened by a slow call. [2.20]"""
+    for name in ("one", "two"):
+        (root / name).symlink_to("target")
+    gate, opening = at_gate(gated(backend, "open"), volume.open, "target", "r+")
+    volume.rename("one", "three", timeout=20)
+    volume.remove("two", timeout=20)
+    gate.release()
+    with opening.result():
+        assert sorted(path.name for path in root.iterdir() if path.is_symlink()) == ["three"]

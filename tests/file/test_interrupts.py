@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import PageCache, RetryPolicy, ShutdownError
+from pagecache import PageCache, ShutdownError
 from pagecache.engine import runner
 from pagecache.engine.attempts import Attempts
 from pagecache.native import NativeVolume
@@ -177,30 +177,6 @@ def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make
     assert KEY not in rig.backend.objects
 
 
-# For each call that waits for another thread's call, the operation of that one, and both.
-BEHIND: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "a read behind a fill": ("read_into", lambda file: file.pread(PAGE, 0), lambda file: file.pread(10, 5)),
-    "a write behind a truncate": ("truncate", lambda file: file.truncate(4 * PAGE), lambda file: file.pwrite(b"L", 0)),
-    "fsync behind a commit": ("commit", lambda file: (file.pwrite(b"D", 9), file.fsync()), lambda file: file.fsync()),
-}
-
-
-@pytest.mark.parametrize("wait", BEHIND)
-def test_a_wait_for_another_thread_can_be_interrupted(make: Make, wait: str) -> None:
-    """The waiter leaves, and the other call goes on; a later call is made. [T-51]"""
-    op, first, second = BEHIND[wait]
-    rig, file = make({KEY: DATA}).opened("r+b")
-    gate, owner = at_gate(rig.backend.gate(op), first, file)
-    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
-        second(file)
-    assert not owner.finished.is_set()
-    owner.result(opening=gate)
-    assert len(rig.backend.seen(op)) == 1
-    Task(second, file).result()
-    Task(file.fsync).result()
-    assert file.pread(9 * PAGE, 0) == rig.backend.committed(KEY)
-
-
 def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
     """A cancelled fill is no error; one of its waiters reads instead. [T-51, 2.1]"""
     rig, file = make({KEY: DATA}).opened("rb")
@@ -234,27 +210,6 @@ def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
     gate.open()
     file.fsync()
     assert rig.backend.committed(KEY) == data[:size]
-
-
-def test_fsync_that_waits_for_the_next_try_can_be_interrupted(make: Make) -> None:
-    """The interrupt comes in the backoff after a transient error. [T-51, 2.14]"""
-    rig, file = make(
-        {KEY: DATA},
-        retry=RetryPolicy(attempts=100, first_delay=600.0, max_delay=600.0, deadline=None, failed_retry=None),
-    ).opened("r+b")
-    file.pwrite(b"dirty", 0)
-    ready = threading.Event()
-
-    def flaky(*_call: object) -> None:
-        ready.set()
-        raise OSError(5, "flaky")
-
-    rig.backend.fault("write_from", flaky, times=float("inf"))
-    with ctrl_c(ready), pytest.raises(KeyboardInterrupt):
-        file.fsync()
-    rig.backend.clear_faults()
-    assert file.pread(5, 0) == b"dirty"
-    Task(rig.cache.close, timeout=0.1, on_failed="discard").result()  # it would wait its ten minutes
 
 
 # ---------------------------------------------------------------- at every bytecode
@@ -408,32 +363,29 @@ def verify(rig: Rig) -> None:
     file.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("points", [pytest.param(range(1, 1000, 7), id="some"), EVERY])
-@pytest.mark.parametrize("call", CALLS)
-def test_an_interrupt_between_two_bytecodes_leaves_nothing_behind(call: str, points: Iterable[int]) -> None:
-    """Of the places in the engine at which CPython checks for signals: some of them, or all. [T-51]"""
-    made, prompt = CALLS[call]
-    assert interrupted_each(made, points, partial(a_rig, prompt=prompt), verify) > 0
+def reconnected(rig: Rig) -> None:
+    rig.volume.abort()  # again, if the call was over before
+    rig.backend = rig.backend.successor()
+    rig.volume.reconnect(rig.backend)
+    verify(rig)
+
+
+# What a signal handler does, and how all goes on afterwards.
+HANDLERS: dict[str, tuple[Callable[[Rig], object], Callable[[Rig], None]]] = {
+    "raises": (lambda _rig: by_ctrl_c(), verify),
+    "aborts the volume": (lambda rig: rig.volume.abort(), reconnected),
+}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("points", [pytest.param(range(1, 1000, 7), id="some"), EVERY])
 @pytest.mark.parametrize("call", CALLS)
-def test_a_signal_handler_may_abort_the_volume_between_two_bytecodes(call: str, points: Iterable[int]) -> None:
-    """The call ends, and a reconnect goes on with all bytes. [T-51, 2.22]"""
-
-    def aborted(rig: Rig) -> None:
-        rig.volume.abort()
-
-    def reconnected(rig: Rig) -> None:
-        aborted(rig)  # again, if the call was over before
-        rig.backend = rig.backend.successor()
-        rig.volume.reconnect(rig.backend)
-        verify(rig)
-
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_signal_between_two_bytecodes_leaves_nothing_behind(handler: str, call: str, points: Iterable[int]) -> None:
+    """Of the places in the engine at which CPython checks for signals: some of them, or all. [T-51, 2.22]"""
     made, prompt = CALLS[call]
-    assert interrupted_each(made, points, partial(a_rig, prompt=prompt), reconnected, aborted) > 0
+    acts, goes_on = HANDLERS[handler]
+    assert interrupted_each(made, points, partial(a_rig, prompt=prompt), goes_on, acts) > 0
 
 
 def counting_code(frame: FrameType) -> bool:
@@ -489,27 +441,23 @@ def test_an_interrupted_open_or_close_leaves_nothing(make: Make, key: str, mode:
         rig.finish()
 
 
+def makes_files(frame: FrameType) -> bool:
+    return engine_code(frame) and frame.f_code.co_filename.endswith(("engine/file.py", "engine/held.py"))
+
+
+def binds(frame: FrameType) -> bool:
+    return engine_code(frame) and frame.f_code.co_name == "bind" and "opening" in frame.f_code.co_filename
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_an_interrupt_of_the_first_open_of_an_object_leaves_no_reference_to_its_file(make: Make) -> None:
-    """The reference that outlives a dropped cache goes with the file that was not made. [T-51, 2.22]"""
-
-    def makes_files(frame: FrameType) -> bool:
-        return engine_code(frame) and frame.f_code.co_filename.endswith(("engine/file.py", "engine/held.py"))
-
+@pytest.mark.parametrize(("within", "least"), [(makes_files, 5), (binds, 2)])
+def test_an_interrupted_first_open_leaves_nothing(make: Make, within: Callable[[FrameType], bool], least: int) -> None:
+    """The reference that outlives a dropped cache goes with the file that was not made, as the handle does. [T-51]"""
     prompt = partial(make, {KEY: DATA}, limits={"prompt": True})
-    for rig, place in interrupted_rigs(prompt, lambda rig: rig.volume.open(KEY).close(), makes_files, 5):
+    for rig, place in interrupted_rigs(prompt, lambda rig: rig.volume.open(KEY).close(), within, least):
+        eventually(lambda: not rig.volume.handles)  # noqa: B023  # a use that no handle has is released by the flusher
         assert set(rig.volume.engine.held._files) <= {id(file) for file in rig.volume.engine.files()}, place
         rig.finish()
-
-
-def test_an_interrupt_of_an_open_that_has_made_its_handle_closes_it(make: Make) -> None:
-    """Otherwise it is reported as collected unclosed. [T-51]"""
-
-    def binds(frame: FrameType) -> bool:
-        return engine_code(frame) and frame.f_code.co_name == "bind" and "opening" in frame.f_code.co_filename
-
-    for rig, _place in interrupted_rigs(partial(make, {KEY: DATA}), lambda rig: rig.volume.open(KEY).close(), binds, 2):
-        eventually(lambda: not rig.volume.handles)  # noqa: B023  # a use that no handle has is released by the flusher
 
 
 def freeing_code(frame: FrameType | None) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,16 +23,9 @@ DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
 
 
-def test_close_writes_back_and_commits(dirty: Rig) -> None:
-    """Open handles are included; it returns the list of losses: empty. It may be repeated. [2.22]"""
-    assert dirty.cache.close() == dirty.cache.close() == dirty.cache.close(on_failed="discard") == []
-    assert dirty.backend.committed(KEY) == DATA
-    assert len(dirty.backend.seen("close")) == 1
-
-
 @pytest.mark.parametrize("what", ["cache", "volume"])
 def test_unsaved_data_keeps_it_open(dirty: Rig, what: str) -> None:
-    """UnsavedDataError lists it, nothing is lost, the next try succeeds. [2.16, 2.22]"""
+    """UnsavedDataError lists it, nothing is lost, the next try succeeds; a close may be repeated. [2.16, 2.22]"""
     end = dirty.cache.close if what == "cache" else dirty.volume.detach
     fault = dirty.backend.fault("write_from", FULL, times=float("inf"))
     caught = raises(UnsavedDataError, end)
@@ -42,8 +36,9 @@ def test_unsaved_data_keeps_it_open(dirty: Rig, what: str) -> None:
     dirty.handles[0].append(b"more")
     dirty.handles[0].truncate(len(DATA) + 2)
     dirty.volume.open(KEY).close()
-    assert end() == []
+    assert end() == dirty.cache.close() == dirty.cache.close(on_failed="discard") == []
     assert dirty.backend.committed(KEY) == b"still open" + DATA[10:] + b"mo"
+    assert len(dirty.backend.seen("close")) == 1
 
 
 def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
@@ -93,23 +88,27 @@ def test_a_late_call_does_not_reach_a_closed_backend(make: Make, monkeypatch: Pa
     assert rig.backend.calls == []
 
 
-def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch: Patch) -> None:
-    """It waits for a thread of the volume when the detach begins to close it. [2.22]"""
+@pytest.mark.parametrize(("op", "at_once"), [("stat", 2), ("read_into", 1)])
+def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch: Patch, op: str, at_once: int) -> None:
+    """It waits for a thread of the volume, or for its turn, when the detach begins to close the backend. [2.22]"""
     monkeypatch.setattr(detach, "_save", lambda *_: [])  # it would wait for a thread too
-    rig = make({KEY: DATA}, limits={"max_inflight": 1})
-    gate = rig.backend.gate("stat", times=2)
-    running = [Task(rig.volume.stat, KEY) for _ in range(2)]
-    eventually(lambda: gate.nr_entered == 2)
-    third = Task(rig.volume.stat, KEY)
-    eventually(lambda: any(rig.volume.engine.runner._jobs.values()))
+    limits = {"prompt": op == "read_into", "max_inflight": 1}
+    rig, file = make({KEY: DATA, "other": DATA}, limits=limits).opened("rb", read_ahead=0)
+    call = partial(rig.volume.stat, "other") if op == "stat" else partial(file.pread, PAGE, 0)
+    gate = rig.backend.gate(op, times=at_once)
+    running = [Task(call) for _ in range(at_once)]
+    eventually(lambda: gate.nr_entered == at_once)
+    late = Task(call if op == "stat" else partial(file.pread, PAGE, 3 * PAGE))
+    assert late.waits()
     detaching = Task(rig.volume.detach)
     eventually(rig.volume.engine.native.closing)
     gate.open()
-    for task in (*running, third):
-        with contextlib.suppress(ShutdownError):
+    for task in running:
+        with contextlib.suppress(ShutdownError, ValueError):
             task.result()
     assert detaching.result() == []
-    assert len(rig.backend.seen("stat")) == 2
+    raises(ShutdownError, late.result, match="detached")
+    assert len(rig.backend.seen(op)) == at_once
 
 
 @pytest.mark.parametrize(("key", "owner", "step"), [(KEY, NativeVolume, "close"), ("new", detach, "_unsaved")])
@@ -144,38 +143,6 @@ def test_a_call_that_hangs_in_an_earlier_backend_does_not_keep_the_next_one_open
     assert rig.volume.detach() == []
     assert backend.seen("close")
     assert backend.violations == []
-
-
-def test_a_read_in_line_does_not_reach_a_closed_backend(make: Make) -> None:
-    """It waits for its turn among the calls, which comes when the last call before the detach has ended. [2.22]"""
-    rig, file = make({KEY: DATA}, limits={"prompt": True, "max_inflight": 1}).opened("rb", read_ahead=0)
-    gate, first = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 0)
-    second = Task(file.pread, PAGE, 3 * PAGE)
-    assert second.waits()
-    detaching = Task(rig.volume.detach)
-    eventually(rig.volume.engine.native.closing)
-    assert detaching.result(opening=gate) == []
-    raises(ShutdownError, second.result, match="detached")
-    with contextlib.suppress(ShutdownError, ValueError):
-        first.result()
-    assert len(rig.backend.seen("read_into")) == 1
-
-
-def test_a_sync_beside_a_reconnect_ignores_answers_of_the_old_backend(dirty: Rig) -> None:
-    """The bytes acknowledged by the old backend are dirty again before anything can be committed. [T-75b, 2.22]"""
-    file = dirty.handles[0]
-    file.flush()
-    fresh = RecordingBackend({KEY: b""})
-    dirty.volume.abort()
-    with fresh.gate("open") as gate:
-        _, reconnect = at_gate(gate, dirty.volume.reconnect, fresh)
-        sync = Task(file.fsync)
-        sync.waits()
-        reconnect.result(opening=gate)
-    with contextlib.suppress(OSError):  # it came too early
-        sync.result()
-    file.fsync()
-    assert fresh.committed(KEY) == DATA
 
 
 def test_an_unclosed_handle_warns_and_saves(make: Make) -> None:
@@ -308,29 +275,24 @@ def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
 
 
-def test_a_second_with_a_deadline_does_not_wait_longer(make: Make) -> None:
-    """UnsavedDataError lists the unsaved bytes; the first goes on, and the volume stays sealed for it. [2.22, K9]"""
+@pytest.mark.parametrize("discards", [False, True])
+def test_a_second_with_a_deadline_does_not_wait_longer(make: Make, discards: bool) -> None:
+    """UnsavedDataError lists the unsaved bytes. The first goes on, or ends if the second may discard. [2.22, K9]"""
     rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(NEW, 0)
     gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
     eventually(lambda: rig.volume.engine.seals)  # it is the first: a sync had begun before
-    caught = raises(UnsavedDataError, lambda: Task(rig.cache.close, timeout=0.05).result())
+    if discards:
+        lost = Task(rig.cache.close, timeout=0.05, on_failed="discard").result()
+        assert [(entry.key, entry.offset, entry.length) for entry in lost] == [(KEY, 0, PAGE)]
+        caught = raises(UnsavedDataError, first.result)
+        gate.open()
+    else:
+        caught = raises(UnsavedDataError, lambda: Task(rig.cache.close, timeout=0.05).result())
+        raises(ShutdownError, file.pwrite, b"x", 0)
+        assert first.result(opening=gate) == []
+        assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
     assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, PAGE)]
-    raises(ShutdownError, file.pwrite, b"x", 0)
-    assert first.result(opening=gate) == []
-    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
-
-
-def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None:
-    """The one reports the unsaved bytes, the other returns those given up. [2.22, K9]"""
-    rig = make({KEY: DATA})
-    rig.open("r+b").pwrite(NEW, 0)
-    gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
-    eventually(lambda: rig.volume.engine.seals)
-    lost = Task(rig.cache.close, timeout=0.05, on_failed="discard").result()
-    assert [(entry.key, entry.offset, entry.length) for entry in lost] == [(KEY, 0, PAGE)]
-    assert [(r.key, r.offset, r.length) for r in raises(UnsavedDataError, first.result).ranges] == [(KEY, 0, PAGE)]
-    gate.open()
 
 
 def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: Patch) -> None:
@@ -392,10 +354,12 @@ def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> Non
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])
 def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Patch, step: str) -> None:
     """Without the refusal it was accepted and lost, or made the end fail. Names are refused, too. [2.22, I-22]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
+    rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": True}).both(direct=True)
     volume = rig.volume
     refused: list[ShutdownError] = []
     calls: list[Callable[[], object]] = [
+        lambda: direct.pwrite(NEW, 0),
+        lambda: direct.append(b"x"),
         lambda: file.pwrite(b"x", 5),
         lambda: file.pwrite(bytes(3 << 20), 0),
         lambda: file.append(b"x"),
@@ -425,8 +389,7 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Pa
 
 def test_a_change_in_progress_is_waited_for(make: Make) -> None:
     """The caller has the file's lock, and had not noticed that the volume ends. [2.22, I-22]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     gate, cutting = at_gate(rig.backend.gate("truncate"), file.truncate, PAGE)
     closing = Task(rig.cache.close)
     assert closing.waits()
@@ -442,8 +405,7 @@ def waits_at_the_limit(rig: Rig) -> bool:
 
 def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     """This includes waits with the file's lock, as in appends. [2.22, 2.24]"""
-    rig = make({KEY: b""}, capacity="128KiB", dirty_background=0.1, dirty_limit=0.25)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, capacity="128KiB", dirty_background=0.1, dirty_limit=0.25).opened("r+b")
     gate, task = at_gate(rig.backend.gate("write_from", times=1000), file.append, pattern(256 << 10))
     eventually(lambda: waits_at_the_limit(rig))
     closing = Task(rig.cache.close)

@@ -1,19 +1,21 @@
-"""Memory: throttled writers, full caches, resizing, and the cost of a cache."""
+"""Memory: throttled writers, full caches, resizing, the cost of a cache; what a closed cache keeps, and until when."""
 
 from __future__ import annotations
 
 import errno
 import gc
 import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import ObjectStat, PageCache, VolumeOptions
-from pagecache.backends import MemoryBackend
+from pagecache import PageCache, VolumeOptions
+from pagecache.backends import DirectoryBackend, MemoryBackend
 
-from ..stores import RecordingBackend
-from .rig import KEY, PAGE, QUIET, Make, Task, accepted_before, eventually, pattern, raises
+from .rig import KEY, PAGE, QUIET, Make, Patch, Task, accepted_before, pattern, raises, run_program
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -85,10 +87,10 @@ def test_shrinking_loses_nothing_and_growing_makes_room(make: Make) -> None:
     assert rig.backend.seen("read_into") == []
 
 
-def test_shrinking_gives_memory_back_at_once() -> None:
+def test_shrinking_gives_memory_back_at_once(tmp_path: Path) -> None:
     """The process shrinks by clean and by dirty pages. [T-57]"""
     with PageCache("96MiB", **QUIET) as cache:
-        file = cache.attach(ZerosBackend(durable_writes=True), read_ahead=0).open("endless", "r+b")
+        file = cache.attach(DirectoryBackend(tmp_path), read_ahead=0).open(KEY, "w+b")
         file.pwrite(bytes(32 * MIB), 0)
         file.fsync()
         file.pwrite(bytes(32 * MIB), 40 * MIB)
@@ -98,17 +100,6 @@ def test_shrinking_gives_memory_back_at_once() -> None:
         assert before - rss() >= 48 * MIB
         assert cache.stats().used <= MIB
         file.close()
-
-
-def test_shrinking_below_what_is_pinned_is_refused(make: Make) -> None:
-    """BlockingIOError; the capacity and the pinned bytes stay. [T-57]"""
-    rig, file = make({KEY: pattern(64 * PAGE)}, capacity="1MiB").opened("rb")
-    with file.view(0, 40 * PAGE) as view:
-        raises(BlockingIOError, rig.cache.resize, "64KiB", timeout=5)
-        assert view.tobytes() == pattern(40 * PAGE)
-        assert file.pread(64 * PAGE, 0) == pattern(64 * PAGE)
-    rig.cache.resize("64KiB", timeout=5)
-    assert rig.cache.capacity == 64 * KIB
 
 
 def test_shrinking_with_unsavable_data_loses_nothing(make: Make) -> None:
@@ -123,75 +114,120 @@ def test_shrinking_with_unsavable_data_loses_nothing(make: Make) -> None:
     assert rig.backend.committed(KEY) == pattern(64 * PAGE)
 
 
-@pytest.mark.parametrize("capacity", ["10KiB", "63KiB", "much", -5])
-def test_a_nonsense_new_capacity_is_refused(make: Make, capacity: str | int) -> None:
-    """ValueError, the old one stays. [T-59]"""
-    rig = make(capacity="1MiB")
-    raises(ValueError, rig.cache.resize, capacity)
-    assert rig.cache.capacity == MIB
-
-
-def test_nothing_stays_behind_after_many_caches() -> None:
-    """Closed caches return their memory and threads. [I-27]"""
-
-    def one() -> None:
-        with PageCache("16MiB") as cache, cache.attach("memory:").open("f", "w+b") as file:
-            file.pwrite(bytes(8 * MIB), 0)
-
-    one()
-    gc.collect()
-    before, threads = rss(), len(os.listdir("/proc/self/task"))
-    for _ in range(20):
-        one()
-    gc.collect()
-    assert rss() - before < 32 * MIB
-    eventually(lambda: len(os.listdir("/proc/self/task")) <= threads)
-
-
-class Zeros:
-    """An endless object that costs nothing."""
-
-    def stat(self) -> ObjectStat:
-        return ObjectStat(size=1 << 40, version="1")
-
-    def read_into(self, offset: int, buffers: list[memoryview]) -> int:
-        return sum(len(buffer) for buffer in buffers)
-
-    def write_from(self, offset: int, buffers: list[memoryview]) -> int:
-        return sum(len(buffer) for buffer in buffers)
-
-    def truncate(self, size: int) -> None:
-        pass
-
-    def commit(self) -> str | None:
-        return "1"
-
-
-class ZerosBackend(RecordingBackend):
-    """A backend of endless objects."""
-
-    def open(self, key: object, *, create: bool = False, exclusive: bool = False) -> Zeros:  # type: ignore[override]
-        return Zeros()
-
-    def stat(self, key: object) -> ObjectStat:
-        return ObjectStat(size=1 << 40, version="1")
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pages", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_pages_cost_what_is_documented(pages: int) -> None:
+def test_pages_cost_what_is_documented(tmp_path: Path, pages: int) -> None:
     """The whole process: capacity, 2.3 % for the index and descriptors, and a fixed 64 MiB. [T-58]"""
     if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < pages * PAGE * 3 // 2:
         pytest.skip(f"no memory for {pages} pages")
     gc.collect()
     before = rss()
     with PageCache(pages * PAGE, max_folio=PAGE, **QUIET) as cache:
-        volume = cache.attach(ZerosBackend(durable_writes=True), read_ahead=0)
-        with volume.open("endless", "r+b") as file:
-            page = bytes(PAGE)
-            for index in range(pages):
-                file.pwrite(page, index * 3 * PAGE) if index % 2 else file.pread(PAGE, index * 3 * PAGE)
-            assert cache.stats().folios >= pages * 0.99
-            assert rss() - before <= pages * PAGE * 1.023 + 64 * MIB
-            cache.check()
-            file.fsync()
+        file = cache.attach(DirectoryBackend(tmp_path), read_ahead=0).open(KEY, "w+b")
+        file.truncate(pages * 3 * PAGE)  # a hole
+        page = bytes(PAGE)
+        for index in range(pages):
+            file.pwrite(page, index * 3 * PAGE) if index % 2 else file.pread(PAGE, index * 3 * PAGE)
+        assert cache.stats().folios >= pages * 0.99
+        assert rss() - before <= pages * PAGE * 1.023 + 64 * MIB
+        cache.check()
+        file.abandon()
+
+
+# ---------------------------------------------------------------- a closed cache
+
+
+DATA = pattern(20 * PAGE)
+CAPACITY = 8 << 30
+SMALL = CAPACITY // 4  # allowance for stacks, and for the allocator, of threads that begin or end beside a test
+
+
+def address_space() -> int:
+    """Bytes that are mapped in this process, with or without memory behind them."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+
+
+def limited(folder: Path, monkeypatch: Patch, code: str) -> None:
+    """Run a program with a GiB of address space."""
+    head = """
+        import gc, resource, threading
+        from pagecache import PageCache
+        from pagecache.backends import MemoryBackend
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        """
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # not 64 MiB for each thread
+    done = run_program(folder, textwrap.dedent(head) + textwrap.dedent(code))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_cache_fits_into_little_address_space(tmp_path: Path, monkeypatch: Patch) -> None:
+    """The reserve shrinks as a whole, tables included; growth beyond it is refused, and no data is lost. [1.4]"""
+    program = """
+        with PageCache("256MiB") as cache, cache.attach(MemoryBackend()).open("file", "w+") as file:
+            file.write(b"x" * (100 << 20))
+            assert file.pread(5, 99 << 20) == b"xxxxx"
+            try:
+                cache.resize("8GiB")
+            except OSError as error:
+                assert "capacity" in str(error)
+            else:
+                raise AssertionError("there is no such room")
+        """
+    limited(tmp_path, monkeypatch, program)
+
+
+def test_unreachable_caches_are_collected_before_one_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Closed, unreachable and uncollected: a full address space is a reason to collect. [1.4]"""
+    program = """
+        gc.disable()
+        threading.stack_size(256 << 10)
+        for number in range(20):
+            cache = PageCache("128MiB")
+            file = cache.attach(MemoryBackend()).open("file", "w+")
+            file.write(b"x" * 4096)
+            cache.pinned = file.view(0, 1)  # a cycle that keeps the memory
+            cache.close()
+        """
+    limited(tmp_path, monkeypatch, program)
+
+
+def test_a_view_keeps_the_memory_of_a_closed_cache_until_it_is_released(make: Make) -> None:
+    """The reserve goes at once, the frames with the last slice. [T-47, 1.4, 2.21]"""
+    before = address_space()
+    rig = make({KEY: DATA}, capacity=CAPACITY)
+    view = rig.open("rb").view(0, 10 * PAGE)
+    kept = view.segments[0][5:500]
+    rig.cache.close()
+    assert CAPACITY - SMALL <= address_space() - before < CAPACITY + SMALL
+    view.release()
+    assert kept == DATA[5:500]
+    assert address_space() - before >= CAPACITY - SMALL
+    kept.release()
+    del kept, view
+    gc.collect()
+    assert address_space() - before < SMALL
+
+
+def test_answers_of_a_closed_cache(make: Make) -> None:
+    """Objects outlive their cache and say so; none of them reads unmapped memory. [2.1]"""
+    rig, file = make({KEY: DATA}).opened("r+b")
+    file.pwrite(b"x", 0)
+    ticket = rig.volume.begin_sync()
+    rig.cache.close()
+    assert rig.cache.stats().used == rig.volume.stats().used == 0
+    rig.cache.check()
+    assert rig.volume.failed() == []
+    assert rig.volume.dirty_ranges(KEY) == []
+    assert ticket.remaining == 0
+    refused: list[Callable[[], Any]] = [
+        lambda: file.pread(1, 0),
+        lambda: file.pwrite(b"x", 0),
+        lambda: file.view(0, 1),
+        lambda: file.prefetch(wait=True),
+        lambda: rig.volume.drop_clean(),
+        lambda: rig.volume.invalidate(),
+        lambda: rig.cache.resize("1GiB"),
+    ]
+    for call in refused:
+        raises((OSError, ValueError), call)
+    file.close()

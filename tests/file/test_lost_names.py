@@ -178,7 +178,7 @@ def test_a_clean_file_whose_new_name_another_program_removes_at_once_is_a_remove
 
 @pytest.mark.parametrize("back", [True, False])
 def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_stay(make: Make, back: bool) -> None:
-    """The rename is done; each save says what is missing, until something has the name, or they are given up. [2.20]"""
+    """The rename is done; each save raises, until something has the name, or they are given up. [2.20]"""
     store, file = opened(make)
     rename_to_a_name_that_is_removed_at_once(store)
     assert raises(OSError, file.fsync).errno == errno.ENOENT
@@ -405,10 +405,8 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
     store, file = opened(make)
     rename_without_answer(store)
     calls = [lambda: file.pread(10, PAGE), lambda: store.volume.exists("new")]
-    gate = store.backend.gate("stat", KEY)
-    tasks = [Task(calls[first == "name"])]
-    gate.wait_entered()
-    tasks.append(Task(calls[first != "name"]))
+    gate, one = at_gate(store.backend.gate("stat", KEY), calls[first == "name"])
+    tasks = [one, Task(calls[first != "name"])]
     waits = "a call that was left behind" if first == "name" else "what the file owes the backend"
     wait_for(store.cache, waits)
     gate.open()

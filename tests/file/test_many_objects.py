@@ -21,13 +21,11 @@ import pytest
 from pagecache import CachedFile, DataLossError, LostRange, ShutdownError
 from pagecache.backends import DirectoryBackend
 from pagecache.engine import flusher
-from pagecache.engine import volume as engine_volume
 from pagecache.engine.file import EngineFile
-from pagecache.engine.volume import IDLE_TURN, EngineVolume
+from pagecache.engine.volume import EngineVolume
 from pagecache.native import TOKEN
-from pagecache.volume import lifetimes, namespace, opening, ticket
+from pagecache.volume import lifetimes, opening, ticket
 from pagecache.volume.inode import Inode
-from pagecache.volume.keys import is_below
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, held, pattern, raises
@@ -110,10 +108,21 @@ def above_background(rig: Rig, count: int, start: int) -> Callable[[], object]:
     return rig.cache.flusher.make_room
 
 
+def renamed(rig: Rig, count: int, start: int) -> Callable[[], object]:
+    walk(rig, start + count)
+
+    def there_and_back() -> None:
+        rig.volume.rename("o1", "moved")
+        rig.volume.rename("moved", "o1")
+
+    return there_and_back
+
+
 @pytest.mark.parametrize(
     ("more", "config", "slack"),
     [
         (cached, {}, 5),
+        (renamed, {}, 5),
         (counted, {}, 5),
         (left_open, {"limits": {"commit_on_close": True}}, 5),
         (unsaved, {"limits": {"max_inflight": 1}}, 40),  # there is one more ticket
@@ -128,7 +137,7 @@ def test_a_call_costs_the_same_beside_many_objects(
     config: dict[str, Any],
     slack: int,
 ) -> None:
-    """An open and a close, counters, a ticket, a step of it, a turn of the flusher; no write of them ends."""
+    """An open and a close, a rename, counters, a ticket, a step of it, a turn of the flusher; no write of them ends."""
     monkeypatch.setattr(flusher, "TURN", 8)
     rig = make(objects(600), "64MiB", **config)
     gate = rig.backend.gate("write_from", times=1000)
@@ -148,18 +157,6 @@ def few_hollow(monkeypatch: Patch, count: int) -> None:
     """Let the cache keep that many objects without pages."""
     monkeypatch.setattr(lifetimes, "HOLLOW_MIN", count)
     monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
-
-
-def test_a_second_walk_over_all_objects_that_fit_reads_nothing(make: Make) -> None:
-    """There are more objects than the cache keeps without pages."""
-    count = lifetimes.HOLLOW_MIN + 500
-    rig = make(objects(count), "64MiB")
-    walk(rig, count)
-    before = rig.cache.stats()
-    assert before.misses == count
-    walk(rig, count)
-    after = rig.cache.stats()
-    assert (after.misses, after.hits) == (count, before.hits + count)
 
 
 def test_objects_without_pages_are_forgotten_when_there_are_many(make: Make, monkeypatch: Patch) -> None:
@@ -247,29 +244,6 @@ def test_an_open_waits_while_its_object_is_forgotten(make: Make, monkeypatch: Pa
     with opener.result() as file:
         assert file.pread(200, 0) == objects(1)["o0"]
     assert rig.volume.inodes["o0"] is not inode
-
-
-def test_idle_files_with_unsaved_data_are_closed_in_turn(make: Make, monkeypatch: Patch) -> None:
-    """A file that cannot be closed yet does not stop the others."""
-    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 64)
-    rig = make()
-    engine = rig.volume.engine
-    for handle in dirty(rig, 70):
-        lifetimes.release(handle._use)
-        handle._shut()
-    before = len(engine.idle)
-    assert before == 70
-    rig.backend.gate("write_from", "d0")
-    for _ in range(20):
-        engine.close_idle()
-    assert len(engine.idle) >= 64
-
-    def closed() -> bool:
-        engine.close_idle()
-        return len(engine.idle) == 64
-
-    eventually(closed)
-    assert IDLE_TURN < 70 - 64
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -365,23 +339,6 @@ def test_a_ticket_that_an_abort_overtook_before_it_took_up_its_files_raises(make
         rig.volume.reconnect(RecordingBackend())
     rig.volume.engine.add_ticket(found)
     raises(ShutdownError, found.wait, 20)
-
-
-def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypatch: Patch) -> None:
-    """The cache has no object of it, or some."""
-    looked: list[str] = []
-
-    def seen(key: str, tree: str) -> bool:
-        looked.append(key)
-        return is_below(key, tree)
-
-    monkeypatch.setattr(namespace, "is_below", seen)
-    rig = make({**{f"a/b/{k}": b"1" for k in range(20)}, "a/other": b"2", "plain": b"3"})
-    for k in range(20):
-        visit(rig, f"a/b/{k}")
-    rig.volume.rename("a/other", "elsewhere")
-    rig.volume.rename("plain", "a/plain")
-    assert looked == []
 
 
 def test_an_idle_object_takes_no_more_memory_than_its_bound_counts(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, ConflictError, PageCache, Volume
-from pagecache.backends import BackendFile, MemoryBackend
-from pagecache.engine.file import EngineFile
+from pagecache.backends import MemoryBackend
 from pagecache.engine.io import collector
 from pagecache.native import NativeInode
 from pagecache.volume.inode import Inode
@@ -86,41 +85,6 @@ def test_work_under_the_token_hides_no_version_from_an_open_beside_it(make: Make
     over.set()
     assert opening.result().pread(len(DATA), 0) == OTHER
     assert file.pread(len(DATA), 0) == OTHER
-
-
-def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch: Patch) -> None:
-    """Each backend file that was in use is closed with the object, none is forgotten. [K8]"""
-    rig = make({KEY: DATA})
-    rig.open()
-    engine = rig.volume.inodes[KEY]
-    first, *fresh = engine.backend_file, rig.backend.open(KEY), rig.backend.open(KEY)
-    entered, go_on = threading.Event(), threading.Event()
-
-    class Slow:
-        """The attribute `retired`; its first reader pauses before it goes on with the value."""
-
-        def __get__(self, file: EngineFile, owner: object) -> tuple[BackendFile, ...]:
-            found: tuple[BackendFile, ...] = file.__dict__.get("retired", ())
-            if not entered.is_set():
-                entered.set()
-                go_on.wait(0.5)
-            return found
-
-        def __set__(self, file: EngineFile, files: tuple[BackendFile, ...]) -> None:
-            file.__dict__["retired"] = files
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EngineFile, "retired", Slow())
-        one: Task[None] = Task(engine.replace_by, fresh[0])
-        assert entered.wait(20)
-        other: Task[None] = Task(engine.replace_by, fresh[1])
-        other.finished.wait(0.2)  # it waits for the first one, or overtakes it
-        go_on.set()
-        one.result()
-        other.result()
-    assert engine.backend_file in fresh
-    assert {first, *fresh} == {*engine.retired, engine.backend_file}
-    assert engine.read_into == engine.opened().read_into
 
 
 def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_write(monkeypatch: Patch) -> None:
@@ -286,30 +250,16 @@ def announced(rig: Rig, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("policy", ["fail", "take_remote"])
-@pytest.mark.parametrize("size", [100, 3 * PAGE, 6 * PAGE + 10])
-def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, policy: str) -> None:
-    """Appends go to its end, and no byte of the other program is overwritten. [2.19]"""
-    rig, reader = make({KEY: DATA}, options={"on_conflict": policy}).opened("rb")
-    assert reader.pread(len(DATA), 0) == DATA
-    other = pattern(size, seed=9)
-    announced(rig, other)
-    with rig.volume.open(KEY, "ab+") as file:
-        assert (file.size, file.pread(8 * PAGE, 0)) == (size, other)
-        assert file.append(MINE) == size
-    assert reader.pread(8 * PAGE, 0) == other + MINE
-    assert rig.backend.written(KEY) == other + MINE
-
-
-@pytest.mark.parametrize("written", ["before", "after"])
-@pytest.mark.parametrize("policy", ["fail", "take_remote"])
-@pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
-def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes(
-    make: Make, size: int, policy: str, written: str
-) -> None:
-    """They are no conflict, and stay. A write after the announcement makes a version of its own. [2.19]"""
-    rig, file = make({KEY: DATA}, options={"on_conflict": policy}).opened()
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("never", 100), *((when, size) for when in ("never", "before", "after") for size in (3 * PAGE, 6 * PAGE + 10))],
+)
+def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, policy: str, written: str) -> None:
+    """Appends go to its end. Local bytes are no conflict, and stay; a later write makes its own version. [2.19]"""
+    rig, file = make({KEY: DATA}, options={"on_conflict": policy}).opened("r+b")
     assert file.pread(len(DATA), 0) == DATA
-    other = DATA[: 2 * PAGE] + pattern(size - 2 * PAGE, seed=9)
+    other = pattern(size, seed=9) if written == "never" else DATA[: 2 * PAGE] + pattern(size - 2 * PAGE, seed=9)
+    expected = other if written == "never" else overlay(other, PAGE, MINE)
     if written == "before":
         file.pwrite(MINE, PAGE)
     announced(rig, other)
@@ -317,10 +267,12 @@ def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes(
         file.pwrite(MINE, PAGE)
         file.fsync()
         eventually(lambda: rig.volume.inodes[KEY].versions.quiet() is not None)
-    late = rig.open("rb")
-    assert (late.size, late.pread(8 * PAGE, 0)) == (size, overlay(other, PAGE, MINE))
+    with rig.volume.open(KEY, "ab+") as late:
+        assert (late.size, late.pread(8 * PAGE, 0)) == (size, expected)
+        assert late.append(MINE) == size
+    assert file.pread(8 * PAGE, 0) == expected + MINE
     file.fsync()
-    assert rig.backend.written(KEY) == overlay(other, PAGE, MINE)
+    assert rig.backend.written(KEY) == expected + MINE
 
 
 def test_a_version_after_the_announced_one_is_a_conflict(make: Make) -> None:
@@ -343,21 +295,16 @@ OLD, NEWER = pattern(3 * PAGE), pattern(PAGE + 77, 9)
 
 
 @pytest.fixture
-def backend() -> ObjectBackend:
-    return ObjectBackend({KEY: OLD})
+def rig(make: Make) -> Rig:
+    return make(backend=ObjectBackend({KEY: OLD}), retry=ONCE)
 
 
-@pytest.fixture
-def rig(make: Make, backend: ObjectBackend) -> Rig:
-    return make(backend=backend, retry=ONCE)
-
-
-def test_a_read_that_runs_returns_the_old_version_or_none(rig: Rig, backend: ObjectBackend) -> None:
+def test_a_read_that_runs_returns_the_old_version_or_none(rig: Rig) -> None:
     file = rig.open()
-    gate = backend.gate("read_into")
+    gate = rig.backend.gate("read_into")
     reading = Task(file.pread, 10, 0)
     gate.wait_entered()
-    backend.put(KEY, NEWER)
+    rig.backend.change_remotely(KEY, NEWER)
     fresh = rig.open("rb")
     gate.open()
     raises(ConflictError, reading.result)
@@ -372,13 +319,10 @@ CHANGES: dict[str, Callable[[CachedFile], Any]] = {
     "truncate": lambda file: file.truncate(5),
     "punch_hole": lambda file: file.punch_hole(0, PAGE),
 }
-BY_CHANGE = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 
 
-@BY_CHANGE
-def test_a_change_that_waits_meanwhile_is_refused(
-    rig: Rig, backend: ObjectBackend, change: Callable[[CachedFile], Any], monkeypatch: Patch
-) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_waits_meanwhile_is_refused(rig: Rig, monkeypatch: Patch, change: str) -> None:
     """It has passed every check of its handle but the last one, under the lock of the file."""
     file = rig.open()
     genuine: Callable[[Inode], None] = Inode.replaced
@@ -386,24 +330,22 @@ def test_a_change_that_waits_meanwhile_is_refused(
 
     def later(inode: Inode) -> None:
         """The change begins before its handle is marked."""
-        changing.append(Task(change, file))
+        changing.append(Task(CHANGES[change], file))
         assert changing[0].waits()
         genuine(inode)
 
     monkeypatch.setattr(Inode, "replaced", later)
-    backend.put(KEY, NEWER)
+    rig.backend.change_remotely(KEY, NEWER)
     fresh = rig.open("rb")
     raises(ConflictError, changing[0].result)
     assert fresh.pread(10 * PAGE, 0) == NEWER
     fresh.close()
     rig.volume.sync(20)
-    assert backend.content(KEY) == NEWER
+    assert rig.backend.committed(KEY) == NEWER
 
 
-@BY_CHANGE
-def test_a_change_that_is_over_makes_the_replacement_a_conflict(
-    rig: Rig, backend: ObjectBackend, change: Callable[[CachedFile], Any], monkeypatch: Patch
-) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_that_is_over_makes_the_replacement_a_conflict(rig: Rig, monkeypatch: Patch, change: str) -> None:
     """The open has found the new version, and nothing was local then. Nothing is lost."""
     file = rig.open()
     genuine = type(file._inode).run
@@ -411,11 +353,11 @@ def test_a_change_that_is_over_makes_the_replacement_a_conflict(
     def run(native: Any, holds: int, method: str, argument: object, deadline: float | None = None) -> None:
         if method == "holding":
             monkeypatch.setattr(type(native), "run", genuine)
-            change(file)
+            CHANGES[change](file)
         genuine(native, holds, method, argument, deadline)
 
     monkeypatch.setattr(type(file._inode), "run", run)
-    backend.put(KEY, NEWER)
+    rig.backend.change_remotely(KEY, NEWER)
     raises(ConflictError, rig.open, "rb")
-    assert backend.content(KEY) == NEWER
+    assert rig.backend.committed(KEY) == NEWER
     raises(ConflictError, file.fsync)

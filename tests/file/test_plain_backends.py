@@ -159,11 +159,6 @@ def test_a_path_or_a_file_url_is_refused_with_the_url_of_the_directory(way: str,
         assert f"did you mean {url!r}?" in str(raised)
 
 
-def test_a_path_given_as_a_url_is_refused_with_the_url_of_the_directory(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=f"did you mean 'dir:{tmp_path}'"):
-        pagecache.backend_from_url(tmp_path)  # type: ignore[arg-type]
-
-
 class NoFile(Blobs):
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
         return io.BytesIO()

@@ -1,11 +1,22 @@
-"""Prompt backends: callers make their calls themselves, and an interrupt in the middle of one loses nothing."""
+"""Prompt backends: callers make their calls themselves, and an interrupt in the middle of one loses nothing. The main
+thread changes names itself, and no signal strikes before the effect is published.
+
+Real directories for interrupts at every place; a store with gates for calls that cross.
+"""
 
 from __future__ import annotations
 
 import _thread
+import faulthandler
 import gc
+import operator
+import os
+import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,27 +24,33 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import BackendLimits, PageCache
+from pagecache import BackendLimits, PageCache, UnsavedDataError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine import volume as engine_volume
-from pagecache.engine.file import EngineFile
 from pagecache.engine.park import Signal
 from pagecache.engine.runner import Job
+from pagecache.native import uninterrupted
 from pagecache.testing import FaultyBackend, LatencyBackend
+from pagecache.volume import reconnect
+from pagecache.volume.namespace import NameChange
 
 from ..aio.over import Over
-from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
-from .test_interrupts import PACKAGE, interrupted_at
+from ..stores import RecordingBackend, RecordingFile
+from .rig import KEY, ONCE, PAGE, SAVES, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises
+from .test_interrupts import PACKAGE, ctrl_c, in_finaliser, interrupted_at
 
 
 def threads_of(rig: Rig, op: str) -> set[int]:
     return {call.thread for call in rig.backend.seen(op)}
 
 
-def do_all(rig: Rig) -> None:
-    """Make every kind of call that carries no bytes, and save bytes in every way."""
-    file = rig.open("x+b", "new")
+# -- the threads
+
+
+@pytest.mark.parametrize(("limit", "option"), [(True, None), (False, None), (True, False), (False, True)])
+def test_callers_make_the_calls_of_a_prompt_backend(make: Make, limit: bool, option: bool | None) -> None:
+    """Threads of the volume make those of any other; attach overrules the limits."""
+    rig, file = make({"other": b""}, limits={"prompt": limit}, options={"prompt": option}).opened("x+b", "new")
     file.pwrite(b"a", 0)
     file.flush()
     file.pwrite(b"b", 1)
@@ -43,16 +60,6 @@ def do_all(rig: Rig) -> None:
     assert rig.volume.stat("new").size == 3
     rig.volume.stat("other")
     assert [stat.key for stat in rig.volume.list()] == ["new", "other"]
-
-
-# -- the threads
-
-
-@pytest.mark.parametrize(("limit", "option"), [(True, None), (False, None), (True, False), (False, True)])
-def test_callers_make_the_calls_of_a_prompt_backend(make: Make, limit: bool, option: bool | None) -> None:
-    """Threads of the volume make those of any other; attach overrules the limits."""
-    rig = make({"other": b""}, limits={"prompt": limit}, options={"prompt": option})
-    do_all(rig)
     for op in ("open", "stat", "list", "write_from", "commit"):
         if limit if option is None else option:
             assert threads_of(rig, op) == {threading.get_ident()}, op
@@ -144,15 +151,6 @@ def test_a_call_of_a_prompt_backend_is_retried_and_has_a_deadline(make: Make) ->
     assert len(rig.backend.seen("stat")) == 3
 
 
-def test_a_call_of_a_prompt_backend_is_in_the_report_of_waits(make: Make) -> None:
-    rig = make({KEY: b""}, limits={"prompt": True})
-    with rig.backend.gate("stat") as gate:
-        _, asker = at_gate(gate, rig.volume.stat, KEY)
-        found = [wait for wait in rig.cache.waits() if wait.thread == asker.thread.ident]
-        assert [wait.what for wait in found] == ["the backend's stat"]
-    asker.result()
-
-
 @pytest.mark.parametrize(("op", "call"), [("write_from", "a write"), ("commit", "a commit")])
 def test_an_fsync_that_hangs_in_a_call_is_in_the_report_of_waits(make: Make, op: str, call: str) -> None:
     """With the call that it is in: the flusher warns about it."""
@@ -176,20 +174,15 @@ def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str
     """The sync raises it; the bytes are neither lost nor reported as failed, and the next sync saves them. [K9]"""
     rig, file = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True}).opened()
     file.pwrite(b"new", 100)
-    inner = rig.volume.inodes[KEY].backend_file
-    assert inner is not None
-    real = getattr(inner, op)
 
-    def interrupted(*args: Any) -> Any:
-        setattr(inner, op, real)
-        rig.volume.inodes[KEY].bind_calls()
+    def interrupted(stored: RecordingFile, *call: Any) -> Any:
+        work: Callable[..., object] = stored.store if op == "write_from" else stored.make_durable
         if when == "after":
-            real(*args)
+            work(*call)
         _thread.interrupt_main()
-        return real(*args)
+        return work(*call)
 
-    setattr(inner, op, interrupted)
-    rig.volume.inodes[KEY].bind_calls()
+    rig.backend.fault(op, interrupted)
     raises(KeyboardInterrupt, file.fsync)
     assert rig.volume.failed() == []
     rig.cache.check()
@@ -210,17 +203,9 @@ def made_here(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-SAVES: dict[str, Callable[[Rig, Any], object]] = {
-    "flush": lambda rig, file: file.flush(),
-    "fsync": lambda rig, file: file.fsync(),
-    "sync_range": lambda rig, file: file.sync_range(0, PAGE),
-    "close": lambda rig, file: file.close(),
-}
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("whole", [False, True], ids=["in place", "replaced as a whole"])
-@pytest.mark.parametrize("name", SAVES)
+@pytest.mark.parametrize("name", ["flush", "fsync", "sync_range", "close"])
 def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str, whole: bool) -> None:
     """[K9, I-17]"""
     nth, place = 0, "none yet"
@@ -236,18 +221,6 @@ def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str
         rig.cache.check()
         rig.finish()
     assert nth > (0 if whole and name == "flush" else 3)  # an object that is replaced as a whole is not flushed
-
-
-def test_an_fsync_whose_commit_is_called_off_heeds_its_deadline(make: Make, monkeypatch: Patch) -> None:
-    """As one is beside a remove: the thread that makes the calls looks around between two of them. [2.15, 2.20]"""
-    rig, file = make({KEY: pattern(PAGE)}, limits={"prompt": True}).opened()
-    monkeypatch.setattr(EngineFile, "commit_here", lambda engine, op: op.finish(False, True))
-    rig.volume.inodes[KEY].bound_commit = None  # as in a file that has met trouble
-    file.pwrite(b"new", 100)
-    raises(TimeoutError, file.fsync, timeout=0.2)
-    monkeypatch.undo()
-    file.fsync()
-    assert (rig.backend.committed(KEY) or b"")[100:103] == b"new"
 
 
 def test_a_signal_stays_set_after_an_interrupt_of_a_waiter() -> None:
@@ -269,3 +242,434 @@ def test_a_call_on_a_thread_is_no_garbage(make: Make) -> None:
         eventually(lambda: not [found for found in gc.get_objects() if type(found) is Job])
     finally:
         gc.enable()
+
+
+DATA = pattern(2 * PAGE)
+
+
+def here(rig: Rig, op: str) -> bool:
+    """Return whether the main thread has made all calls of this kind."""
+    return {call.thread for call in rig.backend.seen(op)} == {threading.get_ident()}
+
+
+def a_store(**options: Any) -> RecordingBackend:
+    objects: dict[Hashable, bytes] = {KEY: DATA, "other": DATA[:PAGE]}
+    return RecordingBackend(objects, **{"identities": True, "prompt": True, **options})
+
+
+# -- the threads
+
+
+def test_the_main_thread_changes_names_of_a_prompt_backend_itself(make: Make) -> None:
+    """As any other thread does. [2.26]"""
+    rig, _ = make(backend=a_store()).opened()
+    rig.volume.rename(KEY, "new")
+    rig.volume.remove("new")
+    assert here(rig, "rename")
+    assert here(rig, "remove")
+    changer = Task(rig.volume.remove, "other")
+    changer.result()
+    assert rig.backend.seen("remove")[-1].thread == changer.thread.ident
+
+
+def test_a_change_that_may_wait_for_more_than_the_backend_leaves_the_main_thread(make: Make, tmp_path: Path) -> None:
+    """For commits of a file that is found by its name, for the disk of the journal, or with many files to publish."""
+    rig, _ = make(backend=a_store(identities=False)).opened()
+    rig.volume.rename(KEY, "new")
+    assert not here(rig, "rename")
+    with PageCache("1MiB", disk=tmp_path) as cache:
+        journaled = a_store()
+        journaled.name = "store"  # type: ignore[attr-defined]
+        volume = cache.attach(journaled, durability="disk")
+        volume.open(KEY).close()
+        volume.rename(KEY, "new")
+        assert threading.get_ident() not in {call.thread for call in journaled.seen("rename")}
+    rig, _ = make(backend=RecordingBackend({"d/a": b"", "d": b""}, identities=True, prompt=True)).opened(key="d/a")
+    rig.volume.rename("d", "e")
+    assert not here(rig, "rename")
+    rig, file = make(backend=a_store()).opened()
+    change = NameChange(rig.volume, "other", "other", ("other",))
+    assert not change.may_wait()
+    with pytest.MonkeyPatch.context() as patch:  # an open of a reconnect has not ended
+        patch.setattr(rig.volume, "late", {file._inode: object()})
+        assert change.may_wait()
+    change.tried = True  # its result is to be found out, at the store
+    assert change.may_wait()
+
+
+# -- an interrupt at every place
+
+
+def struck_at(nth: int, call: Callable[[], object]) -> tuple[str, bool]:
+    """Make a call, with a real SIGINT at the nth place of the package where CPython handles signals. Return the place,
+    "" if there are fewer, and whether KeyboardInterrupt came out.
+    """
+    count, place = 0, ""
+
+    def profile(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal count, place
+        code = frame.f_code
+        if event not in ("call", "c_return") or PACKAGE not in Path(code.co_filename).parents or in_finaliser(frame):
+            return
+        count += 1
+        if count == nth:
+            sys.setprofile(None)
+            place = f"place {nth}: {code.co_filename}:{frame.f_lineno} in {code.co_qualname}, {event}"
+            signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return place, True
+    finally:
+        sys.setprofile(None)
+    return place, False
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[Volume]:
+    with attached(DirectoryBackend(path), "1MiB", flush_interval=600.0) as volume:
+        yield volume
+        volume.cache.check()
+
+
+def saved(volume: Volume, path: Path, name: str, content: bytes) -> None:
+    """Check that the cache knows the object by the name that it has in the store, and that this name is free."""
+    other = "new" if name == "a" else "a"
+    with volume.open(name, "r+b", timeout=5) as file:
+        assert file.pread(3 * PAGE, 0) == content
+    raises(FileNotFoundError, volume.open, other, timeout=5)
+    volume.sync(20)
+    assert (path / name).read_bytes() == content
+    volume.rename(name, "last", timeout=5)
+    volume.rename("last", other, timeout=5)
+    assert volume.stat(other, timeout=5).size == len(content)
+
+
+EVERY = pytest.param(1, marks=pytest.mark.long, id="every")
+
+
+@pytest.mark.parametrize("step", [pytest.param(5, id="some"), EVERY])
+@pytest.mark.parametrize("replace", [False, True], ids=["to a free name", "over an open file"])
+def test_an_interrupt_anywhere_in_a_rename_leaves_it_undone_or_done(tmp_path: Path, replace: bool, step: int) -> None:
+    """For the store and the cache alike; the open file is saved under the name that it has. [T-51, 2.20, K9]"""
+    nth, place, done = 1, "none yet", {False: 0, True: 0}
+    while place:
+        path = tmp_path / str(nth)
+        path.mkdir()
+        (path / "a").write_bytes(DATA)
+        (path / "new").write_bytes(b"x" * replace)
+        if not replace:
+            (path / "new").unlink()
+        with directory(path) as volume, volume.open("a", "r+b") as file:
+            replaced = volume.open("new", "r+b") if replace else None
+            file.pwrite(b"dirty", 0)
+            place, raised = struck_at(nth, lambda: volume.rename("a", "new"))
+            assert raised is bool(place), place
+            moved = not (path / "a").exists()
+            done[moved] += 1
+            if replaced is not None:
+                Task(replaced.close).result()
+            if moved or not replace:
+                Task(saved, volume, path, "new" if moved else "a", b"dirty" + DATA[5:]).result()
+            else:
+                Task(volume.rename, "a", "new", timeout=5).result()
+                Task(saved, volume, path, "new", b"dirty" + DATA[5:]).result()
+        nth += step
+    assert done[False] > 20 // step
+    assert done[True] > 100 // step
+
+
+@pytest.mark.parametrize("step", [pytest.param(5, id="some"), EVERY])
+@pytest.mark.parametrize("handle", [False, True], ids=["of a closed file", "of an open file"])
+def test_an_interrupt_anywhere_in_a_remove_leaves_it_undone_or_done(tmp_path: Path, handle: bool, step: int) -> None:
+    """[T-51, 2.20, K9]"""
+    nth, place, done = 1, "none yet", {False: 0, True: 0}
+    while place:
+        path = tmp_path / str(nth)
+        path.mkdir()
+        (path / "a").write_bytes(DATA)
+        with directory(path) as volume:
+            file = volume.open("a", "r+b")
+            file.pwrite(b"dirty", 0)
+            if not handle:
+                file.close()
+            place, raised = struck_at(nth, lambda: volume.remove("a"))
+            assert raised is bool(place), place
+            gone = not (path / "a").exists()
+            done[gone] += 1
+            if handle:
+                assert file.pread(5, 0) == b"dirty"
+                Task(file.close).result()
+            if gone:
+                raises(FileNotFoundError, Task(volume.open, "a", timeout=5).result)
+                assert not volume.orphans
+                Task(lambda: volume.open("a", "xb", timeout=5).close()).result()
+            else:
+                Task(saved, volume, path, "a", b"dirty" + DATA[5:]).result()
+        nth += step
+    assert done[False] > 20 // step
+    assert done[True] > 100 // step
+
+
+# -- calls that cross a change of the main thread
+
+
+def opened(rig: Rig, key: str) -> bytes:
+    with rig.volume.open(key, timeout=20) as file:
+        return file.pread(5, 0)
+
+
+WAITERS: dict[str, tuple[Callable[[Rig, Any], Any], Any]] = {
+    "an open of the old name": (lambda rig, file: opened(rig, KEY), FileNotFoundError),
+    "an open of the new name": (lambda rig, file: opened(rig, "new"), b"dirty"),
+    "the same rename": (lambda rig, file: rig.volume.rename(KEY, "new"), FileNotFoundError),
+    "a rename to the old name": (lambda rig, file: rig.volume.rename("other", KEY), None),
+    "a rename of the new name": (lambda rig, file: rig.volume.rename("new", "third"), None),
+    "a remove of the new name": (lambda rig, file: rig.volume.remove("new"), None),
+    "an fsync of the file": (lambda rig, file: file.fsync(), None),
+    "a truncate of the file": (lambda rig, file: file.truncate(PAGE), PAGE),
+}
+
+
+@pytest.mark.parametrize("at", ["rename", "rename answer"])
+@pytest.mark.parametrize("crossing", WAITERS)
+def test_a_call_beside_a_rename_of_the_main_thread_comes_after_it(make: Make, at: str, crossing: str) -> None:
+    """Before the store has renamed, and between that and the publication. [2.20]"""
+    call, expected = WAITERS[crossing]
+    rig, file = make(backend=a_store()).opened("r+b")
+    file.pwrite(b"dirty", 0)
+    gate, tasks = rig.backend.gate(at), []
+
+    def cross() -> None:
+        gate.wait_entered()
+        tasks.append(Task(call, rig, file))
+        assert tasks[0].waits()
+        gate.open()
+
+    helper = Task(cross)
+    rig.volume.rename(KEY, "new")
+    helper.result()
+    if isinstance(expected, type):
+        raises(expected, tasks[0].result)
+    else:
+        assert tasks[0].result() == expected
+    file.fsync()
+    gone = "remove" in crossing
+    name = "third" if "of the new name" in crossing and "rename" in crossing else "new"
+    assert (rig.backend.committed(name) is None) is gone
+    assert gone or (rig.backend.committed(name) or b"")[:5] == b"dirty"
+    rig.cache.check()
+
+
+HOLDERS: dict[str, tuple[str, Callable[[Rig, Any], Any]]] = {
+    "an open of the name": ("open", lambda rig, file: rig.volume.open("new", "a+b", timeout=20).close()),
+    "a commit of the file": ("commit", lambda rig, file: file.fsync()),
+    "a pass of the file": ("write_from", lambda rig, file: file.flush()),
+    "a remove of the name": ("remove", lambda rig, file: rig.volume.remove(KEY)),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_rename_of_the_main_thread_waits_for_running_calls_and_can_be_interrupted(make: Make, holder: str) -> None:
+    """Ctrl-C ends the wait, the rename has not begun, and another one comes after them. [K9, 2.20]"""
+    op, call = HOLDERS[holder]
+    rig, file = make(backend=a_store()).opened("r+b")
+    file.pwrite(b"dirty", 0)
+    gate, task = at_gate(rig.backend.gate(op), call, rig, file)
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        rig.volume.rename(KEY, "new")
+    assert rig.backend.seen("rename") == []
+    opener = threading.Timer(0.1, gate.open)
+    opener.start()
+    if "remove" in holder:
+        raises(FileNotFoundError, rig.volume.rename, KEY, "new")
+    else:
+        rig.volume.rename(KEY, "new")
+        assert here(rig, "rename")
+    task.result()
+    opener.join()
+    file.fsync()
+    assert (rig.backend.committed("new") or b"dirty")[:5] == b"dirty"
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("at", ["rename", "rename answer"])
+@pytest.mark.parametrize("then", ["abort", "reconnect", "fenced", "detach"])
+def test_a_volume_ends_beside_a_rename_of_the_main_thread(make: Make, monkeypatch: Patch, at: str, then: str) -> None:
+    """The rename ends when the backend returns, and the file has its new name in the next backend. [2.22, I-23]"""
+    monkeypatch.setattr(reconnect, "CALLERS", 0.2)  # a reconnect waits for callers that are in the old backend
+    if (at, then) == ("rename", "fenced"):
+        pytest.skip("a fenced call can change nothing more")
+    rig, file = make(backend=a_store()).opened("r+b")
+    file.pwrite(b"dirty", 0)
+    gate = rig.backend.gate(at)
+
+    def cross() -> None:
+        with gate:
+            gate.wait_entered()
+            if then == "detach":
+                raises(UnsavedDataError, rig.volume.detach, timeout=0.1)
+            else:
+                rig.volume.abort()
+            if then in ("reconnect", "fenced"):
+                rig.volume.reconnect(rig.backend, fenced=then == "fenced")
+
+    helper = Task(cross)
+    rig.volume.rename(KEY, "new")
+    helper.result()
+    if then == "abort":
+        rig.volume.reconnect(rig.backend)
+    assert file.pread(5, 0) == b"dirty"
+    assert not rig.volume.unsettled
+    file.fsync()
+    assert (rig.backend.committed("new") or b"")[:5] == b"dirty"
+    assert rig.backend.committed(KEY) is None
+    rig.cache.check()
+
+
+def test_a_lost_answer_of_the_main_threads_rename_is_settled_by_the_next_call(make: Make) -> None:
+    """An attempt whose result is unknown stays open, as on a thread of the volume. [2.20]"""
+    rig, file = make(backend=a_store(), retry=ONCE).opened("r+b")
+    file.pwrite(b"dirty", 0)
+    rig.backend.fault("rename answer", OSError(5, "lost"))
+    raises(OSError, rig.volume.rename, KEY, "new")
+    assert rig.volume.unsettled
+    file.fsync()
+    rig.volume.rename(KEY, "new")  # it was carried out
+    assert not rig.volume.unsettled
+    assert (rig.backend.committed("new") or b"")[:5] == b"dirty"
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["at rest", "beside a fill"])
+def test_a_removed_file_without_handles_is_freed_when_nothing_uses_it(make: Make, busy: bool) -> None:
+    """At once, or after the call that does. [2.20]"""
+    rig, file = make(backend=a_store(prompt=not busy)).opened("rb")
+    inode = rig.volume.inodes[KEY]
+    with rig.backend.gate("read_into") as gate:
+        if busy:
+            file.prefetch(0, PAGE)
+            gate.wait_entered()
+        file.close()
+        rig.volume.remove(KEY)
+        assert inode.freed is not busy
+        assert list(rig.volume.orphans) == [inode] * busy
+    eventually(lambda: inode.freed and not rig.volume.orphans)
+    assert rig.volume.engine.files() == []
+    rig.cache.check()
+
+
+# -- the function
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def raising(log: list[str], error: type[BaseException]) -> Callable[..., None]:
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        log.append(error.__name__)
+        raise error
+
+    return handler
+
+
+def test_handlers_run_once_after_an_uninterrupted_call() -> None:
+    """Each; the exception of one has that of the call as its context."""
+    log: list[str] = []
+
+    def body() -> None:
+        uninterrupted(partial(signal.raise_signal, signal.SIGUSR1))  # such calls nest
+        for _ in range(2):
+            signal.raise_signal(signal.SIGUSR2)
+        log.append("body")
+        raise OSError(5, "of the call")
+
+    with handled(signal.SIGUSR1, raising(log, KeyboardInterrupt)), handled(signal.SIGUSR2, lambda *_: log.append("2")):
+        found = raises(KeyboardInterrupt, uninterrupted, body)
+        assert isinstance(found.__context__, OSError)
+        assert log == ["body", "KeyboardInterrupt", "2"]
+        assert uninterrupted(lambda: 5) == 5
+        raises(ZeroDivisionError, uninterrupted, lambda: 1 // 0)
+        raises(KeyboardInterrupt, signal.raise_signal, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(
+    ("when", "error"),
+    [("before", ZeroDivisionError), ("at the end", ZeroDivisionError), ("before", ValueError), ("before", KeyError)],
+)
+def test_a_signal_at_the_edge_of_an_uninterrupted_call_is_handled_once(when: str, error: type[Exception]) -> None:
+    """Before the call begins, it does not; at its end, handlers are back and the exception comes out."""
+    log: list[str] = []
+    sends = partial(_thread.interrupt_main, signal.SIGUSR1)  # handled at the next bytecode, or check in C
+    calls = [sends, partial(uninterrupted, partial(log.append, "body"))]
+    if when == "at the end":
+        calls = [partial(uninterrupted, sends)]
+    before = signal.getsignal(signal.SIGINT)
+    handler = raising(log, error)
+    with handled(signal.SIGUSR1, handler):
+        with pytest.raises(error):
+            list(map(operator.call, calls))
+        assert signal.getsignal(signal.SIGUSR1) is handler
+        assert signal.getsignal(signal.SIGINT) is before
+    assert log == [error.__name__]
+
+
+def test_a_handler_that_an_uninterrupted_call_sets_stays() -> None:
+    """And one that it has found, and puts back later, passes signals on."""
+    log: list[str] = []
+    found: list[Any] = []
+    with handled(signal.SIGUSR1, lambda *_: log.append("old")):
+        uninterrupted(lambda: found.append(signal.signal(signal.SIGUSR1, lambda *_: log.append("new"))))
+        signal.raise_signal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, found[0])
+        signal.raise_signal(signal.SIGUSR1)
+    assert log == ["new", "old"]
+
+
+def test_the_kernels_action_for_a_signal_outlasts_an_uninterrupted_call(tmp_path: Path) -> None:
+    """That of faulthandler, during the call and after it."""
+    with handled(signal.SIGUSR1, lambda *_: None), open(tmp_path / "dump", "w+") as file:
+        faulthandler.register(signal.SIGUSR1, file, all_threads=False)
+        try:
+            uninterrupted(partial(os.kill, os.getpid(), signal.SIGUSR1))
+            os.kill(os.getpid(), signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        assert (tmp_path / "dump").read_text().count("most recent call first") == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_that_another_thread_forks_beside_an_uninterrupted_call_has_its_handlers() -> None:
+    """And so has one that the call forks itself, when the call is over."""
+
+    def struck() -> bool:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def forked() -> int:
+        if child := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(0 if struck() else 1)
+
+    assert uninterrupted(Task(forked).result) == 0
+    child = uninterrupted(os.fork)
+    if not child:
+        os._exit(0 if struck() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_calls_of_another_thread_are_never_interrupted() -> None:
+    """Nor are those of one that `threading` takes for the main thread, as in a program that embeds Python."""
+    before = signal.getsignal(signal.SIGINT)
+    assert Task(uninterrupted, threading.get_ident).result() != threading.get_ident()
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,24 +1,29 @@
-"""Reads: which requests reach the backend, which calls wait for it and which do not."""
+"""Reads: which requests reach the backend, which calls wait for it and which do not, and which clean pages stay when
+more is read than fits.
+
+try_pread and try_pwrite answer at once from memory. They return None, and do nothing, if they would wait or call the
+backend.
+"""
 
 from __future__ import annotations
 
-import array
 import errno
 import math
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType, FunctionType
 from typing import Any
 
-import numpy
 import pytest
 
-from pagecache import Advice, CachedFile
+import pagecache
+from pagecache import Advice, CachedFile, PageCache, Volume
+from pagecache.config import Policy
 
-from ..stores import short
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, no_memory, pattern, raises
+from ..stores import StoredObject, short
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, no_memory, pattern, raises
 
 CONTENT = pattern(16 * PAGE)
 
@@ -26,18 +31,6 @@ CONTENT = pattern(16 * PAGE)
 @pytest.fixture
 def stored(make: Make) -> Rig:
     return make({KEY: CONTENT})
-
-
-def test_a_page_is_read_from_the_backend_once(stored: Rig) -> None:
-    """The second read of the same bytes is a hit, by any handle of the file. [2.2, 2.20]"""
-    file = stored.open("rb")
-    assert file.pread(100, 50) == CONTENT[50:150]
-    other = stored.open("rb")
-    stored.backend.forget_calls()
-    for handle in (file, other):
-        assert handle.pread(PAGE, 0) == CONTENT[:PAGE]
-        assert handle.pread(1, PAGE - 1) == CONTENT[PAGE - 1 : PAGE]
-    assert stored.backend.calls == []
 
 
 def entered(*calls: Callable[[], object]) -> list[str]:
@@ -82,14 +75,6 @@ def test_a_plain_miss_runs_no_python_code_but_the_backends(stored: Rig) -> None:
     assert not [name for name in files if "/pagecache/engine/" in name]
 
 
-def test_without_read_ahead_only_the_wanted_pages_are_read(stored: Rig) -> None:
-    """`read_ahead=0` reads only the requested pages. [2.6]"""
-    stored.open("rb").pread(3, 5 * PAGE - 1)
-    assert all(
-        offset >= 4 * PAGE and offset + length <= 6 * PAGE for offset, length in stored.backend.spans("read_into")
-    )
-
-
 def test_a_read_of_nothing_makes_no_call(stored: Rig) -> None:
     """Zero-length operations succeed and touch nothing. [2.1]"""
     file = stored.open("rb")
@@ -101,62 +86,6 @@ def test_a_read_of_nothing_makes_no_call(stored: Rig) -> None:
     assert stored.backend.calls == []
 
 
-@pytest.mark.parametrize("offset", [0, 1, PAGE - 3, 15 * PAGE + 5, 16 * PAGE - 1, 16 * PAGE])
-def test_pread_into_fills_any_buffer_and_leaves_the_rest_alone(stored: Rig, offset: int) -> None:
-    """Buffer bytes beyond the end of the file keep their content. [2.5]"""
-    file = stored.open("rb")
-    wanted = CONTENT[offset : offset + 8000]
-    buffers: list[Any] = [
-        bytearray(b"\xaa" * 8000),
-        array.array("q", [-1] * 1000),
-        numpy.full((10, 100), 0xAA, dtype="u8"),
-    ]
-    for buffer in buffers:
-        before = bytes(memoryview(buffer).cast("B"))
-        assert file.pread_into(buffer, offset) == len(wanted)
-        assert bytes(memoryview(buffer).cast("B")) == wanted + before[len(wanted) :]
-
-
-def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
-    """1 MiB in pieces of one page takes a small number of backend calls, none beyond the end of the file. [2.6]"""
-    content = pattern(256 * PAGE - 100)
-    rig, file = make({KEY: content}, options={"read_ahead": "256KiB"}).opened("rb")
-    pieces = [file.pread(PAGE, offset) for offset in range(0, len(content), PAGE)]
-    assert b"".join(pieces) == content
-    assert len(rig.backend.spans("read_into")) <= 24
-    assert all(offset + length <= len(content) for offset, length in rig.backend.spans("read_into"))
-    assert sum(length for _offset, length in rig.backend.spans("read_into")) == len(content)
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [
-        {"max_read": "4KiB"},
-        {"max_read": "64KiB"},
-        {"max_read": 10_000},
-        {"max_vectors": 1},
-        {"max_vectors": 3},
-        {"boundary": "16KiB"},
-        {"boundary": "16KiB", "max_read": 12_288},
-        {"read_unit": 512},
-        {"read_unit": 65_536},
-        {"max_inflight": 1},
-    ],
-    ids=str,
-)
-def test_reads_keep_the_limits_of_the_backend(make: Make, limits: dict[str, int]) -> None:
-    """Fills and readahead are cut to the backend's limits; the recorder notes every breach. [2.3, 2.26]"""
-    content = pattern(100 * PAGE + 1234)
-    rig, file = make({KEY: content}, limits=limits, options={"read_ahead": "64KiB"}).opened("rb")
-    assert file.pread(1 << 20, 0) == content
-    rig.volume.drop_clean()
-    rng = random.Random(1)
-    for _ in range(50):
-        offset, length = rng.randrange(len(content)), rng.randrange(40_000)
-        assert file.pread(length, offset) == content[offset : offset + length]
-    assert rig.backend.violations == []
-
-
 @pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("max_vectors", [1, 2])
 @pytest.mark.parametrize("read_unit", [500, 1000, 10_000])
@@ -164,9 +93,7 @@ def test_reads_keep_the_limits_of_the_backend(make: Make, limits: dict[str, int]
 def test_parts_of_read_units_keep_the_number_of_buffers(
     make: Make, limits: dict[str, int], read_unit: int, max_vectors: int, keeps: bool
 ) -> None:
-    """The surplus of a read unit has no buffer of its own; written bytes have missing neighbours. A backend with one
-    buffer for each call may store into the buffers of reads that have ended. [M2, 2.1.3, 2.3, 2.26]
-    """
+    """The surplus of a read unit has no buffer of its own; a backend may keep the buffers. [M2, 2.1.3, 2.3, 2.26]"""
     content = bytearray(pattern(40 * PAGE + 1234))
     units = {"read_unit": read_unit, "max_read": 60_000, "max_vectors": max_vectors}
     rig, file = make({KEY: bytes(content)}, limits=limits | units | ({"max_inflight": 1} if keeps else {})).opened()
@@ -255,13 +182,6 @@ def test_a_reader_of_a_valid_page_never_waits(stored: Rig, file: CachedFile, op:
     assert stored.backend.committed(KEY) == bytes(expected)[: file.size]
 
 
-def test_a_transient_error_is_tried_again_within_the_read(stored: Rig) -> None:
-    """EIO twice, then data: the reader sees the data. [2.3, 2.14]"""
-    stored.backend.fault("read_into", OSError(errno.EIO, "flaky"), times=2)
-    assert stored.open("rb").pread(PAGE, 0) == CONTENT[:PAGE]
-    assert stored.cache.stats().retries >= 2
-
-
 def test_a_permanent_error_reaches_the_reader_at_once_and_no_other(stored: Rig) -> None:
     """One call, with the backend's errno; a reader that has waited for it tries for itself. [2.3, 2.14]"""
     file = stored.open("rb")
@@ -288,25 +208,6 @@ def test_a_file_larger_than_the_cache_is_read_in_order_once(make: Make, block: i
         again = sum(length for _offset, length in rig.backend.spans("read_into")) - len(content)
         assert again <= len(content) // 100
         file.advise(Advice.DONTNEED)
-
-
-def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:
-    """Nothing free: readers read past the cache, with local bytes laid over. [2.2, T-14]"""
-    content = pattern(64 * PAGE)
-    rig = make({KEY: content}, capacity="64KiB", dirty_background=0.98, dirty_limit=0.99, throttle_timeout=0.05)
-    file = rig.open("r+b")
-    expected = bytearray(content)
-    with rig.backend.gate("write_from", times=1000):
-        for page in range(16):
-            try:
-                file.pwrite(b"dirty" * 100, page * PAGE)
-            except BlockingIOError as error:
-                expected[page * PAGE : page * PAGE + error.characters_written] = (b"dirty" * 100)[
-                    : error.characters_written
-                ]
-                break
-            expected[page * PAGE : page * PAGE + 500] = b"dirty" * 100
-        assert Task(file.pread, len(content), 0).result() == expected
 
 
 @pytest.mark.parametrize(("before", "after"), [(512, 1), (1, 512)])
@@ -347,3 +248,277 @@ def test_a_read_past_the_cache_survives_a_failing_call(make: Make, times: int) -
         assert fault.nr_hit == min(times, 3)
         assert rig.cache.stats().pinned == 16 * PAGE
         rig.backend.keep_buffers = None
+
+
+MIB = 1 << 20
+
+
+def refused(rig: Rig, file: CachedFile, data: bytes, offset: int) -> bool:
+    """Return whether try_pwrite answered None without dirtying or extending anything and without a backend call."""
+    rig.backend.forget_calls()
+    before = rig.volume.dirty_ranges(KEY), file.size
+    answer = file.try_pwrite(data, offset)
+    assert answer in (None, len(data))
+    if answer is None:
+        assert (rig.volume.dirty_ranges(KEY), file.size) == before
+        assert rig.backend.calls == []
+    return answer is None
+
+
+# -- try_pwrite
+
+
+@pytest.mark.parametrize("offset", [0, 100, 3 * PAGE, 5 * PAGE - 1, 16 * PAGE, 40 * PAGE + 7])
+def test_a_write_that_need_not_wait_is_done(stored: Rig, file: CachedFile, offset: int) -> None:
+    """Whole pages, parts of pages that are not cached, at the end and behind it. [2.7]"""
+    for length in (1, 100, PAGE, 3 * PAGE + 5):
+        data = pattern(length, seed=length)
+        assert file.try_pwrite(data, offset) == length
+        assert file.pread(length, offset) == data
+    file.fsync()
+    assert stored.backend.written(KEY)[offset : offset + 3 * PAGE + 5] == data
+
+
+def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig, file: CachedFile) -> None:
+    """Pages before the one that a fill has locked are not touched; that one cannot be read yet. [2.5, 2.7]"""
+    with stored.backend.gate("read_into") as gate:
+        _, reader = at_gate(gate, file.pread, 10, 2 * PAGE)
+        assert refused(stored, file, b"x" * 3 * PAGE, 0)
+        assert refused(stored, file, b"x" * PAGE, 2 * PAGE)
+        assert file.try_pread(10, 2 * PAGE) is None
+        assert file.try_pwrite(b"y" * 2 * PAGE, 3 * PAGE) == 2 * PAGE  # beside it there is no obstacle
+    assert reader.result() == CONTENT[2 * PAGE : 2 * PAGE + 10]
+    assert file.pread(3 * PAGE, 0) == CONTENT[: 3 * PAGE]
+    assert file.try_pwrite(b"x" * 3 * PAGE, 0) == 3 * PAGE
+
+
+def test_a_refused_write_keeps_no_pass_away(make: Make) -> None:
+    """No later write waits after a None: dirty bytes beside those in flight are written back in time. [2.7, 2.11]"""
+    rig, file = make({KEY: CONTENT}, cow_limit=0).opened("r+b")
+    file.prefetch(0, 8 * PAGE, wait=True)  # one folio
+    file.pwrite(b"first", 0)
+    with rig.backend.gate("write_from") as gate:
+        _, flushed = at_gate(gate, file.flush)
+        file.pwrite(b"beside", PAGE)
+        assert refused(rig, file, b"x", 0)
+    rig.cache.configure(dirty_background=0, flush_interval=0.01)
+    eventually(lambda: rig.backend.written(KEY)[PAGE : PAGE + 6] == b"beside")
+    flushed.result()
+
+
+@pytest.mark.parametrize("free", [0, 2])
+def test_where_too_little_memory_is_free(make: Make, free: int) -> None:
+    """The rest is pinned: nothing could be evicted without waiting. Pages taken for a part are free again. [2.7]"""
+    rig, file = make({KEY: CONTENT, "other": pattern(16 * PAGE)}, capacity=16 * PAGE).opened()
+    with no_memory(rig, 16 - free):
+        for offset in (0, 5):
+            assert refused(rig, file, b"x" * (free + 1) * PAGE, offset)
+        if free:
+            assert file.try_pwrite(b"x" * free * PAGE, 0) == free * PAGE
+    assert file.try_pwrite(b"x" * 3 * PAGE, 0) == 3 * PAGE
+
+
+def test_where_a_writer_is_slowed_down(make: Make) -> None:
+    """Above the midpoint of the dirty budget every writer pauses. [2.7, 2.24]"""
+    rig = make({KEY: CONTENT}, capacity=64 * PAGE, dirty_background=8 * PAGE, dirty_limit=16 * PAGE)
+    rig.backend.gate("write_from", times=100)
+    file = rig.open("r+b")
+    taken = 0
+    while taken < 64 and file.try_pwrite(b"x" * PAGE, taken * PAGE) == PAGE:
+        taken += 1
+    assert 0 < taken <= 16
+    assert file.try_pwrite(b"x" * PAGE, taken * PAGE) is None
+    rig.backend.open_all_gates()
+    file.fsync()
+    assert file.try_pwrite(b"x" * PAGE, taken * PAGE) == PAGE
+
+
+def test_more_than_4_mib_is_more_than_it_tries(make: Make) -> None:
+    """The limit is the largest piece of a write that no other write's bytes can split. [2.7]"""
+    rig, file = make(capacity="32MiB").opened("w+b")
+    assert refused(rig, file, bytes(4 * MIB + 1), 0)
+    assert file.try_pwrite(bytes(4 * MIB), 3) == 4 * MIB
+
+
+def test_with_write_through(stored: Rig) -> None:
+    """Every write would wait for the backend. [2.8]"""
+    file = stored.open("r+b", write_through=True)
+    assert refused(stored, file, b"x", 0)
+    assert file.try_pwrite(b"", 0) == 0
+
+
+def test_a_file_with_failed_data(make: Make) -> None:
+    """A write might raise its error, or send it again. [2.16]"""
+    rig, file = make({KEY: CONTENT}).opened("r+b")
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
+    file.pwrite(b"x", 0)
+    raises(pagecache.WritebackError, file.flush)
+    assert refused(rig, file, b"y", PAGE)
+    rig.backend.clear_faults()
+    rig.volume.retry_failed()
+    file.flush()
+    assert file.try_pwrite(b"y", PAGE) == 1
+
+
+def test_growing_beyond_a_short_unit(make: Make) -> None:
+    """The unit of the old end has to be sent again, and its last byte is not cached: it would be read. [2.12]"""
+    rig, file = make({KEY: CONTENT[: 5 * PAGE + 100]}, limits={"write_unit": 4 * PAGE}).opened("r+b")
+    assert refused(rig, file, b"x" * 2 * PAGE, 9 * PAGE)
+    file.pread(1, 5 * PAGE + 99)
+    assert file.try_pwrite(b"x" * 2 * PAGE, 9 * PAGE) == 2 * PAGE
+    file.fsync()
+    assert rig.backend.written(KEY) == CONTENT[: 5 * PAGE + 100].ljust(9 * PAGE, b"\0") + b"x" * 2 * PAGE
+
+
+def test_a_write_that_never_succeeds_is_an_error(stored: Rig, file: CachedFile) -> None:
+    """None would send the caller to a pwrite that raises, so it raises itself. [2.1, 2.7]"""
+    caught = raises(OSError, file.try_pwrite, b"xx", 2**63 - 2, match="beyond 2")
+    assert (caught.errno, caught.filename) == (errno.EFBIG, KEY)
+    stored.volume.abort(OSError("gone"))
+    raises(pagecache.ShutdownError, file.try_pwrite, b"x", 0, match="gone")
+
+
+# -- try_pread
+
+
+def test_a_read_that_is_valid_in_part(file: CachedFile) -> None:
+    """All requested bytes, up to the end of the file, or nothing. [2.5]"""
+    file.pwrite(b"local", 100)
+    assert file.try_pread(5, 100) == b"local"
+    assert file.try_pread(6, 100) is None
+    file.pread(PAGE, 15 * PAGE)
+    assert file.try_pread(10 * PAGE, 15 * PAGE) == CONTENT[15 * PAGE :]
+    assert file.try_pread(0, 0) == b""
+    assert file.try_pread(2**40, 2**50) == b""
+
+
+def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
+    """A caller that tries first, and then reads the missing bytes, reads as far ahead as one that only reads. [2.6]"""
+    content = pattern(256 * PAGE)
+    rig, file = make({KEY: content}, options={"read_ahead": "128KiB"}).opened("rb")
+
+    def backend_reads(read: Callable[[int, int], bytes]) -> list[tuple[int, int]]:
+        rig.volume.drop_clean()
+        rig.backend.forget_calls()
+        for offset in range(0, len(content), PAGE):
+            assert read(PAGE, offset) == content[offset : offset + PAGE]
+            eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)  # the readahead has arrived
+        return rig.backend.spans("read_into")
+
+    misses = 0
+
+    def tried(length: int, offset: int) -> bytes:
+        nonlocal misses
+        data = file.try_pread(length, offset)
+        misses += data is None
+        return file.pread(length, offset) if data is None else data
+
+    assert backend_reads(tried) == backend_reads(file.pread)
+    assert misses == 1  # the first; all others were readahead hits
+
+
+def test_tries_inside_of_a_backend_call(make: Make) -> None:
+    """They wait for nothing, so a backend may query the cache. [2.25]"""
+    rig, file = make({KEY: CONTENT}).opened("r+b")
+    file.pread(PAGE, 0)
+    answers: list[object] = []
+
+    def read(stored: StoredObject, offset: int, buffers: list[memoryview]) -> int:
+        answers.extend((file.try_pread(5, 0), file.try_pread(5, 3 * PAGE), file.try_pwrite(b"in", 8 * PAGE)))
+        return stored.fill(offset, buffers)  # type: ignore[attr-defined,no-any-return]
+
+    rig.backend.fault("read_into", read)
+    assert file.pread(5, 3 * PAGE) == CONTENT[3 * PAGE : 3 * PAGE + 5]
+    assert answers == [CONTENT[:5], None, 2]
+
+
+PAGES, FIT = 2000, 1000
+
+
+@pytest.fixture(params=["adaptive", "sticky"])
+def volume(request: pytest.FixtureRequest) -> Iterator[Volume]:
+    policy: Policy = request.param
+    with PageCache(FIT * PAGE, max_folio=PAGE) as cache:
+        volume = cache.attach("memory:", read_ahead=0, policy=policy)
+        for key, size in (("data", PAGES), ("other", 2 * FIT)):
+            with volume.open(key, "w") as file:
+                file.write(bytes(size * PAGE))
+                file.fsync()
+        volume.drop_clean()
+        yield volume
+        cache.check()
+
+
+def misses(file: CachedFile, pages: list[int], parts: int = 1) -> int:
+    """Read these pages, each by so many reads; return how many of them were not cached."""
+    before, size = file.volume.stats().misses, PAGE // parts
+    for page in pages:
+        for part in range(parts):
+            file.pread(size, page * PAGE + part * size)
+    return file.volume.stats().misses - before
+
+
+@pytest.mark.parametrize("parts", [1, 4], ids=["by whole pages", "by parts of pages"])
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "shuffled"])
+def test_epochs_over_more_than_fits_hit_what_fits(volume: Volume, shuffled: bool, parts: int) -> None:
+    pages, rng = list(range(PAGES)), random.Random(1)
+    with volume.open("data") as file:
+        for _ in range(4):
+            missed = misses(file, rng.sample(pages, PAGES) if shuffled else pages, parts)
+    assert PAGES - missed >= 0.95 * FIT
+
+
+def test_a_part_of_a_page_that_is_read_again_and_again_stays_beside_a_scan(volume: Volume) -> None:
+    """Read by one handle, and by nothing else in between: it is no sequential read."""
+    if volume.options.policy == "sticky":
+        return  # its pages stay once they are there
+    with volume.open("data") as file, volume.open("other") as other:
+        misses(other, list(range(FIT)))
+        for page in range(10):
+            for _ in range(4):
+                file.pread(100, page * PAGE + 512)
+        misses(other, list(range(FIT, 2 * FIT)))
+        before = volume.stats().misses
+        for page in range(10):
+            file.pread(100, page * PAGE + 512)
+        assert volume.stats().misses == before
+
+
+def test_a_scan_leaves_what_is_read_often(volume: Volume) -> None:
+    often = list(range(FIT // 2))
+    with volume.open("data") as file, volume.open("other") as other:
+        for _ in range(6):
+            misses(file, often)
+        misses(other, list(range(2 * FIT)))
+        assert misses(file, often) <= len(often) // 10
+
+
+@pytest.mark.parametrize("volume", ["sticky"], indirect=True)
+def test_a_sticky_volume_keeps_its_pages_beside_bursts_of_other_reads(volume: Volume) -> None:
+    """An adaptive one gives up those that are read once an epoch for those that are read several times at once."""
+    with volume.open("data") as file, volume.open("other") as other:
+        for _ in range(4):
+            misses(file, list(range(PAGES)))
+        for first in range(0, FIT, 5):
+            for _ in range(5):
+                misses(other, list(range(first, first + 5)))
+        assert PAGES - misses(file, list(range(PAGES))) >= 0.95 * FIT
+
+
+def test_volumes_of_both_policies_share_a_cache(volume: Volume) -> None:
+    other: Policy = "sticky" if volume.options.policy == "adaptive" else "adaptive"
+    beside = volume.cache.attach("memory:", read_ahead=0, policy=other)
+    with beside.open("k", "w") as file:
+        file.write(bytes(FIT // 2 * PAGE))
+        file.fsync()
+    with volume.open("data") as file, beside.open("k") as second:
+        for _ in range(4):
+            misses(file, list(range(PAGES)))
+        found = [misses(second, list(range(FIT // 4))) for _ in range(20)]
+        assert found[-1] <= FIT // 40
+        assert PAGES - misses(file, list(range(PAGES))) >= FIT // 2
+
+
+def test_an_unknown_policy_is_refused_by_name() -> None:
+    with PageCache("1MiB") as cache, pytest.raises(ValueError, match=r"^policy: 'lru' is not .*'adaptive'.*'sticky'"):
+        cache.attach("memory:", policy="lru")  # type: ignore[arg-type]

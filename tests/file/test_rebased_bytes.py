@@ -1,25 +1,29 @@
 """A rebase lays exactly the bytes that this program has written over the other version, and returns which of its bytes
 they replace. [2.19]
+
+Rollbacks that hang, are refused, or lose their answer: no caller is stuck in the backend, and no data is lost. A read
+beside one leaves no byte of the old state, and is not refused. [K12]
 """
 
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, LostRange, PageCache, ShutdownError
-from pagecache.backends import MemoryBackend
+from pagecache import BackendError, CachedFile, ConflictError, DataLossError, LostRange, ShutdownError
 from pagecache.engine import runner
 from pagecache.engine.commit.overlay import Overlay
-from pagecache.testing import FaultyBackend, Rule
-from pagecache.testing import Gate as CallGate
+from pagecache.engine.commit.staging import Staging
+from pagecache.engine.io.direct import _Sender
 
 from ..rebased import Written
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
+from .clock import HandClock
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, ended_or_behind, eventually, held, overlay, pattern, raises
 
 BASE, THEIRS = pattern(6 * PAGE + 123), pattern(6 * PAGE, seed=9)
 
@@ -67,9 +71,7 @@ def rebase(rig: Rig, model: Written, theirs: bytes) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_changes(make: Make, kind: str, folio: int, seed: int) -> None:
-    """Writes, appends, cuts, holes, reads, flushes and commits: the model says what is laid over. What lies under equal
-    bytes, and behind the end of the other version, is not replaced. [T-30, 2.19]
-    """
+    """Writes, appends, cuts, holes, reads, flushes and commits; equal bytes are not replaced. [T-30, 2.19]"""
     rig, file = make(backend=KINDS[kind](BASE), retry=ONCE, max_folio=folio).opened()
     model = Written(file, BASE, seed)
     model.change(30)
@@ -79,9 +81,7 @@ def test_random_changes(make: Make, kind: str, folio: int, seed: int) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_writer_beside_the_reads_of_the_other_version(make: Make, fails: bool) -> None:
-    """It changes a part of a cached page of the earlier version: the rest of that page is the other version's, too. If
-    that cannot be read, nothing mixed is stored, and the next call settles it. [T-30, 2.19]
-    """
+    """The rest of its page is the other version's, too; if that cannot be read, nothing is mixed. [T-30, 2.19]"""
     rig, file = make(backend=ObjectBackend({KEY: BASE}), retry=ONCE).opened()
     file.pread(len(BASE), 0)
     file.pwrite(b"early", 10)
@@ -165,17 +165,19 @@ def test_a_writable_view_has_written_all_that_it_shows(make: Make) -> None:
     assert rig.backend.committed(KEY) == bytes(expected)
 
 
-@pytest.mark.parametrize("first", ["rebase waits", "read is refused"])
+@pytest.mark.parametrize("first", ["rebase waits", "read is refused", "then an abort"])
 def test_a_read_that_the_shorter_version_refuses_lets_the_rebase_have_its_folio(
     make: Make, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    """The rebase puts bytes into another page of the folio, with the token; the read waits for its end. [2.19]"""
+    """The read waits for the end of the rebase, or for an abort, beside which the rebase goes on. [2.19, 2.22]"""
     rig, file = make({KEY: BASE}, max_folio=16 * PAGE).opened()
     file.pread(4 * PAGE, 0)
     file.pwrite(b"N", 2 * PAGE)
     file._inode.invalidate_range(3 * PAGE, 4 * PAGE)
     rig.backend.change_remotely(KEY, THEIRS[:PAGE])
     raises(ConflictError, rig.volume.open, KEY)
+    if first == "then an abort":
+        monkeypatch.setattr(runner, "SLICE", WAIT_LIMIT_S)  # the caller of `resolve` looks for it no earlier
     answer, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 3 * PAGE)
     if first == "rebase waits":
         rebasing = Task(rig.volume.resolve, KEY, "rebase")
@@ -185,62 +187,173 @@ def test_a_read_that_the_shorter_version_refuses_lets_the_rebase_have_its_folio(
         put, rebasing = at_gate(held(monkeypatch, Overlay, "put"), rig.volume.resolve, KEY, "rebase")
         answer.open()
         assert reading.waits()
+        if first == "then an abort":
+            rig.volume.abort()
+            raises(ShutdownError, reading.result)
         put.open()
     assert rebasing.result() == []
-    assert reading.result() == b""
     rig.cache.check()
-    assert file.pread(len(BASE), 0) == THEIRS[:PAGE] + bytes(PAGE) + b"N"
+    if first != "then an abort":
+        assert reading.result() == b""
+        assert file.pread(len(BASE), 0) == THEIRS[:PAGE] + bytes(PAGE) + b"N"
 
 
-def test_an_abort_ends_a_read_that_waits_for_the_rebase_beside_which_it_was_refused(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The rebase goes on. [2.19, 2.22]"""
-    rig, file = make({KEY: BASE}, max_folio=16 * PAGE).opened()
-    file.pread(4 * PAGE, 0)
-    file.pwrite(b"N", 2 * PAGE)
-    file._inode.invalidate_range(3 * PAGE, 4 * PAGE)
-    rig.backend.change_remotely(KEY, THEIRS[:PAGE])
-    raises(ConflictError, rig.volume.open, KEY)
-    monkeypatch.setattr(runner, "SLICE", WAIT_LIMIT_S)  # the caller of `resolve` looks for the abort no earlier
-    answer, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 3 * PAGE)
-    put, rebasing = at_gate(held(monkeypatch, Overlay, "put"), rig.volume.resolve, KEY, "rebase")
-    answer.open()
-    assert reading.waits()
-    rig.volume.abort()
-    raises(ShutdownError, reading.result)
-    put.open()
-    assert rebasing.result() == []
-    rig.cache.check()
-
-
-def test_a_rebase_waits_for_a_read_of_other_pages_of_the_folio() -> None:
+def test_a_rebase_waits_for_a_read_of_other_pages_of_the_folio(make: Make) -> None:
     """A thread of the volume makes the rebase, and the read has the folio until it returns. [2.19]"""
-    store, base, theirs = MemoryBackend(), pattern(16 * PAGE), pattern(16 * PAGE, seed=9)
+    base, theirs = pattern(16 * PAGE), pattern(16 * PAGE, seed=9)
+    rig, file = make({KEY: base}).opened()
+    assert file.pread(len(base), 0) == base
+    file.pwrite(b"M", 10)
+    rig.volume.invalidate_remote(KEY, 8 * PAGE, PAGE)  # the folio stays, with this page missing
+    gate, reading = at_gate(rig.backend.gate("read_into"), file.pread, 10, 8 * PAGE)
+    rig.backend.change_remotely(KEY, theirs)
+    rig.volume.invalidate_remote(KEY)
+    resolving = Task(rig.volume.resolve, KEY, "rebase")
+    assert resolving.waits()
+    gate.open()
+    assert positions(resolving.result()) == [10]
+    assert reading.result() in (base[8 * PAGE :][:10], theirs[8 * PAGE :][:10])
+    expected = overlay(theirs, 10, b"M")
+    assert file.pread(len(expected), 0) == expected
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected
 
-    def put(content: bytes) -> None:
-        file = store.open(KEY, create=True)
-        file.write_from(0, [memoryview(content)])
-        file.commit()
 
-    put(base)
-    backend = FaultyBackend(store)
-    with CallGate() as gate, PageCache("4MiB", flush_interval=3600) as cache:
-        volume = cache.attach(backend)
-        with volume.open(KEY, "r+", read_ahead=0) as file:
-            assert file.pread(len(base), 0) == base
-            file.pwrite(b"M", 10)
-            volume.invalidate_remote(KEY, 8 * PAGE, PAGE)  # the folio stays, with this page missing
-            backend.use([Rule("read", nth=1, gate=gate)])
-            _, reading = at_gate(gate, file.pread, 10, 8 * PAGE)
-            put(theirs)
-            volume.invalidate_remote(KEY)
-            resolving = Task(volume.resolve, KEY, "rebase")
-            assert resolving.waits()
-            gate.release()
-            assert [(lost.offset, lost.length) for lost in resolving.result()] == [(10, 1)]
-            assert reading.result() in (base[8 * PAGE :][:10], theirs[8 * PAGE :][:10])
-            expected = theirs[:10] + b"M" + theirs[11:]
-            assert file.pread(len(expected), 0) == expected
-            cache.check()
-    assert store.snapshot(KEY) == expected
+DATA = pattern(4 * PAGE)
+MINE = b"m" * PAGE
+
+
+def uploaded(make: Make) -> tuple[Rig, CachedFile, ObjectBackend]:
+    """Two pages are acknowledged and not committed."""
+    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
+    rig, file = make(backend=backend, retry=ONCE).opened()
+    file.pwrite(MINE, 0)
+    file.pwrite(MINE, 2 * PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
+    return rig, file, backend
+
+
+ALL = MINE + DATA[PAGE : 2 * PAGE] + MINE + DATA[3 * PAGE :]
+
+
+def test_discard_rolls_back_on_a_thread_of_the_volume(make: Make) -> None:
+    """All backend calls run there but fills and `canonical`. [2.1, 2.19]"""
+    rig, _file, backend = uploaded(make)
+    caller = Task(lambda: (threading.get_ident(), rig.volume.discard(KEY, 0, PAGE)))
+    ident, lost = caller.result()
+    assert [(entry.offset, entry.length) for entry in lost] == [(0, PAGE)]
+    assert [call.thread == ident for call in backend.seen("rollback")] == [False]
+
+
+def test_a_discard_waits_for_a_direct_write_that_is_acknowledged(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rollback forgets them, and they are reported: otherwise the write would count them as stored. [2.10, 2.19]"""
+    backend = RecordingBackend({KEY: DATA}, staged=True, commit_on_close=False)
+    rig, file, direct = make(backend=backend, retry=ONCE).both(direct=True)
+    file.pwrite(MINE, 0)
+    file.flush()
+    gate, writing = at_gate(held(monkeypatch, _Sender, "send", after=True), direct.pwrite, MINE, 2 * PAGE)
+    discarding = Task(rig.volume.discard, KEY, 0, PAGE)
+    assert discarding.waits()
+    assert writing.result(opening=gate) == PAGE
+    assert [(entry.offset, entry.length) for entry in discarding.result()] == [(0, PAGE)]
+    for handle in (file, direct):
+        lost = raises(DataLossError, handle.fsync).ranges
+        assert (2 * PAGE, PAGE) in [(entry.offset, entry.length) for entry in lost]
+        handle.fsync()
+    assert backend.committed(KEY) == DATA
+
+
+@pytest.mark.parametrize(
+    ("op", "error", "rollbacks"),
+    [("rollback", errno.EACCES, 1), ("rollback", errno.ECONNRESET, 2), ("file_stat", errno.EACCES, 2)],
+)
+def test_a_discard_that_fails_gives_up_nothing(make: Make, op: str, error: int, rollbacks: int) -> None:
+    """Refused: nothing has changed. Of unknown outcome, or done and not looked at: all is sent again. [2.17, 2.19]"""
+    rig, file, backend = uploaded(make)
+    backend.fault(op, OSError(error, "injected"))
+    raises(OSError, rig.volume.discard, KEY, 0, PAGE, match="injected")
+    rig.cache.check()
+    assert file.pread(4 * PAGE, 0) == ALL
+    file.fsync()
+    assert backend.committed(KEY) == ALL
+    assert len(backend.seen("rollback")) == rollbacks
+    file.fsync()  # no loss is reported
+
+
+def test_closing_with_a_deadline_ends_though_the_rollback_hangs(make: Make, clock: HandClock) -> None:
+    """Unsaved data is given up at the deadline, and listed. [2.22, K9]"""
+    rig, _file, backend = uploaded(make)
+    backend.fault("commit", BackendError(errno.EACCES, "no", retry=False, kept=True), times=9)
+    gate, closing = at_gate(backend.gate("rollback", times=9), rig.cache.close, timeout=60.0, on_failed="discard")
+    clock.advance(60.0)
+    lost = closing.result()
+    assert sum(entry.length for entry in lost) == 2 * PAGE
+    assert gate.nr_entered == 1
+    gate.open()
+
+
+# ---------------------------------------------------------------- reads beside it
+
+
+LOCAL = pattern(4 * PAGE, seed=1)
+
+
+def staged(make: Make) -> tuple[Rig, RecordingBackend]:
+    # a call for each page, whichever thread begins to write back
+    backend = RecordingBackend({KEY: DATA}, staged=True, max_write=PAGE)
+    rig, file = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64).opened()
+    file.pwrite(LOCAL, 0)
+    file.sync_range(0, 4 * PAGE)
+    rig.volume.drop_clean(KEY)
+    # the last two; the share of bytes that have to stay in memory is full before
+    assert file.stats().to_dict()["staged"] == 2 * PAGE
+    return rig, backend
+
+
+def test_a_read_of_staged_bytes_beside_their_discard_needs_no_backend(make: Make) -> None:
+    """The backend has forgotten them, and the cache has not noticed yet: the spool has them. [2.19]"""
+    rig, backend = staged(make)
+    file = rig.handles[0]
+    rolled_back, discarding = at_gate(backend.gate("file_stat"), rig.volume.discard, KEY)
+    assert Task(file.pread, PAGE, 3 * PAGE).result() == LOCAL[3 * PAGE :]
+    rolled_back.open()
+    assert [(lost.offset, lost.length) for lost in discarding.result()] == [(0, 4 * PAGE)]
+    assert file.pread(4 * PAGE, 0) == DATA
+    assert len(backend.seen("rollback")) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
+    make: Make, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Its answer comes between the rollback and the cache's own discard, or after both. [2.19, K12]"""
+    rig, backend = staged(make)
+    file = rig.handles[0]
+    rolled_back = backend.gate("file_stat")
+    answer, reading = at_gate(held(monkeypatch, Staging, "read", after=True), file.pread, PAGE, 3 * PAGE)
+    _, discarding = at_gate(rolled_back, rig.volume.discard, KEY)
+    if not late:
+        assert reading.result(opening=answer) == LOCAL[3 * PAGE :]
+    discarding.result(opening=rolled_back)
+    assert reading.result(opening=answer) == (DATA if late else LOCAL)[3 * PAGE :]
+    assert file.pread(4 * PAGE, 0) == DATA
+
+
+def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
+    """The object is shorter than the cache assumes: the read returns no bytes where zeros belong. [2.19, 2.3]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig, file = make(backend=backend).opened()
+    file.pwrite(LOCAL[:PAGE], 0)
+    file.pwrite(LOCAL[:PAGE], 10 * PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
+    read, rolled_back = backend.gate("read_into"), backend.gate("file_stat")
+    _, reading = at_gate(read, file.pread, PAGE, 6 * PAGE)
+    _, discarding = at_gate(rolled_back, rig.volume.discard, KEY, 0, PAGE)
+    read.open()
+    ended_or_behind(rig.cache, reading, discarding.thread)
+    assert not reading.finished.is_set()
+    discarding.result(opening=rolled_back)
+    assert reading.result() == bytes(PAGE)
+    assert file.pread(PAGE, 10 * PAGE) == LOCAL[:PAGE]

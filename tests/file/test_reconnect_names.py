@@ -201,9 +201,7 @@ def test_a_volume_that_is_lost_twice_during_the_call_is_caught_up_with_once(make
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["never open before", "closed"])
-def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
-    make: Make, monkeypatch: Patch, known: bool
-) -> None:
+def test_an_open_that_a_reconnect_overtakes_leaves_no_old_file(make: Make, monkeypatch: Patch, known: bool) -> None:
     """The backend has opened it, but the volume gets another backend before it counts."""
     old = RecordingBackend({KEY: OLD})
     rig = make(backend=old, retry=ONCE)
@@ -369,9 +367,7 @@ def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone(make: Make) -
     gate.open()
 
 
-def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect(
-    tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_file_behind_a_link_being_renamed_is_not_opened_by_a_reconnect(tmp_path: Path, monkeypatch: Patch) -> None:
     """The name through the link is gone: it would be made, or refuse the reconnect. [2.20, 2.22]"""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(OLD)

@@ -24,25 +24,9 @@ from pagecache.volume import reconnect
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import (
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Rig,
-    Task,
-    at_gate,
-    attached,
-    cut_off,
-    eventually,
-    gated,
-    make_rig,
-    overlay,
-    pattern,
-    raises,
-)
+from .rig import ONCE, PAGE, Make, Rig, Task, at_gate, attached, cut_off, eventually, gated, overlay, pattern, raises
 
+KEY = "file"
 DATA = pattern(3 * PAGE)
 OTHER = pattern(3 * PAGE, seed=1)
 MINE = b"mine" * (PAGE // 4)
@@ -54,48 +38,23 @@ def backend() -> ObjectBackend:
     return ObjectBackend({KEY: DATA})
 
 
-def stored_before(rig: Rig, backend: ObjectBackend) -> None:
-    """Another client stores the old name, then it is renamed."""
-    backend.put(KEY, OTHER)
-    rig.volume.rename(KEY, NEW)
-
-
-def stored_between(rig: Rig, backend: ObjectBackend) -> None:
-    """Another client stores the new name right after the backend has renamed, before the object is opened there."""
-    gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
-    backend.put(NEW, OTHER)
-    renaming.result(opening=gate)
-
-
-IN_BETWEEN = pytest.mark.parametrize("store_in_between", [stored_before, stored_between])
-
-
-@IN_BETWEEN
-def test_a_version_of_another_client_is_not_overwritten_behind_a_rename(
-    make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
+@pytest.mark.parametrize("stored", ["before it", "before it is opened by its new name"])
+def test_a_policy_or_a_rebase_settles_a_foreign_version_behind_a_rename(
+    make: Make, backend: ObjectBackend, stored: str, policy: str
 ) -> None:
-    """Unsent dirty bytes replace the version that they were written to, or none. [2.19, 2.20]"""
-    rig, file = make(backend=backend).opened()
-    file.pwrite(MINE, PAGE)
-    base = file.volume.inodes[KEY].versions.base
-    store_in_between(rig, backend)
-    caught = raises(ConflictError, file.fsync)
-    assert (caught.base, caught.remote) == (base, backend.version(NEW))
-    assert backend.committed(NEW) == OTHER
-    rig.volume.resolve(NEW, "rebase")
-    file.fsync()
-    assert backend.committed(NEW) == overlay(OTHER, PAGE, MINE)
-
-
-@IN_BETWEEN
-def test_a_policy_settles_a_version_of_another_client_behind_a_rename(
-    make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
-) -> None:
-    """No conflict is raised: no page of the old version is left beside the new ones. [2.19, 2.20]"""
-    rig, file = make(backend=backend, options={"on_conflict": "take_remote"}).opened()
+    """Dirty bytes replace no version but theirs; no page of the old one is left beside new ones. [2.19, 2.20]"""
+    rig, file = make(backend=backend, options={"on_conflict": policy}).opened()
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     file.pwrite(MINE, PAGE)
-    store_in_between(rig, backend)
+    base = rig.volume.inodes[KEY].versions.base
+    if stored == "before it":
+        backend.put(KEY, OTHER)
+        rig.volume.rename(KEY, NEW)
+    else:
+        gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
+        backend.put(NEW, OTHER)
+        renaming.result(opening=gate)
 
     def takes() -> bool:
         try:
@@ -103,50 +62,26 @@ def test_a_policy_settles_a_version_of_another_client_behind_a_rename(
         except ConflictError:  # a read of the store before our bytes are given up
             return False
 
-    eventually(takes)
-    raises(DataLossError, file.fsync)
+    if policy == "take_remote":
+        eventually(takes)
+        raises(DataLossError, file.fsync)
+    else:
+        caught = raises(ConflictError, file.fsync)
+        assert (caught.base, caught.remote) == (base, backend.version(NEW))
+        assert backend.committed(NEW) == OTHER
+        rig.volume.resolve(NEW, "rebase")
     file.fsync()
-    assert backend.committed(NEW) == OTHER
+    assert backend.committed(NEW) == (OTHER if policy == "take_remote" else overlay(OTHER, PAGE, MINE))
 
 
-@IN_BETWEEN
-def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
-    make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
-) -> None:
-    """Its version is gone: ConflictError at the next miss; an open of the new name gets the other one. [2.19, 2.20]"""
-    rig, file = make(backend=backend).opened("rb")
-    assert file.pread(PAGE, 0) == DATA[:PAGE]
-    store_in_between(rig, backend)
-    raises(ConflictError, file.pread, PAGE, PAGE)
-    assert rig.content(NEW) == OTHER
-
-
-def removed_between(rig: Rig, backend: ObjectBackend) -> None:
-    """Another client removes the new name before the object is opened there: the rename is done."""
-    gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
-    backend.remove(NEW)
-    renaming.result(opening=gate)
-
-
-def removed_before_the_next_call(rig: Rig, backend: ObjectBackend) -> None:
-    """The object could not be opened by its new name, which another client removes before the next call."""
-    backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
-    raises(OSError, rig.volume.rename, KEY, NEW, match="no")
-    backend.remove(NEW)
-
-
-REMOVED = pytest.mark.parametrize("remove", [removed_between, removed_before_the_next_call])
-
-
-@REMOVED
-def test_a_new_name_that_another_client_removes_at_once_is_a_conflict_below_unsaved_bytes(
-    make: Make, backend: ObjectBackend, remove: Callable[[Rig, ObjectBackend], None]
-) -> None:
-    """Nothing is lost, and the object comes back on request only. [2.19, 2.20]"""
+def test_a_new_name_that_is_gone_at_once_is_a_conflict_below_unsaved_bytes(make: Make, backend: ObjectBackend) -> None:
+    """The object could not be opened by it before. Nothing is lost, and it comes back on request only. [2.19, 2.20]"""
     rig, file = make(backend=backend, retry=ONCE).opened(read_ahead=0)
     assert file.pread(len(DATA), 0) == DATA
     file.pwrite(MINE, PAGE)
-    remove(rig, backend)
+    backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
+    raises(OSError, rig.volume.rename, KEY, NEW, match="no")
+    backend.remove(NEW)
     assert raises(ConflictError, file.fsync).remote is None
     assert backend.committed(NEW) is None
     rig.volume.resolve(NEW, "force")
@@ -251,10 +186,8 @@ def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: Ob
     """It began before the rename has failed."""
     rig = make(backend=backend, retry=ONCE)
     file = opened(rig)
-    gate = backend.gate("rename answer")
     backend.fault("rename answer", LOST)
-    renaming = Task(rig.volume.rename, KEY, NEW)
-    gate.wait_entered()
+    gate, renaming = at_gate(backend.gate("rename answer"), rig.volume.rename, KEY, NEW)
     opening, again = Task(rig.volume.open, KEY, "rb"), Task(rig.volume.rename, KEY, "third")
     eventually(lambda: [wait.what for wait in rig.cache.waits()].count("the name") == 2)
     gate.open()
@@ -270,10 +203,8 @@ def test_a_rename_that_waited_for_the_names_moves_the_object_with_its_name(make:
     backend.put(NEW, ANOTHER)
     rig = make(backend=backend, retry=ONCE)
     file, replaced = opened(rig), rig.open("r+b", key=NEW)
-    gate = backend.gate("rename answer")
     backend.fault("rename answer", LOST)
-    renaming = Task(rig.volume.rename, KEY, NEW)
-    gate.wait_entered()
+    gate, renaming = at_gate(backend.gate("rename answer"), rig.volume.rename, KEY, NEW)
     again = Task(rig.volume.rename, NEW, "third")
     eventually(lambda: [wait.what for wait in rig.cache.waits()].count("the name") == 1)
     gate.open()
@@ -287,9 +218,9 @@ def test_a_rename_that_waited_for_the_names_moves_the_object_with_its_name(make:
 
 
 @pytest.mark.parametrize("store", [ObjectBackend, RecordingBackend])
-def test_a_rename_of_a_missing_object_leaves_the_name_of_one_written_later(store: type[RecordingBackend]) -> None:
+def test_a_rename_of_a_missing_object_leaves_one_written_later(make: Make, store: type[RecordingBackend]) -> None:
     """Its stored version is another one than at the rename, by this cache's own commit."""
-    rig = make_rig(backend=store({NEW: ANOTHER}), retry=ONCE)
+    rig = make(backend=store({NEW: ANOTHER}), retry=ONCE)
     with rig.volume.open(NEW, "r+b") as file:
         lose_a_rename(rig, rig.backend, landed=False)
         file.pwrite(MINE, 0)
@@ -298,14 +229,13 @@ def test_a_rename_of_a_missing_object_leaves_the_name_of_one_written_later(store
         file.pwrite(MINE, PAGE)
     rig.volume.sync()
     assert rig.backend.committed(NEW) == 2 * MINE
-    rig.cache.close()
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
+def test_a_reconnect_settles_it_before_it_opens_files(make: Make, fenced: bool) -> None:
     """Opening the file by its old name would make an object there. [2.22]"""
     old = RecordingBackend({KEY: DATA})
-    rig = make_rig(backend=old, retry=ONCE)
+    rig = make(backend=old, retry=ONCE)
     file = opened(rig)
     file.pwrite(MINE, PAGE)
     lose_a_rename(rig, old)
@@ -313,7 +243,6 @@ def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
     file.fsync()
     with fresh.lock:
         assert {key: bytes(entry.written) for key, entry in fresh.objects.items()} == {NEW: SAVED}
-    rig.finish()
 
 
 def test_a_reconnect_does_not_depend_on_a_file_of_an_ended_backend(make: Make, backend: ObjectBackend) -> None:
@@ -396,9 +325,7 @@ def test_a_draft_that_was_renamed_to_a_free_name_replaces_nothing_that_comes_the
 
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("removed", [False, True])
-def test_the_names_of_a_draft_over_a_stored_object_show_what_was_carried_out(
-    tmp_path: Path, removed: bool, fenced: bool
-) -> None:
+def test_the_names_of_a_draft_over_an_object_show_what_was_done(tmp_path: Path, removed: bool, fenced: bool) -> None:
     """A draft that replaces nothing has no record in the store; this one has that of another object. [2.20, 2.22]"""
     store = PublishingBackend(tmp_path)
     backend = FaultyBackend(store)
@@ -527,7 +454,7 @@ def test_a_rename_opens_a_file_again_that_waits_for_it(tmp_path: Path) -> None:
         assert fs.cat(f"again/{NEW}") == SAVED
 
 
-def test_an_open_by_another_name_keeps_its_file_beside_a_late_reconnect(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_an_open_by_a_link_keeps_its_file_at_a_late_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That looks for the removed name, and finds nothing. [2.20, 2.22]"""
     backend, open_late, gate = FaultyBackend(DirectoryBackend(tmp_path)), reconnect._open_late, Gate()
 

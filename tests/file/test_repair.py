@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, DataLossError, FailedRange, LostRange, WritebackError
+from pagecache import CachedFile, DataLossError, FailedRange, LostRange, WritebackError
 from pagecache.native import STAMP_MAX, SYNC_FAILED, NativeInode
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, at_gate, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, eventually, pattern, raises
 
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
@@ -85,20 +85,6 @@ def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     assert rig.backend.committed(KEY) == bytes(300 * 1024) + b"x" * PAGE
 
 
-def test_close_reports_and_keeps(dirty: Rig) -> None:
-    """The handle is closed anyway; the data stays in the cache and is found by the next opener. [2.16, 2.20]"""
-    dirty.backend.fault("write_from", FULL)
-    file = dirty.handles[0]
-    assert fails(file.close).errno == errno.ENOSPC
-    assert file.closed
-    file.close()
-    assert [f.key for f in dirty.volume.failed()] == [KEY]
-    again = dirty.open("r+b")
-    assert again.pread(len(DATA), 0) == DATA
-    again.fsync()
-    assert dirty.backend.committed(KEY) == DATA
-
-
 def test_discard_answers_what_was_lost(dirty: Rig) -> None:
     """Bytes, size and lists are those of the store again. [2.16, E12]"""
     lost = dirty.volume.discard(KEY)
@@ -111,37 +97,6 @@ def test_discard_answers_what_was_lost(dirty: Rig) -> None:
     dirty.handles[0].fsync()
     dirty.volume.sync(20)
     assert dirty.backend.committed(KEY) == b""
-
-
-def test_discard_of_a_part_leaves_the_rest(make: Make) -> None:
-    """Only the range is given up; the store's bytes are read again there. [2.18]"""
-    rig, file = make({KEY: pattern(6 * PAGE, seed=9)}, retry=ONCE).opened("r+b")
-    file.pwrite(DATA, 0)
-    rig.volume.discard(KEY, 2 * PAGE, PAGE)
-    expected = DATA[: 2 * PAGE] + pattern(6 * PAGE, seed=9)[2 * PAGE : 3 * PAGE] + DATA[3 * PAGE :]
-    assert file.pread(6 * PAGE, 0) == expected
-    raises(DataLossError, file.fsync)
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
-
-
-def test_dirty_ranges_follow_the_bytes(make: Make) -> None:
-    """Dirty, in flight and unstable, cut at the size, in order. [2.16]"""
-    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
-    assert rig.volume.dirty_ranges(KEY) == []
-    file.pwrite(b"a" * PAGE, 0)
-    file.pwrite(b"b" * 100, 4 * PAGE)
-    expected = [(0, PAGE), (4 * PAGE, 100)]
-    assert rig.volume.dirty_ranges(KEY) == expected
-    gate, flush = at_gate(rig.backend.gate("write_from", times=10), file.flush)
-    assert rig.volume.dirty_ranges(KEY) == expected
-    flush.result(opening=gate)
-    assert rig.volume.dirty_ranges(KEY) == expected
-    rig.backend.fault("commit", failing_commit(FULL))
-    fails(file.fsync)
-    assert rig.volume.dirty_ranges(KEY) == expected
-    file.fsync()
-    assert rig.volume.dirty_ranges(KEY) == []
 
 
 def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:
@@ -299,12 +254,13 @@ def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: s
         handle.close()
 
 
-def test_data_parked_by_a_commit_costs_no_calls_and_is_resumed_on_request(make: Make) -> None:
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+def test_parked_data_costs_no_calls_and_is_resumed_on_request(make: Make, op: str) -> None:
     """Neither age nor memory pressure sends it again. [2.14, 2.16]"""
     rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
     file.pwrite(OLD, 0)
-    fault = rig.backend.fault("commit", failing_commit(NO), times=99)
-    raises(CommitError, file.fsync)
+    fault = rig.backend.fault(op, failing_commit(NO) if op == "commit" else NO, times=99)
+    raises(WritebackError, file.fsync)
     rig.backend.forget_calls()
     rig.cache.configure(dirty_expire=0.001, flush_interval=0.005, dirty_background=PAGE)
     turns = rig.cache.flusher

@@ -1,93 +1,36 @@
-"""Retried bytes are divided anew, by the limits at that moment."""
+"""Retried bytes are divided anew, by the limits at that moment. Every wait for a retry goes on when the retry is due,
+not when the flusher wakes for another reason.
+
+The test moves the time to the moment at which the next retry is due, and no further. The flusher's other reasons to
+wake lie far behind it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from pagecache import BackendError, RetryPolicy, WritebackError
+from pagecache import BackendError, PageCache, RetryPolicy
 from pagecache.engine.retryer import decide
 from pagecache.native import NativeInode
 
 from ..stores import RecordingFile
-from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, pattern, raises
+from .clock import HandClock, after_flusher_turn
+from .rig import FAST, KEY, PAGE, SAVES, Make, Patch, Rig, Task, at_gate, eventually, held, pattern, raises
+
+pytestmark = pytest.mark.usefixtures("far_from_retries")
 
 DATA = pattern(16 * PAGE)
-REQUEST = 4 * PAGE
-AGAIN = range(REQUEST, 3 * REQUEST)  # the second and the third request fail
-LAST = 3 * REQUEST
-PATIENT = dataclasses.replace(FAST, attempts=100, deadline=3600.0)
-
-
-class Changing:
-    """A backend whose second and third request fail until the last one of the pass is over; then it has another
-    limit.
-    """
-
-    def __init__(self, rig: Rig, max_write: int) -> None:
-        self.rig, self.max_write = rig, max_write
-        self.sent_before: int | None = None
-
-    def __call__(self, file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        if offset in AGAIN and self.sent_before is None:
-            raise OSError(errno.EIO, "passing")
-        if offset == LAST and self.sent_before is None:
-            self.rig.backend.limits = dataclasses.replace(self.rig.backend.limits, max_write=self.max_write)
-            self.sent_before = len(self.rig.backend.seen("write_from"))
-        return file.store(offset, buffers)
-
-    def sent_again(self) -> list[int]:
-        """Lengths of the requests after the change: only failed bytes, and each once."""
-        calls = self.rig.backend.spans("write_from")[self.sent_before :]
-        assert {offset for offset, _length in calls} <= set(AGAIN)
-        assert sum(length for _offset, length in calls) == len(AGAIN)
-        return [length for _offset, length in calls]
-
-
-def written(make: Make, max_write: int, retry: RetryPolicy) -> tuple[Rig, Changing]:
-    rig = make({KEY: b""}, limits={"max_write": REQUEST, "ordered_writes": True}, retry=retry)
-    changing = Changing(rig, max_write)
-    rig.backend.fault("write_from", changing, times=float("inf"))
-    rig.open("r+b").pwrite(DATA, 0)
-    return rig, changing
-
-
-@pytest.mark.parametrize(
-    ("max_write", "lengths"),
-    [(PAGE, [1] * 8), (3 * PAGE, [3, 3, 2]), (REQUEST, [4, 4]), (6 * PAGE, [6, 2]), (64 * PAGE, [8])],
-    ids=["a page", "smaller, and no divisor", "equal", "larger", "larger than all"],
-)
-def test_retried_bytes_are_divided_by_the_current_limits(make: Make, max_write: int, lengths: list[int]) -> None:
-    """They are divided or joined anew; bytes acknowledged beside them are not sent again. [T-32, K5]"""
-    rig, changing = written(make, max_write, ONCE)
-    raises(WritebackError, rig.handles[0].fsync)
-    rig.handles[0].fsync()
-    assert rig.backend.committed(KEY) == DATA
-    assert changing.sent_again() == [pages * PAGE for pages in lengths]
-
-
-@pytest.mark.parametrize("max_write", [PAGE, 3 * PAGE, REQUEST, 64 * PAGE])
-def test_a_retry_of_the_flusher_obeys_them_too(make: Make, clock: HandClock, max_write: int) -> None:
-    """This happens within one fsync; whether neighbours join again depends on when each is due. Time stands still until
-    the limit changes: requests that were due before, and are in flight, have the old limits. [T-32, K5, 2.26]
-    """
-    rig, changing = written(make, max_write, PATIENT)
-    saving = Task(rig.handles[0].fsync)
-    eventually(lambda: changing.sent_before is not None)
-    clock.until(saving.finished.is_set)
-    saving.result()
-    assert rig.backend.committed(KEY) == DATA
-    assert max(changing.sent_again()) <= max_write
 
 
 def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(make: Make, monkeypatch: Patch) -> None:
     """It does not begin before the thread that found them has passed them to the C core. [K5]"""
-    rig, file = make({KEY: b""}, limits={"max_write": REQUEST}).opened("r+b")
+    rig, file = make({KEY: b""}, limits={"max_write": 4 * PAGE}).opened("r+b")
     file.pwrite(DATA, 0)
     engine = rig.volume.inodes[KEY]
     rig.backend.limits = dataclasses.replace(rig.backend.limits, max_write=PAGE)
@@ -164,8 +107,141 @@ def test_errors_of_different_ranges_do_not_add_up(make: Make) -> None:
     ],
 )
 def test_a_delay_a_backend_asks_for_ends_within_the_policy(deadline: float | None, asked: float, delay: float) -> None:
-    """Thirty seconds have passed. A huge number would stop the retries of a file for good; one that is no number of
-    seconds is ignored. [2.14]
-    """
+    """Thirty seconds have passed. A huge one is bounded; what is no number of seconds is ignored. [2.14]"""
     error = BackendError(errno.EBUSY, "slow down", retry=True, retry_after=asked)
     assert decide(RetryPolicy(deadline=deadline), error, 2, 30.0, 0.5) == delay
+
+
+PATIENT = RetryPolicy(attempts=9, first_delay=1.0, max_delay=20.0, deadline=None, failed_retry=3000.0)
+SELDOM: dict[str, Any] = {"flush_interval": 3600.0, "stall_warn": 3600.0, "retry": PATIENT}
+WAITS = SAVES | {"truncate and fsync": lambda rig, file: (file.truncate(PAGE), file.fsync())}
+
+
+def attempts(rig: Rig, key: str = KEY) -> int:
+    return max((failure.attempts for failure in rig.volume.inodes[key].failures), default=0)
+
+
+def next_retry(rig: Rig, key: str = KEY) -> float:
+    engine = rig.volume.inodes[key]
+    with engine.lock:
+        found = engine.failures.next_retry()
+    assert found is not None
+    return found
+
+
+def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[], Task[Any]], *, late: bool) -> None:
+    """Make that many writes of KEY fail, and let time pass until each retry is due, no further.
+
+    Args:
+        late: a write fails when the flusher sleeps again, not at once.
+    """
+    rig.backend.fault("write_from", OSError(errno.EIO, "passing"), key=KEY, times=failures)
+    gate = rig.backend.gate("write_from", KEY)
+    task = waiting()
+    for number in range(1, failures + 1):
+        gate.wait_entered()
+        gate, entered = rig.backend.gate("write_from", KEY), gate
+        if late:
+            after_flusher_turn(rig.cache)
+        entered.open()
+        eventually(lambda number=number: attempts(rig) == number)  # type: ignore[misc]
+        clock.time = max(clock.time, next_retry(rig))
+    task.result(opening=gate)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["fails at once", "fails when the flusher sleeps"])
+@pytest.mark.parametrize("failures", [2, 3])
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_wait_ends_when_the_retry_is_due(make: Make, clock: HandClock, wait: str, failures: int, late: bool) -> None:
+    """Every kind of retry begins when its delay has passed. [2.14, 2.26]"""
+    rig, file = make({KEY: b""}, **SELDOM).opened("r+b")
+    file.pwrite(DATA, 0)
+    fail_in_time(rig, clock, failures, lambda: Task(WAITS[wait], rig, file), late=late)
+
+
+@pytest.mark.parametrize("jitter", [1e-5, 5e-4, 0.9])
+def test_a_delay_that_is_nearly_nothing_is_not_rounded_up(make: Make, clock: HandClock, jitter: float) -> None:
+    """A random delay may be shorter than the flusher's shortest pause. [2.14]"""
+    rig = make({KEY: b""}, **SELDOM)
+    rig.volume.engine.random = lambda: jitter
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    fail_in_time(rig, clock, 2, lambda: Task(file.fsync), late=False)
+
+
+def test_a_file_is_tried_again_beside_one_that_is_parked(make: Make, clock: HandClock) -> None:
+    """The flusher sleeps until the first of all retries, however late the others are. [2.14]"""
+    rig = make({KEY: b"", "parked": b""}, **SELDOM)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key="parked", times=float("inf"))
+    rig.open("r+b", key="parked").pwrite(DATA, 0)
+    raises(OSError, rig.handles[0].fsync, match="full")
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    fail_in_time(rig, clock, 3, lambda: Task(file.fsync), late=True)
+
+
+def test_parked_data_is_tried_again_by_the_policy_of_now(make: Make, clock: HandClock) -> None:
+    """A shorter `failed_retry` also counts for parked data; None ends the retries without a request. [2.14]"""
+    rig = make({KEY: b""}, **SELDOM)
+    fault = rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
+    rig.open("r+b").pwrite(DATA, 0)
+    raises(OSError, rig.handles[0].fsync, match="full")
+    assert [entry.next_retry for entry in rig.volume.failed()] == [3000.0]
+    rig.cache.configure(retry=RetryPolicy(failed_retry=None))
+    assert [entry.next_retry for entry in rig.volume.failed()] == [None]
+    rig.cache.configure(retry=RetryPolicy(failed_retry=5.0))
+    assert [entry.next_retry for entry in rig.volume.failed()] == [5.0]
+    fault.clear()
+    clock.advance(5.0)
+    eventually(lambda: rig.backend.objects[KEY].written == DATA)
+
+
+def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: HandClock) -> None:
+    """This includes a commit without a waiter, if acknowledged bytes fill the limit. [2.11, 2.14]"""
+    rig = make({KEY: b""}, **SELDOM, dirty_limit="2MiB", dirty_background="1.9MiB")
+    commits = rig.backend.fault("commit", OSError(errno.EIO, "passing"), times=1)
+    file = rig.open("r+b")
+    file.pwrite(bytes(3 << 19), 0)
+    file.flush()
+    after_flusher_turn(rig.cache)
+    engine = rig.volume.inodes[KEY]
+    eventually(lambda: commits.nr_hit == 1 and engine.commits.not_before > clock.now())
+    file.flush()
+    after_flusher_turn(rig.cache)
+    clock.time = engine.commits.not_before
+    eventually(lambda: rig.backend.committed(KEY) == bytes(3 << 19))
+
+
+def test_a_reconnected_volume_is_looked_at_at_once(make: Make, clock: HandClock) -> None:
+    """Data that grew old while the volume was aborted goes when it is live again. [2.11, 2.17]"""
+    rig = make({KEY: b""}, **SELDOM | {"flush_interval": 5.0}, dirty_expire=1.0)
+    rig.open("r+b").pwrite(DATA, 0)
+    rig.volume.abort()
+    clock.advance(2.0)
+    after_flusher_turn(rig.cache)
+    rig.backend.forget_calls()
+    rig.volume.reconnect(rig.backend)
+    eventually(lambda: rig.backend.objects[KEY].written == DATA)
+
+
+def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandClock) -> None:
+    """It may come before, during or after a turn: a turn begins by the requested time. [2.26]"""
+    rig = make({KEY: b""}, **SELDOM)
+    cache: PageCache = rig.cache
+    after_flusher_turn(cache)
+    flusher, turns, plain = cache.flusher, [0], cache.flusher.turn
+
+    def turn() -> float:
+        turns[0] += 1
+        if turns[0] == 1:
+            asked = Task(flusher.wake_by, clock.now() + 1.0)
+            asked.result()  # while a turn goes on that does not include it
+        return plain()
+
+    flusher.turn = turn  # type: ignore[method-assign]
+    flusher.wake()
+    eventually(lambda: turns[0] >= 2)
+    del flusher.turn
+    after_flusher_turn(cache)
+    assert flusher.next_turn > clock.now() + 3000.0
+    flusher.wake_by(clock.now() + 3601.0)  # after the next turn: no extra turn for it

@@ -89,18 +89,6 @@ def test_another_version_that_is_announced_or_met_is_looked_at(rig: Rig, store: 
     assert read(rig) == OTHER
 
 
-def test_an_exclusive_open_asks(tmp_path: Path) -> None:
-    """The name may have been removed by another program. [2.20]"""
-    path = tmp_path / KEY
-    path.write_bytes(DATA)
-    with attached(DirectoryBackend(tmp_path), "4MiB", options={"revalidate": 10.0}) as volume:
-        volume.open(KEY, "rb").close()
-        path.unlink()
-        with volume.open(KEY, "xb") as file:
-            file.pwrite(OTHER, 0)
-    assert path.read_bytes() == OTHER
-
-
 def test_another_name_of_an_object_is_looked_at(tmp_path: Path) -> None:
     """What was seen concerns one name: another one may lead to another object by now. [2.20]"""
     path, linked, other = tmp_path / KEY, tmp_path / "linked", tmp_path / "other"

@@ -2,139 +2,34 @@
 thread of the program, which answers from the same cached file. A fault that is waited for with the interpreter lock,
 the inode lock or a folio lock held waits for itself.
 
-A mapped file of a private file system is one. Its programs run in a child each, and have to end in time.
+Others are views of the file itself, or have disappeared.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
 import select
 import struct
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-import pagecache
+from pagecache import CachedFile, DeadlockError
 
-from ..stores import WAIT_LIMIT_S
-from .fuse import unmount
-from .rig import KEY, PAGE, Make, Task, pattern
-
-PRELUDE = """
-import faulthandler, mmap, os, sys
-import pagecache
-from tests.file.fuse import Server
-
-PAGE, SIZE = 4096, 64 * 4096
-CONTENT = bytes(k * 7 % 251 for k in range(SIZE))
-faults = sys.argv[2]
-cache = pagecache.PageCache("1MiB")
-volume = cache.attach("memory:", source_may_fault=faults, read_ahead=0)
-cached = volume.open("object", "w+b")
-cached.write(CONTENT)
-cached.fsync()
-volume.drop_clean()
-server = Server(sys.argv[1], SIZE, lambda offset, length: cached.pread(length, offset), lambda offset, data: None)
-fd = os.open(server.file, os.O_RDWR)
-mapped = mmap.mmap(fd, SIZE)
-
-def done():
-    assert server.requests
-    mapped.close()
-    os.close(fd)
-    cache.check()
-    print("done", flush=True)
-    os._exit(0)
-"""
-
-
-@pytest.fixture
-def mountpoint(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "mount"
-    path.mkdir()
-    yield path
-    unmount(str(path))
-
-
-def run(body: str, mountpoint: Path, *, faults: str = "auto", timeout: float = 60) -> None:
-    """Run a program against a new mount; skip if nothing can be mounted."""
-    program = mountpoint.with_name("program.py")
-    program.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(body) + "\ndone()\n")
-    place = str(Path(pagecache.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
-    child = subprocess.Popen(
-        [sys.executable, program, str(mountpoint), faults],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        out, err = child.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        unmount(str(mountpoint))  # waiters for the server get an error
-        child.kill()
-        child.communicate(timeout=60)
-        raise
-    if any(
-        name in err for name in ("PermissionError", "FileNotFoundError: [Errno 2] No such file or directory: '/dev")
-    ):
-        pytest.skip("no file system can be mounted here")
-    assert out == "done\n", err[-2000:]
-
-
-SOURCES = {
-    "the same pages": "assert cached.pwrite(mapped, 0) == SIZE; expected = CONTENT",
-    "other pages": "assert cached.pwrite(mapped, 100) == SIZE; expected = CONTENT[:100] + CONTENT",
-    "an append": "assert cached.append(mapped) == SIZE; expected = CONTENT + CONTENT",
-    "several": "assert cached.pwritev([mapped, mapped], SIZE) == 2 * SIZE; expected = CONTENT * 3",
-    "a slice": "cached.pwrite(memoryview(mapped)[5:900], 3); expected = CONTENT[:3] + CONTENT[5:900] + CONTENT[898:]",
-    "a try": "assert cached.try_pwrite(memoryview(mapped)[:PAGE], SIZE) in (PAGE, None); expected = CONTENT",
-}
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_mapping_that_the_cache_serves_is_a_source(mountpoint: Path, source: str) -> None:
-    """Its pages come from the very pages that are being written, and are not cached. [T-04, T-65, K11, 2.7]"""
-    run(f"{SOURCES[source]}\nassert cached.pread(len(expected), 0) == expected", mountpoint)
-
-
-DESTINATIONS = {
-    "pread_into": "n = cached.pread_into(mapped, 0)",
-    "readinto": "cached.seek(0); n = cached.readinto(mapped)",
-    "preadv": "n = cached.preadv([memoryview(mapped)[:5000], memoryview(mapped)[5000:]], 0)",
-}
-
-
-@pytest.mark.parametrize("destination", DESTINATIONS)
-def test_a_mapping_that_the_cache_serves_is_a_destination(mountpoint: Path, destination: str) -> None:
-    """The destination page is read first, from the cache. [T-65, K11]"""
-    body = f"{DESTINATIONS[destination]}\nassert n == SIZE\nassert os.pread(fd, SIZE, 0) == CONTENT"
-    run(body, mountpoint)
-
-
-def test_a_view_is_the_destination_of_a_read_that_it_serves(mountpoint: Path) -> None:
-    """The system reads the served file into a view of the file that serves it. [T-65, 2.21]"""
-    body = """
-    with cached.view(0, SIZE, writable=True) as view:
-        position = 0
-        for segment in view.segments:
-            position += os.preadv(fd, [segment], position)
-        assert position == SIZE
-    assert cached.pread(SIZE, 0) == CONTENT
-    """
-    run(textwrap.dedent(body), mountpoint)
-
+from ..stores import WAIT_LIMIT_S, RecordingBackend
+from .rig import KEY, PAGE, QUIET, Make, Rig, Task, accepted_before, attached, overlay, pattern, raises
 
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 UFFDIO_API, UFFDIO_REGISTER, UFFDIO_COPY = 0xC018AA3F, 0xC020AA00, 0xC028AA03
+SERVED = 3  # of the served memory
+OLD, DATA = pattern(8 * PAGE), pattern(SERVED * PAGE, seed=3)
 
 
 class ServedMemory:
@@ -167,30 +62,197 @@ class ServedMemory:
 
 @pytest.fixture
 def served() -> Iterator[ServedMemory]:
-    memory = ServedMemory(3 * PAGE)
+    memory = ServedMemory(SERVED * PAGE)
     yield memory
     os.close(memory.fd)  # remaining waiters go on with zeros
 
 
-def test_nothing_is_held_while_the_source_of_a_write_through_is_touched(make: Make, served: ServedMemory) -> None:
-    """Readers, writers and fsync of the very pages go on; then all pages are one request. [T-36, 2.8, K11]"""
-    rig = make({KEY: bytes(8 * PAGE)})
-    file, other = rig.open(write_through=True), rig.open()
-    other.pwrite(b"before", PAGE)
-    other.fsync()
-    rig.backend.forget_calls()
-    data = pattern(3 * PAGE, seed=3)
-    writer = Task(file.pwrite, served.memory, PAGE)
-    for page in range(3):
-        offset = served.wait_touched()
-        assert offset == page * PAGE
-        assert Task(other.pread, 6, PAGE).result() in (b"before", b"beside")
-        assert Task(other.pwrite, b"beside", PAGE + offset).result() == 6
+def serve(served: ServedMemory, rig: Rig, call: Task[int], beside: Callable[[int], bytes]) -> None:
+    """Provide the pages one by one. Reads, writes and fsyncs of the very pages of the file go on meanwhile."""
+    other = rig.handles[0]
+    for offset in range(0, SERVED * PAGE, PAGE):
+        assert served.wait_touched() == offset
+        assert len(Task(other.pread, PAGE, PAGE + offset).result()) == PAGE
+        assert Task(other.pwrite, beside(offset), PAGE + offset).result() == 6
         Task(other.fsync).result()
         Task(rig.cache.stats).result()
-        assert not writer.finished.is_set()
+        assert not call.finished.is_set()
         rig.backend.forget_calls()
-        served.serve(offset, data[offset : offset + PAGE])
-    assert writer.result() == 3 * PAGE
-    assert rig.backend.spans("write_from") == [(PAGE, 3 * PAGE)]
-    assert rig.backend.written(KEY) == bytes(PAGE) + data + bytes(4 * PAGE)
+        served.serve(offset, DATA[offset : offset + PAGE])
+    assert call.result() == SERVED * PAGE
+
+
+SOURCES: dict[str, tuple[int, Callable[[CachedFile, memoryview], int]]] = {
+    "the same pages": (PAGE, lambda file, memory: file.pwrite(memory, PAGE)),
+    "other pages": (PAGE + 100, lambda file, memory: file.pwrite(memory, PAGE + 100)),
+    "an append": (8 * PAGE, lambda file, memory: file.append(memory) - 5 * PAGE),
+    "several": (PAGE, lambda file, memory: file.pwritev([memory[:100], memory[100:]], PAGE)),
+    "at the position": (PAGE, lambda file, memory: file.seek(PAGE) and file.write(memory)),
+}
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["cached", "write-through"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_nothing_is_held_as_a_source_is_touched(make: Make, served: ServedMemory, source: str, through: bool) -> None:
+    """All pages of a write-through are one request then. [T-04, T-36, T-65, 2.7, 2.8, K11]"""
+    rig = make({KEY: OLD})
+    other, file = rig.open(), rig.open(write_through=through)
+    at, write = SOURCES[source]
+    serve(served, rig, Task(write, file, memoryview(served.memory)), lambda _offset: b"beside")
+    assert [length >= SERVED * PAGE for _offset, length in rig.backend.spans("write_from")] == [True] * through
+    expected = OLD
+    for page in range(SERVED):
+        expected = overlay(expected, PAGE + page * PAGE, b"beside")
+    assert other.pread(20 * PAGE, 0) == overlay(expected, at, DATA)
+
+
+DESTINATIONS: dict[str, Callable[[CachedFile, memoryview], int]] = {
+    "pread_into": lambda file, memory: file.pread_into(memory, PAGE),
+    "readinto": lambda file, memory: file.seek(PAGE) and file.readinto(memory),
+    "preadv": lambda file, memory: file.preadv([memory[:5000], memory[5000:]], PAGE),
+}
+
+
+@pytest.mark.parametrize("destination", DESTINATIONS)
+def test_nothing_is_held_as_a_destination_is_touched(make: Make, served: ServedMemory, destination: str) -> None:
+    """[T-65, 2.5, K11]"""
+    rig = make({KEY: OLD})
+    _other, file = rig.open(), rig.open("rb")
+    reading = Task(DESTINATIONS[destination], file, memoryview(served.memory))
+    serve(served, rig, reading, lambda offset: OLD[PAGE + offset :][:6])
+    assert served.memory[:] == OLD[PAGE : 4 * PAGE]
+
+
+PAGES = 24
+SIZE = PAGES * PAGE
+CONTENT = pattern(SIZE)
+offsets = st.one_of(st.integers(0, SIZE), st.integers(0, PAGES).map(lambda page: page * PAGE))
+
+
+def moved(content: bytes, start: int, length: int, to: int) -> bytes:
+    """The result of memmove."""
+    data = content[start : start + length]
+    grown = content.ljust(to + len(data), b"\0") if data else content
+    return grown[:to] + data + grown[to + len(data) :]
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    folio=st.sampled_from(["4KiB", "16KiB", "1MiB"]),
+    writable=st.booleans(),
+    cached=st.booleans(),
+    moves=st.lists(
+        st.tuples(offsets, st.integers(0, 6 * PAGE), offsets, st.sampled_from(["pwrite", "append", "pread_into"])),
+        max_size=6,
+    ),
+)
+def test_a_view_and_its_own_file_move_bytes(
+    folio: str, writable: bool, cached: bool, moves: list[tuple[int, int, int, str]]
+) -> None:
+    """As memmove does, in one folio and over many, cached or not; also by appends and reads. [T-04, T-65, 2.5, 2.7]"""
+    store, model = RecordingBackend({KEY: CONTENT}), CONTENT
+    with attached(store, "4MiB", max_folio=folio, **QUIET) as volume, volume.open(KEY, "r+b", read_ahead=0) as file:
+        for start, length, to, how in moves:
+            start = min(start, len(model))
+            length = min(length, len(model) - start)
+            if not cached:
+                volume.drop_clean()
+            with file.view(start, length, writable=writable or how == "pread_into") as view:
+                for segment in view.segments:
+                    moves_by = len(segment)
+                    if how == "pread_into":
+                        moves_by = file.pread_into(segment, to)
+                        model = moved(model, to, moves_by, start)
+                    else:
+                        to = file.append(segment) if how == "append" else to
+                        if how == "pwrite":
+                            file.pwrite(segment, to)
+                        model = moved(model, start, len(segment), to)
+                    start, to = start + len(segment), to + moves_by
+            assert file.pread(2 * len(model), 0) == model
+        file.fsync()
+        volume.cache.check()
+    assert (store.committed(KEY), store.violations) == (model, [])
+
+
+@pytest.mark.parametrize("pieces", ["one", "many"])
+@pytest.mark.parametrize("shift", [1, 100, PAGE, 3 * PAGE - 1])
+def test_a_long_view_moves_up_by_less_than_its_length(make: Make, shift: int, pieces: str) -> None:
+    """The write is taken piece by piece, and the first must not change what the next is made of. [T-04, 2.7]"""
+    limits = {"dirty_limit": 16 * PAGE, "dirty_background": 8 * PAGE} if pieces == "many" else {}
+    file = make({KEY: CONTENT}, capacity="2MiB", max_folio="64KiB", **limits).open("r+b")
+    with file.view(0, 16 * PAGE) as view:
+        (segment,) = view.segments
+        assert file.pwrite(segment, shift) == 16 * PAGE
+    assert file.pread(SIZE, 0) == moved(CONTENT, 0, 16 * PAGE, shift)
+
+
+def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
+    """It copies nothing aside, nor does a write of a view in pieces to another part of the file. [T-04, 2.7]"""
+    file = make({KEY: CONTENT}, max_folio="64KiB").open("r+b")
+    with file.view(0, 16 * PAGE, writable=True) as view:
+        view.segments[0][:5] = b"hello"
+        assert file.pwrite(view.segments[0], 0) == 16 * PAGE
+        assert file.stats().staged_copies == 0
+    assert file.pread(SIZE, 0) == b"hello" + CONTENT[5:]
+    file = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE).open("r+b")
+    with file.view(0, 4 * PAGE) as view:
+        file.pwritev(view.segments, 0)
+        file.pwritev(view.segments, 8 * PAGE)
+        assert file.stats().staged_copies == 0
+    assert file.pread(SIZE, 0) == moved(CONTENT, 0, 4 * PAGE, 8 * PAGE)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("shift", [-2 * PAGE, -PAGE, -100, 0, 1, PAGE, 4 * PAGE, 5 * PAGE])
+def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> None:
+    """The number of a view's segments makes no difference to pwritev and preadv. [T-04, T-65, 2.5, 2.7]"""
+    rig, file, other = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE).both(direct=direct)
+    start, length = 2 * PAGE + 50, 5 * PAGE
+    with file.view(start, length) as view:
+        assert len(view.segments) == 6
+        assert other.pwritev(view.segments, start + shift) == length
+    model = moved(CONTENT, start, length, start + shift)
+    assert file.pread(SIZE, 0) == model
+    rig.volume.sync(20)
+    with file.view(start, length, writable=True) as view:
+        if direct and shift in (0, 1):  # each piece into itself
+            raises(DeadlockError, other.preadv, view.segments, start + shift)
+            return
+        assert other.preadv(view.segments, start + shift) == length
+    assert file.pread(SIZE, 0) == moved(model, start + shift, length, start)
+
+
+# -- sources that have disappeared
+
+
+@pytest.fixture
+def cut_mapping(tmp_path: Path) -> mmap.mmap:
+    """A mapping of two pages of a file that has only one left."""
+    path = tmp_path / "mapped"
+    path.write_bytes(b"m" * 2 * PAGE)
+    with path.open("r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 2 * PAGE)
+        file.truncate(PAGE)
+    return mapping
+
+
+def test_memory_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, cut_mapping: mmap.mmap) -> None:
+    """EFAULT, where the system would end the process; nothing of a source is in the file. [T-05, T-65]"""
+    rig, file = make({KEY: CONTENT}).opened("r+b")
+    for offset in (0, 100, SIZE, None):
+        with pytest.raises(OSError) as caught:
+            file.append(cut_mapping) if offset is None else file.pwrite(cut_mapping, offset)
+        assert (caught.value.errno, accepted_before(caught.value)) == (errno.EFAULT, 0)
+    assert rig.volume.dirty_ranges(KEY) == []
+    assert (file.size, rig.cache.stats().used) == (SIZE, 0)
+    assert raises(OSError, file.pread_into, cut_mapping, 0).errno == errno.EFAULT
+
+
+def test_buffers_before_the_source_that_faults_are_accepted(make: Make, cut_mapping: mmap.mmap) -> None:
+    """The buffers before it are in the file and count; nothing behind them has changed. [T-05, K13]"""
+    rig, file = make({KEY: CONTENT}).opened("r+b")
+    caught = raises(OSError, file.pwritev, [b"a" * 1000, b"b" * PAGE, cut_mapping, b"c"], 10)
+    assert (caught.errno, accepted_before(caught)) == (errno.EFAULT, 1000 + PAGE)
+    assert rig.volume.dirty_ranges(KEY) == [(10, 1000 + PAGE)]
+    assert file.pread(SIZE, 0) == CONTENT[:10] + b"a" * 1000 + b"b" * PAGE + CONTENT[10 + 1000 + PAGE :]

@@ -91,17 +91,9 @@ class CacheMachine(RuleBasedStateMachine):
         read_ahead=st.sampled_from([0, "16KiB", "64KiB"]),
         limits=st.sampled_from(
             [
-                {},
-                {"max_write": 2 * PAGE},
-                {"max_vectors": 2},
-                {"max_read": PAGE},
-                {"boundary": 4 * PAGE},
-                {"max_inflight": 1},
-                {"write_unit": PAGE},
-                {"write_unit": 2 * PAGE},
-                {"write_unit": 512},
-                {"durable_writes": True},
-                {"read_unit": 512},
+                *({}, {"max_write": 2 * PAGE}, {"max_vectors": 2}, {"max_inflight": 1}, {"durable_writes": True}),
+                *({"boundary": 4 * PAGE}, {"boundary": 4 * PAGE, "max_read": 3 * PAGE}, {"max_read": PAGE}),
+                *({"write_unit": PAGE}, {"write_unit": 2 * PAGE}, {"write_unit": 512}, {"read_unit": 512}),
             ]
         ),
         stored=st.lists(st.integers(0, 10 * PAGE), max_size=3),

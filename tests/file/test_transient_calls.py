@@ -78,14 +78,6 @@ READS: dict[str, tuple[str, Callable[[Volume], object]]] = {
 }
 
 
-@pytest.mark.parametrize("call", READS)
-def test_a_call_that_reads_is_made_again_after_a_transient_error(make: Make, call: str) -> None:
-    operation, run = READS[call]
-    volume, backend = make(fails(operation))
-    run(volume)
-    assert len(backend.calls_of(operation)) >= 3
-
-
 # An error, and its tries by each of two policies.
 ERRORS: dict[str, tuple[OSError, int, int]] = {
     "transient": (BackendError(errno.EIO, "no", retry=True), 3, 1),
@@ -377,16 +369,6 @@ def test_a_name_is_busy_between_two_tries_of_a_remove(clock: HandClock, make: Ma
     raises(TimeoutError, task.result, match="EIO")
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("remove")) == 1
-
-
-def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -> None:
-    """Other calls of the volume go on in the meantime. [2.15]"""
-    error = BackendError(errno.EIO, "names", retry=True, retry_after=20.0)
-    volume, backend = make(fails("sync", 1, error=error))
-    raises(TimeoutError, volume.sync, 0.2, match=r"sync: .* EIO \(names\); the next try is in 1\d\.\d s")
-    volume.open(KEY, "rb").close()
-    assert len(backend.calls_of("sync")) == 1
-    volume.abort()  # else the next sync waits for that try
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -13,32 +13,14 @@ from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, at_gate, pat
 CONTENT = pattern(8 * PAGE)
 
 
-@pytest.fixture(params=[False, True], ids=["no punch_hole", "punch_hole"])
-def stored(make: Make, request: pytest.FixtureRequest) -> Rig:
-    """One file of 8 pages, on a backend without and with `punch_hole`."""
-    return make({KEY: CONTENT}, limits={"punch": request.param})
+@pytest.fixture
+def stored(make: Make) -> Rig:
+    return make({KEY: CONTENT})
 
 
 def zeroed(content: bytes, offset: int, length: int) -> bytes:
     end = min(offset + length, len(content))
     return content[:offset] + bytes(max(end - offset, 0)) + content[max(end, offset) :]
-
-
-@pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 123])
-@pytest.mark.parametrize("cached", [False, True])
-def test_truncate_down_then_up_shows_zeros(stored: Rig, file: CachedFile, size: int, cached: bool) -> None:
-    """Cut bytes do not come back, in the cache or on the backend. [T-44, 2.17]"""
-    if cached:
-        file.pread(8 * PAGE, 0)
-    assert file.truncate(size) == size
-    assert file.size == size
-    assert file.pread(9 * PAGE, 0) == CONTENT[:size]
-    assert file.truncate(9 * PAGE) == 9 * PAGE
-    assert file.pread(9 * PAGE, 0) == CONTENT[:size] + bytes(9 * PAGE - size)
-    file.fsync()
-    assert stored.backend.committed(KEY) == CONTENT[:size] + bytes(9 * PAGE - size)
-    stored.volume.invalidate(KEY)
-    assert file.pread(9 * PAGE, 0) == CONTENT[:size] + bytes(9 * PAGE - size)
 
 
 def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(file: CachedFile) -> None:
@@ -62,40 +44,6 @@ def test_truncate_waits_for_what_is_in_flight(stored: Rig, file: CachedFile) -> 
     cut.result()
     file.fsync()
     assert stored.backend.committed(KEY) == b"d" * 10
-
-
-@pytest.mark.parametrize("method", ["punch_hole", "zero_range"])
-@pytest.mark.parametrize(
-    ("offset", "length"),
-    [
-        (0, PAGE),
-        (100, 50),
-        (100, PAGE),
-        (PAGE, 2 * PAGE),
-        (PAGE - 1, 2 * PAGE + 2),
-        (7 * PAGE + 9, 5 * PAGE),
-        (9 * PAGE, 10),
-        (5, 0),
-    ],
-)
-@pytest.mark.parametrize("state", ["uncached", "cached", "dirty"])
-def test_zeroed_ranges_read_as_zeros_and_keep_the_size(
-    stored: Rig, file: CachedFile, method: str, offset: int, length: int, state: str
-) -> None:
-    """They do whatever was cached or dirty there; on the backend too. [T-45, 2.17]"""
-    content = CONTENT
-    if state != "uncached":
-        file.pread(8 * PAGE, 0)
-    if state == "dirty":
-        content = pattern(8 * PAGE, seed=3)
-        file.pwrite(content, 0)
-    getattr(file, method)(offset, length)
-    assert file.size == 8 * PAGE
-    assert file.pread(9 * PAGE, 0) == zeroed(content, offset, length)
-    file.fsync()
-    assert stored.backend.committed(KEY) == zeroed(content, offset, length)
-    stored.volume.invalidate(KEY)
-    assert file.pread(9 * PAGE, 0) == zeroed(content, offset, length)
 
 
 THROTTLED = {"dirty_background": "32KiB", "dirty_limit": "64KiB", "throttle_timeout": 0.05}

@@ -1,19 +1,25 @@
-"""Uncommitted changes without a folio: creation, truncate, holes and discards count wherever stamps count."""
+"""Uncommitted changes without a folio: creation, truncate, holes and discards count wherever stamps count. On a
+commit_on_close volume nothing is published without a request of its writer.
+"""
 
 from __future__ import annotations
 
 import errno
+import gc
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, DataLossError, LostRange
+from pagecache import CachedFile, CommitError, DataLossError, LostRange, UnsavedDataError
 from pagecache.engine.commit import overdue
 from pagecache.engine.file import EngineFile
+from pagecache.volume import lifetimes
 
 from ..stores import ObjectBackend, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, SAVES, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, run_program
 
 OLD = pattern(4 * PAGE)
 NO = OSError(errno.EACCES, "no")
@@ -52,27 +58,17 @@ def changed(make: Make, what: str, **options: Any) -> tuple[Rig, CachedFile]:
     return rig, file
 
 
-SAVING: dict[str, Callable[[Rig, CachedFile], Any]] = {
-    "fsync": lambda rig, file: file.fsync(),
-    "sync": lambda rig, file: rig.volume.sync(20),
-    "ticket": lambda rig, file: rig.volume.begin_sync().wait(20),
-    "cache.sync": lambda rig, file: rig.cache.sync(20),
-    "detach": lambda rig, file: rig.volume.detach(timeout=20),
-    "cache.close": lambda rig, file: rig.cache.close(timeout=20),
-}
-
-
-@pytest.mark.parametrize("saving", SAVING)
+@pytest.mark.parametrize("saving", ["fsync", "sync", "ticket", "cache.sync", "detach", "cache.close"])
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_saves_commits_it(make: Make, what: str, saving: str) -> None:
     """One commit; afterwards there is nothing left to commit. [T-74, 2.17]"""
     rig, file = changed(make, what)
     expected = file.pread(9 * PAGE, 0)
-    SAVING[saving](rig, file)
+    SAVES[saving](rig, file)
     assert len(rig.backend.seen("commit")) == 1
     assert rig.backend.committed(KEY) == expected
     if saving not in ("detach", "cache.close"):
-        SAVING[saving](rig, file)
+        SAVES[saving](rig, file)
         assert len(rig.backend.seen("commit")) == 1
 
 
@@ -199,7 +195,7 @@ def test_a_backend_without_holes_gets_zeros(make: Make) -> None:
 
 def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
     """The backend is cut to the size at the discard, not to one seen earlier. [2.18]"""
-    rig, file = make({KEY: OLD}, retry=FAST).opened("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(b"x" * 10, 4 * PAGE)
     gate, discarding = at_gate(rig.backend.gate("truncate"), rig.volume.discard, KEY)
     file.append(b"appended")
@@ -209,7 +205,7 @@ def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
     assert rig.backend.committed(KEY) == OLD + b"appended"
 
 
-def test_a_try_of_the_flusher_beside_a_commit_that_saves_everything_is_none(make: Make, monkeypatch: Patch) -> None:
+def test_a_try_of_the_flusher_beside_a_whole_commit_is_none(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would keep later commits back: the flusher publishes no change that no caller wants published. [2.14]"""
     rig = make(backend=ObjectBackend({KEY: pattern(4 * PAGE)}), retry=ONCE)
     file, genuine = rig.open("r+b"), overdue.is_blocked
@@ -229,3 +225,113 @@ def test_a_try_of_the_flusher_beside_a_commit_that_saves_everything_is_none(make
     file.fsync(timeout=10)
     expected = overlay(overlay(pattern(4 * PAGE), 0, b"one"), PAGE, b"two")
     assert rig.backend.committed(KEY) == expected
+
+
+BEFORE = pattern(PAGE)
+NEW = pattern(3 * PAGE, seed=1)
+
+
+@pytest.fixture
+def objects(make: Make) -> Rig:
+    return make({KEY: BEFORE}, limits={"commit_on_close": True})
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_handle_that_is_collected_publishes_nothing(objects: Rig) -> None:
+    """Nor do an exception, resize, the flusher and invalidate. An explicit sync does. [T-77, 2.18, 2.21]"""
+    handles = [objects.volume.open(KEY, "r+b")]
+    handles[0].pwrite(NEW, 0)
+    held = handles[0]._inode
+    handles.clear()
+    gc.collect()
+    eventually(lambda: held.handles == 0)
+    objects.cache.resize("4MiB")
+    objects.cache.configure(dirty_expire=0.001, flush_interval=0.01, dirty_background=PAGE)
+    objects.cache.flusher.wake()
+    raises(BlockingIOError, objects.volume.invalidate, KEY)  # it would have to be committed first
+    for inode in lifetimes.withhold(objects.volume):
+        assert inode is held
+    caught = raises(UnsavedDataError, objects.cache.close, timeout=20)
+    held.set_aside(withheld=False)
+    assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, len(NEW))]
+    assert objects.backend.seen("commit") == []
+    assert objects.backend.committed(KEY) == BEFORE
+    objects.volume.sync(20)
+    assert objects.backend.committed(KEY) == NEW
+
+
+def test_resize_leaves_objects_uncommitted(make: Make) -> None:
+    """This holds even if uncommitted data does not fit: BlockingIOError. [T-77, 2.22]"""
+    options = {"spool": None}
+    rig, file = make({KEY: b""}, capacity=256 * PAGE, limits={"commit_on_close": True}, options=options).opened("r+b")
+    file.pwrite(bytes(100 * PAGE), 0)
+    raises(BlockingIOError, lambda: Task(rig.cache.resize, 32 * PAGE).result())
+    assert rig.backend.seen("commit") == []
+    file.close()
+    assert rig.backend.committed(KEY) == bytes(100 * PAGE)
+    rig.cache.resize(32 * PAGE)
+
+
+@pytest.mark.parametrize("asking", ["fsync", "close", "sync", "ticket", "cache.sync", "detach", "cache.close", "with"])
+def test_each_request_of_the_writer_publishes(objects: Rig, asking: str) -> None:
+    """fsync, close, sync and tickets, close of the volume or the cache. [T-77, 2.22]"""
+    file = objects.open("r+b")
+    file.pwrite(NEW, 0)
+    if asking == "with":
+        objects.cache.__exit__(None, None, None)
+    else:
+        SAVES[asking](objects, file)
+    assert objects.backend.committed(KEY) == NEW
+
+
+def test_giving_up_an_object_rolls_its_upload_back(make: Make) -> None:
+    """`on_failed="discard"` leaves nothing of it in the store. [2.22, 2.26]"""
+    rig, file = make(backend=ObjectBackend({KEY: BEFORE})).opened("r+b")
+    file.pwrite(NEW, 0)
+    file.sync_range(0, len(NEW))
+    rig.backend.fault("commit", PermissionError(13, "no"), times=9)
+    lost = rig.volume.detach(on_failed="discard")
+    assert [(entry.offset, entry.length) for entry in lost] == [(0, len(NEW))]
+    assert len(rig.backend.seen("rollback")) == 1
+
+
+STORE = """
+    import gc, os, sys, threading, time
+    from pagecache import PageCache
+    from pagecache.backends import MemoryBackend
+
+    class Store(MemoryBackend):
+        def open(self, key, **options):
+            file = super().open(key, **options)
+            class File:
+                stat, read_into, truncate, write_from = file.stat, file.read_into, file.truncate, file.write_from
+                def commit(self):
+                    os.write(1, f"published {key}\\n".encode())
+                    return file.commit()
+            return File()
+    cache = PageCache("1MiB", exit_timeout=5, flush_interval=3600, dirty_expire=3600)
+    volume = cache.attach(Store(commit_on_close=True), name="store")
+    closed = volume.open("closed", "wb")
+    closed.pwrite(b"x" * 5000, 0)
+    closed.close()
+    file = volume.open("halfway", "wb")
+    file.pwrite(b"x" * 5000, 0)
+    """
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("", 0),
+        ("sys.exit(4)", 4),
+        ("1 / 0", 1),
+        ("del file; gc.collect()\nwhile volume.inodes['halfway'].handles: time.sleep(0.001)", 0),
+        ("with cache:\n    1 / 0", 1),
+    ],
+)
+def test_exit_publishes_nothing(tmp_path: Path, ending: str, status: int) -> None:
+    """The object is listed on stderr; the exit status is the program's. [T-77, T-52, 2.22]"""
+    done = run_program(tmp_path, textwrap.dedent(STORE) + ending + "\n")
+    assert done.returncode == status
+    assert done.stdout == "published closed\n"
+    assert "not saved: store: 'halfway' [0, 5000)" in done.stderr

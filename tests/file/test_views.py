@@ -1,26 +1,33 @@
-"""Read-only views: cache memory without a copy."""
+"""Views: cache memory without a copy. Bytes stored through a writable one belong to the file until it is released or
+cut off; it may outlive its handle.
+"""
 
 from __future__ import annotations
 
 import errno
 import gc
+import io
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy
 import pytest
 
-from pagecache import CachedFile, View
+import pagecache
+from pagecache import CachedFile, PageCache, ShutdownError, View
+from pagecache.backends import MemoryBackend
 
-from .rig import KEY, PAGE, Make, Rig, pattern, raises
+from ..stores import RecordingBackend
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises
 
 CONTENT = pattern(64 * PAGE + 100)
 
 
 @pytest.fixture
 def stored(make: Make) -> Rig:
-    """A file of 64 pages and a bit on a cache that holds 32 pages."""
-    return make({KEY: CONTENT}, capacity=32 * PAGE)
+    """A file of 64 pages and a bit on a cache that holds 128 pages."""
+    return make({KEY: CONTENT}, capacity=128 * PAGE)
 
 
 def press(rig: Rig) -> None:
@@ -54,13 +61,8 @@ def test_segments_are_the_range(stored: Rig, offset: int, length: int) -> None:
 @pytest.mark.parametrize(
     ("offset", "length"),
     [
-        (0, len(CONTENT) + 1),
-        (len(CONTENT), 1),
-        (len(CONTENT) + 1, 0),
-        (1 << 40, 1),
-        (-1, 5),
-        (5, -1),
-        (1 << 62, 1 << 62),
+        *((0, len(CONTENT) + 1), (len(CONTENT), 1), (len(CONTENT) + 1, 0)),
+        *((1 << 40, 1), (-1, 5), (5, -1), (1 << 62, 1 << 62)),
     ],
 )
 def test_a_range_outside_the_file_is_a_value_error(stored: Rig, offset: int, length: int, writable: bool) -> None:
@@ -106,25 +108,6 @@ def test_what_shows_the_memory_keeps_it_after_release(stored: Rig, keep: Callabl
     assert stored.cache.stats().pinned == 0
 
 
-def test_a_view_that_is_dropped_lets_go(stored: Rig) -> None:
-    """Without a release, the collector does it. [T-48, 2.21]"""
-    file = stored.open("rb")
-    for _ in range(100):
-        file.view(0, 3 * PAGE)
-    gc.collect()
-    assert stored.cache.stats().pinned == 0
-    assert file.pread(len(CONTENT), 0) == CONTENT
-
-
-def test_a_view_shows_later_writes_but_never_other_bytes(file: CachedFile) -> None:
-    """Content may change by writes to the same range. [2.21]"""
-    with file.view(0, 100) as view:
-        file.pwrite(b"changed", 10)
-        seen = view.tobytes()
-        assert seen[:10] + seen[17:] == CONTENT[:10] + CONTENT[17:100]
-        assert file.pread(100, 0) == CONTENT[:10] + b"changed" + CONTENT[17:100]
-
-
 @pytest.mark.parametrize("cut", ["truncate", "invalidate", "remove"])
 def test_a_view_cut_off_keeps_its_bytes(stored: Rig, file: CachedFile, cut: str) -> None:
     """`detached` is set; the memory keeps its content. [T-47, 2.21]"""
@@ -145,31 +128,6 @@ def test_a_view_cut_off_keeps_its_bytes(stored: Rig, file: CachedFile, cut: str)
     view.release()
 
 
-def test_a_view_of_dirty_bytes_through_write_back(stored: Rig, file: CachedFile) -> None:
-    """Pinned for reading, a page is still written back and cleaned. [2.21]"""
-    file.pwrite(b"d" * PAGE, 0)
-    with file.view(0, PAGE) as view:
-        file.fsync()
-        assert stored.volume.dirty_ranges(KEY) == []
-        assert view.tobytes() == b"d" * PAGE
-    assert stored.backend.committed(KEY) == b"d" * PAGE + CONTENT[PAGE:]
-
-
-def test_more_views_than_memory_is_an_error_not_a_hang(stored: Rig) -> None:
-    """Pinning everything fails in the end with an OSError; pinned bytes stay right. [2.21]"""
-    file = stored.open("rb")
-    views: list[View] = []
-    with pytest.raises(OSError):
-        for page in range(64):
-            views.append(file.view(page * PAGE, PAGE))
-    for page, view in enumerate(views):
-        assert view.tobytes() == CONTENT[page * PAGE : (page + 1) * PAGE]
-    for view in views:
-        view.release()
-    views.clear()
-    assert file.pread(len(CONTENT), 0) == CONTENT
-
-
 def test_too_many_views_of_one_page_are_refused(stored: Rig) -> None:
     """An OSError that says what to do; nothing else has changed, and a release makes room. [2.21, T-59]"""
     file = stored.open("rb")
@@ -187,14 +145,361 @@ def test_too_many_views_of_one_page_are_refused(stored: Rig) -> None:
     assert stored.cache.stats().pinned == 0
 
 
-def test_a_view_uses_its_object_without_a_handle(make: Make) -> None:
-    """So the object is not freed, whatever leaves the cache. [2.8]"""
-    rig, file = make({KEY: pattern(PAGE)}).opened("r+b")
-    inode = rig.volume.inodes[KEY]
-    view, other = file.view(0, PAGE), file.view(0, 1)
-    file.close()
-    assert not inode.idle()
+SIZE = len(CONTENT)
+
+
+def saved(rig: Rig) -> bytes:
+    content = rig.backend.committed(KEY)
+    assert content is not None
+    return content
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 100), (4000, 200), (PAGE, 16 * PAGE), (64 * PAGE, 100), (SIZE, 0)])
+def test_stores_are_the_files_bytes(stored: Rig, file: CachedFile, offset: int, length: int) -> None:
+    """They are seen by reads at once, saved by the next fsync, and nothing around them has changed. [2.21]"""
+    expected = overlay(CONTENT, offset, b"\xee" * length)
+    with file.view(offset, length, writable=True) as view:
+        assert not any(segment.readonly for segment in view.segments)
+        for segment in view.segments:
+            segment[:] = b"\xee" * len(segment)
+        assert file.pread(SIZE, 0) == expected
+        assert view.tobytes() == b"\xee" * length
+        file.fsync()
+        assert saved(stored) == expected
+    file.fsync()
+    assert saved(stored) == expected
+    assert stored.volume.dirty_ranges(KEY) == []
+    assert stored.cache.stats().pinned == 0
+
+
+def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig, file: CachedFile) -> None:
+    """Each fsync covers earlier stores; later ones need another. [2.21, 1.3]"""
+    view = file.view(10, 5, writable=True)
+    for text in (b"first", b"other", b"third"):
+        view.segments[0][:] = text
+        file.fsync()
+        assert saved(stored)[10:15] == text
+        assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
+    view.segments[0][:] = b"final"
     view.release()
-    assert not inode.idle()
-    other.release()
-    assert inode.idle()
+    assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
+    file.close()
+    assert stored.backend.written(KEY)[10:15] == b"final"
+
+
+def test_the_bytes_of_a_running_call_do_not_change(make: Make) -> None:
+    """The buffers of a running call are a copy; the next store waits for nothing. [2.13, 2.21]"""
+    rig, file = make({KEY: CONTENT}).opened("r+b")
+    with file.view(0, 10, writable=True) as view:
+        view.segments[0][:] = b"0123456789"
+        gate, saving = at_gate(rig.backend.gate("write_from"), file.flush)
+        view.segments[0][:] = b"abcdefghij"
+        assert Task(file.pwrite, b"beside", 20).result() == 6
+        saving.result(opening=gate)
+        assert rig.backend.written(KEY)[:10] == b"0123456789"
+    file.fsync()
+    assert saved(rig)[:26] == b"abcdefghij" + CONTENT[10:20] + b"beside"
+
+
+def test_writers_do_not_wait_for_what_a_view_reads_first(stored: Rig) -> None:
+    """Missing bytes are fetched before the lock of writers is taken. [2.21]"""
+    file, other = stored.open("r+b"), stored.open("r+b")
+    gate, opening = at_gate(stored.backend.gate("read_into"), file.view, 0, 4 * PAGE, writable=True)
+    assert Task(other.pwrite, b"w" * PAGE, 20 * PAGE).result() == PAGE
+    assert not opening.finished.is_set()
+    gate.open()
+    with opening.result() as view:
+        assert view.tobytes() == CONTENT[: 4 * PAGE]
+
+
+def test_writes_and_stores_meet_in_the_same_memory(stored: Rig, file: CachedFile) -> None:
+    """A write into the range is seen through the view, and the reverse. [2.7, 2.21]"""
+    with file.view(0, 100, writable=True) as view:
+        file.pwrite(b"written", 50)
+        assert bytes(view.segments[0][50:57]) == b"written"
+        view.segments[0][55:60] = b"STORE"
+        assert file.pread(12, 48) == CONTENT[48:50] + b"writtSTORE"
+        assert stored.cache.stats().cow_copies == 0
+
+
+@pytest.mark.parametrize("pages", [16, 64, 256])
+def test_an_aligned_range_that_is_not_cached_is_one_segment(make: Make, pages: int) -> None:
+    """64 KiB to max_folio: one folio, one segment. [2.21]"""
+    rig = make({KEY: pattern(512 * PAGE)}, capacity="16MiB", max_folio="1MiB")
+    for writable in (False, True):
+        rig.volume.drop_clean()
+        with rig.open("r+b").view(pages * PAGE, pages * PAGE, writable=writable) as view:
+            assert len(view.segments) == 1
+
+
+def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
+    """Others raise UnsupportedOperation and pin nothing. [2.21]"""
+    for mode in ("rb", "ab"):
+        raises(io.UnsupportedOperation, stored.open(mode).view, 0, 10, writable=True)
+    assert stored.cache.stats().pinned == 0
+
+
+def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig, file: CachedFile) -> None:
+    """The view waits for the lock of the object, and compares with the size that the truncate leaves. [2.21]"""
+    gate, truncate = at_gate(stored.backend.gate("truncate", KEY), file.truncate, 10 * PAGE)
+    view = Task(file.view, 10 * PAGE, PAGE, writable=True)
+    assert view.waits()
+    truncate.result(opening=gate)
+    raises(ValueError, view.result, match=rf"is not inside the file of {10 * PAGE} bytes")
+    assert stored.cache.stats().pinned == 0
+    stored.cache.check()
+
+
+def test_a_quarter_of_the_cache_and_no_more(stored: Rig, file: CachedFile) -> None:
+    """ENOMEM says what to release; nothing of the refused view stays pinned, writers go on. [2.21]"""
+    with file.view(0, 32 * PAGE, writable=True) as view:
+        for _ in range(2):
+            caught = raises(OSError, file.view, 30 * PAGE, 10 * PAGE, writable=True, match="writable views")
+            assert caught.errno == errno.ENOMEM
+        assert stored.cache.stats().pinned == 32 * PAGE
+        with file.view(5, 20 * PAGE, writable=True):
+            pass  # the same pages once more
+        with stored.open("w+b", key="new") as other:
+            other.write(bytes(100 * PAGE))
+        assert view.tobytes() == CONTENT[: 32 * PAGE]
+    with file.view(30 * PAGE, 10 * PAGE, writable=True):
+        pass
+
+
+def test_write_through_beside_a_view(make: Make) -> None:
+    """The write and the earlier stores of the view are acknowledged when it returns. [2.8, 2.10]"""
+    rig, file = make({KEY: CONTENT}).opened("r+b", write_through=True)
+    with file.view(0, 10, writable=True) as view:
+        view.segments[0][:] = b"0123456789"
+        file.pwrite(b"abc", 100)
+        assert rig.backend.written(KEY)[:10] == b"0123456789"
+        assert rig.backend.written(KEY)[100:103] == b"abc"
+
+
+def test_a_mirror_gets_what_the_store_gets() -> None:
+    """Both streams get copies. [2.13]"""
+    store, copy = MemoryBackend(), MemoryBackend()
+    with PageCache("4MiB") as cache, cache.attach(store, mirror=copy).open("k", "w+b") as file:
+        file.write(CONTENT)
+        with file.view(PAGE, 8 * PAGE, writable=True) as view:
+            for segment in view.segments:
+                segment[:] = b"m" * len(segment)
+            file.fsync()
+    assert store.snapshot("k") == overlay(CONTENT, PAGE, b"m" * 8 * PAGE)
+    assert copy.snapshot("k") == store.snapshot("k")
+
+
+# -- released by the collector
+
+
+class Cycle:
+    """An object that only the collector frees."""
+
+    def __init__(self, *held: Any) -> None:
+        self.held = held
+        self.itself = self
+
+
+@pytest.fixture
+def eager_collector() -> Any:
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    yield
+    gc.set_threshold(*threshold)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> None:
+    """At every allocation of four threads that read, write, cut and save. [T-48, 2.21]"""
+    rig = make({KEY: CONTENT, "other": CONTENT}, capacity="16MiB")
+    stop = threading.Event()
+
+    def churn(seed: int) -> None:
+        file = rig.volume.open(KEY, "r+b")
+        for turn in range(60):
+            offset = (turn * 7 + seed * 13) % 50 * PAGE
+            Cycle(file.view(offset, 2 * PAGE, writable=turn % 2 == 0))
+            Cycle(rig.volume.open("other", "r+b").view(offset, 100, writable=True))
+            match turn % 5:
+                case 0:
+                    file.pwrite(b"w" * 5000, offset)
+                case 1:
+                    file.fsync()
+                case 2:
+                    rig.volume.drop_clean()
+                case 3:
+                    file.pread(20 * PAGE, offset)
+                case 4:
+                    file.truncate(SIZE)
+        file.close()
+
+    tasks = [Task(churn, seed) for seed in range(4)]
+    try:
+        for task in tasks:
+            task.result(60)
+    finally:
+        stop.set()
+    # While a thread of the volume collects, `gc.collect` does nothing.
+    eventually(lambda: gc.collect() >= 0 and rig.cache.stats().pinned == 0)
+    rig.cache.flusher.turn()
+    rig.volume.sync()
+    assert rig.volume.dirty_ranges(KEY) == rig.volume.dirty_ranges("other") == []
+
+
+@pytest.mark.parametrize("method", ["read_into", "write_from", "commit"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -> None:
+    """They cover the call's own folios, and those of an unclosed handle. [T-48, 2.21]"""
+    rig, file = make({KEY: CONTENT}).opened("r+b")
+    file.pwrite(b"dirty", 3 * PAGE)
+
+    def collecting(*call: Any) -> Any:
+        gc.collect()
+        match method:
+            case "read_into":
+                return call[0].fill(*call[1:])
+            case "write_from":
+                return call[0].store(*call[1:])
+        return call[0].make_durable()
+
+    rig.backend.fault(method, collecting)
+    gc.disable()
+    try:
+        Cycle(file.view(3 * PAGE, PAGE, writable=True), file.view(0, PAGE))
+        Cycle(rig.volume.open(KEY, "r+b"))
+    finally:
+        gc.enable()
+    Task(file.pread, SIZE, 0).result()
+    Task(file.fsync).result()
+    gc.collect()
+    assert rig.cache.stats().pinned == 0
+    file.fsync()
+    assert rig.volume.dirty_ranges(KEY) == []
+
+
+def test_stores_of_a_view_are_not_held_back_forever(make: Make) -> None:
+    """Background write-back skips a view until its data is older than `dirty_expire`. [2.11]"""
+    rig = make({KEY: CONTENT}, dirty_expire=0.05, flush_interval=0.01)
+    with rig.open("r+b").view(0, 5, writable=True) as view:
+        for text in (b"first", b"other"):
+            view.segments[0][:] = text
+            eventually(lambda text=text: rig.backend.written(KEY).startswith(text))  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- cut off from the file
+
+
+def cut_off(rig: Rig, file: CachedFile, how: str) -> bytes:
+    """Make the change, and return the file's content afterwards. The view is of pages 10 and 11."""
+    match how:
+        case "truncate":
+            file.truncate(5 * PAGE)
+            return CONTENT[: 5 * PAGE]
+        case "truncate in it":
+            file.truncate(10 * PAGE + 50)
+            return overlay(CONTENT, 10 * PAGE, b"v" * 50)[: 10 * PAGE + 50]
+        case "punch":
+            file.punch_hole(0, 16 * PAGE)
+            return overlay(CONTENT, 0, bytes(16 * PAGE))
+        case "discard":
+            rig.volume.discard(KEY)
+            return CONTENT
+        case "discard a part":
+            lost = rig.volume.discard(KEY, 11 * PAGE, PAGE)
+            assert [(entry.offset, entry.length) for entry in lost] == [(11 * PAGE, PAGE)]
+            return overlay(CONTENT, 10 * PAGE, b"v" * PAGE)
+    raise AssertionError(how)
+
+
+@pytest.mark.parametrize("folio", ["4KiB", "64KiB"])
+@pytest.mark.parametrize("how", ["truncate", "truncate in it", "punch", "discard", "discard a part"])
+def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: str, folio: str) -> None:
+    """`detached` is set; earlier stores that are still in the file stay. [T-47, 2.17, 2.18, 2.21]"""
+    rig, file = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio=folio).opened("r+b")
+    file.pread(SIZE, 0)
+    view = file.view(10 * PAGE, 2 * PAGE, writable=True)
+    for segment in view.segments:
+        segment[:] = b"v" * len(segment)
+    expected = cut_off(rig, file, how)
+    assert view.detached
+    assert view.tobytes() == b"v" * 2 * PAGE
+    kept = view.segments
+    for segment in kept:
+        segment[:] = b"L" * len(segment)
+    if folio == "4KiB" and how in ("truncate in it", "discard a part"):
+        lost = expected  # the page that stays whole in the file still belongs to the view
+        expected = file.pread(SIZE, 0)
+        assert expected[: 10 * PAGE] == lost[: 10 * PAGE]
+    assert file.pread(SIZE, 0) == expected
+    rig.cache.check()
+    view.release()
+    try:
+        file.fsync()
+    except pagecache.DataLossError:
+        assert how.startswith("discard")
+        file.fsync()
+    assert saved(rig) == expected
+    assert rig.cache.stats().pinned == 0
+
+
+def test_invalidate_is_refused_while_one_is_open(stored: Rig, file: CachedFile) -> None:
+    """Its pages are dirty again at once: BlockingIOError; once it is closed, invalidate succeeds. [2.18]"""
+    with file.view(0, PAGE, writable=True) as view:
+        view.segments[0][:3] = b"new"
+        raises(BlockingIOError, stored.volume.invalidate, KEY, match="view")
+        assert not view.detached
+    stored.volume.invalidate(KEY)
+    assert stored.cache.stats().used == 0
+    assert file.pread(5, 0) == b"new" + CONTENT[3:5]
+
+
+def test_a_removed_files_view(stored: Rig, file: CachedFile) -> None:
+    """It belongs to the file until the last handle goes, and to no file after that. [T-47, 2.20]"""
+    view = file.view(0, PAGE, writable=True)
+    view.segments[0][:3] = b"new"
+    stored.volume.remove(KEY)
+    assert file.pread(3, 0) == b"new"
+    file.close()
+    stored.cache.flusher.turn()
+    view.segments[0][:3] = b"old"
+    view.release()
+    assert stored.volume.dirty_ranges(KEY) == []
+    stored.cache.check()
+
+
+def test_closing_the_cache_saves_what_was_stored(make: Make) -> None:
+    """A view that is still open loses the file; its memory stays. [T-47, 2.22]"""
+    rig = make({KEY: CONTENT})
+    view = rig.open("r+b").view(0, 3 * PAGE, writable=True)
+    for segment in view.segments:
+        segment[:] = b"v" * len(segment)
+    rig.cache.close()
+    assert view.detached
+    view.segments[0][:1] = b"L"
+    assert saved(rig) == overlay(CONTENT, 0, b"v" * 3 * PAGE)
+    assert view.tobytes()[:2] == b"Lv"
+    view.release()
+
+
+def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig, file: CachedFile) -> None:
+    """Its stores after the last sync could not be saved; those of existing views are. [2.22]"""
+    view = file.view(0, 5, writable=True)
+    view.segments[0][:] = b"early"
+    gate, closing = at_gate(stored.backend.gate("commit"), stored.volume.detach)
+    raises(ShutdownError, file.view, PAGE, 5, writable=True)
+    closing.result(opening=gate)
+    assert view.detached
+    assert saved(stored)[:5] == b"early"
+
+
+def test_a_view_outlives_its_handle(stored: Rig, file: CachedFile) -> None:
+    """Stores after the close are saved like any others, also through an array that outlives the view. [T-47, 2.21]"""
+    view = file.view(0, 5, writable=True)
+    file.close()
+    array = numpy.frombuffer(view.segments[0], dtype=numpy.uint8)
+    view.release()
+    assert stored.cache.stats().pinned == PAGE
+    array[:] = list(b"later")
+    del array
+    stored.volume.sync()
+    assert saved(stored)[:5] == b"later"

@@ -1,11 +1,12 @@
-"""Writes: which of them need a read, how other handles see them, and which bytes go to the backend. A file may grow
-while its end is in flight.
+"""Writes: which of them need a read, how other handles see them, and which bytes go to the backend: some take whole
+units only. A file may grow while its end is in flight.
 """
 
 from __future__ import annotations
 
 import errno
 import mmap
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import CachedFile, PageCache
+from pagecache import CachedFile, PageCache, WritebackError
+from pagecache.backends import MemoryBackend
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
-from ..stores import Gate, RecordingFile
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, pattern, raises, spread
+from ..stores import Gate, ObjectBackend, RecordingFile
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, content_of, eventually, pattern, raises, spread
 
 CONTENT = pattern(8 * PAGE)
 
@@ -52,7 +55,7 @@ def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig, file: Ca
 
 
 def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig, file: CachedFile) -> None:
-    """Write-back sends the written bytes, not the page around them. [T-03, M7, 2.12]"""
+    """Write-back sends them, not the page around them; if there are more, it is read. [T-03, M7, 2.7, 2.12]"""
     changes = [(500 * i + 7, bytes([65 + i]) * (100 + i)) for i in range(8)]
     for offset, data in changes:
         file.pwrite(data, offset)
@@ -62,21 +65,12 @@ def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig, fil
     assert stored.backend.spans("read_into") == []
     assert set(stored.backend.spans("write_from")) == {(offset, len(data)) for offset, data in changes}
     assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
-    more = [(PAGE + offset, data) for offset, data in changes]
-    for offset, data in more:
-        file.pwrite(data, offset)
-    assert file.pread(3 * PAGE, 0) == patched(CONTENT, *changes, *more)[: 3 * PAGE]
-
-
-def test_many_separate_writes_through_a_write_only_handle(stored: Rig, file: CachedFile) -> None:
-    """More gaps than extents on a handle that cannot read. [2.7]"""
-    only_writes = stored.volume.open(KEY, flags=1)  # os.O_WRONLY
-    changes = [(120 * i + 3, bytes([65 + i]) * 20) for i in range(30)]
-    for offset, data in changes:
-        only_writes.pwrite(data, offset)
-    only_writes.close()
+    more = [(120 * i + PAGE + 3, bytes([65 + i]) * 20) for i in range(30)]  # more than there are extents
+    with stored.volume.open(KEY, flags=os.O_WRONLY) as only_writes:
+        for offset, data in more:
+            only_writes.pwrite(data, offset)
     file.fsync()
-    assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
+    assert stored.backend.committed(KEY) == patched(CONTENT, *changes, *more)
 
 
 @pytest.mark.parametrize(("stored", "offset", "reads"), [(8 * PAGE, 20 * PAGE + 5, []), (1000, 2000, [(0, 1000)])])
@@ -114,16 +108,6 @@ def test_a_file_mapping_of_the_same_file_can_be_written(tmp_path: Path) -> None:
             assert Task(file.pwrite, mapped, 100).result() == len(CONTENT)
         assert file.pread(10 * PAGE, 0) == patched(CONTENT, (100, CONTENT))
     assert (tmp_path / KEY).read_bytes() == patched(CONTENT, (100, CONTENT))
-
-
-def test_an_anonymous_mapping_can_be_written_and_read_into(file: CachedFile) -> None:
-    """Memory that may fault works as source and destination. [K11]"""
-    with mmap.mmap(-1, 2 * PAGE) as mapped:
-        mapped[:5] = b"hello"
-        file.pwrite(mapped, 10)
-        assert file.pread(5, 10) == b"hello"
-        assert file.pread_into(mapped, 2 * PAGE) == 2 * PAGE
-        assert mapped[:] == patched(CONTENT, (10, b"hello" + bytes(2 * PAGE - 5)))[2 * PAGE : 4 * PAGE]
 
 
 @pytest.mark.parametrize("pieces", [1, 32])
@@ -202,9 +186,7 @@ def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: 
 
 
 def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
-    """Make the file longer beside the request in flight, and return its content then. A truncate waits for the
-    request.
-    """
+    """Make the file longer beside the request in flight, for which a truncate waits; return its content."""
     data = pattern(300, seed=2)
     if how == "append":
         assert Task(file.append, data).result() == len(HEAD)
@@ -219,24 +201,108 @@ def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
     return HEAD + bytes(distance + 300)
 
 
-@pytest.mark.parametrize("tail", TAILS)
-def test_a_tail_written_first_goes_with_its_size(make: Make, tail: str) -> None:
-    """In the other order: acknowledged in part, it grows again before the rest. [T-43]"""
-    rig, file = make({KEY: b""}, limits={"ordered_writes": True}).opened("r+b")
-    file.pwrite(HEAD, 0)
-    file.flush()
-    start = len(HEAD) + TAILS[tail]
-    file.pwrite(b"tail" * 100, start)
-    grown: list[int] = []
+# Size of the stored file, unit, a write as (offset, length), and the calls that must follow.
+UNITS: list[tuple[int, int, tuple[int, int], list[tuple[int, int]]]] = [
+    (4 * PAGE, PAGE, (100, 10), [(0, PAGE)]),
+    (16 * PAGE, 4 * PAGE, (5 * PAGE + 1, 10), [(4 * PAGE, 4 * PAGE)]),
+    (PAGE, 512, (600, 1000), [(512, 1536)]),
+    (4 * PAGE, PAGE, (PAGE - 1, 2), [(0, 2 * PAGE)]),
+    (5 * PAGE + 10, 4 * PAGE, (5 * PAGE, 5), [(4 * PAGE, PAGE + 10)]),
+]
 
-    def respond(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        if not grown:
-            grown.append(Task(file.append, b"more").result())
-        return stored.store(offset, buffers, 30)
 
-    rig.backend.fault("write_from", respond, times=2)
+@pytest.mark.parametrize(("size", "unit", "write", "expected"), UNITS)
+def test_calls_are_whole_units(
+    make: Make, size: int, unit: int, write: tuple[int, int], expected: list[tuple[int, int]]
+) -> None:
+    """They are widened to units, the end of the file aside; the bytes around are those of the store. [T-09, 2.12]"""
+    content = bytearray(pattern(size))
+    rig, file = make({KEY: bytes(content)}, limits={"write_unit": unit}).opened("r+b")
+    data = pattern(write[1], seed=1)
+    file.pwrite(data, write[0])
+    content[write[0] : sum(write)] = data
     file.fsync()
-    file.fsync()
-    expected = HEAD + bytes(TAILS[tail]) + b"tail" * 100 + b"more"
-    assert grown == [len(expected) - 4]
-    assert rig.backend.committed(KEY) == expected
+    assert rig.backend.spans("write_from") == expected
+    assert rig.backend.committed(KEY) == bytes(content)
+
+
+def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
+    """It is not acknowledged and has made the object longer; the next open still finds no conflict. [2.14, 2.20]"""
+    rules = [Rule("write", span=(2 * PAGE, 3 * PAGE), short=100)]
+    store = FaultyBackend(MemoryBackend(write_unit=2 * PAGE, max_write=2 * PAGE), FaultPlan(rules))
+    cache = PageCache("1MiB", **{**QUIET, "retry": ONCE})
+    volume = cache.attach(store, read_ahead=0)
+    with volume.open(KEY, "w+b") as file:
+        file.pwrite(pattern(3 * PAGE), 0)
+        raises(WritebackError, file.sync_range, 0, 3 * PAGE)
+        file._inode.start_commit()
+        eventually(lambda: cache.stats().unstable == 0)
+        assert store.stat(KEY).size == 2 * PAGE + 100
+        assert content_of(volume, KEY)[: 3 * PAGE] == pattern(3 * PAGE)
+        store.use([])
+        file.fsync()
+    assert cache.close(timeout=20) == []
+
+
+def test_gaps_between_missing_bytes_of_a_unit_are_read_along_if_a_call_is_expensive() -> None:
+    """The gap between local bytes counts, not the read length. [2.12]"""
+    content = bytearray(pattern(64 * PAGE))
+    store = ObjectBackend({KEY: bytes(content)}, write_unit=16 * PAGE, max_read=16 * PAGE, max_write=16 * PAGE)
+    with PageCache("1MiB", **QUIET) as cache, cache.attach(store, read_ahead=0).open(KEY, "r+b") as file:
+        for round, pages in enumerate(((17, 19, 22, 31), (20,), (18, 21, 30))):
+            for page in pages:
+                data = bytes([100 + page + round]) * 50
+                file.pwrite(data, page * PAGE + 7)
+                content[page * PAGE + 7 : page * PAGE + 57] = data
+            file.sync_range(16 * PAGE, 16 * PAGE)  # unstable from here on: the store still has the old bytes
+            assert len(store.spans("read_into")) == 1
+            cache.volumes()[0].drop_clean()
+            store.calls.clear()
+        file.fsync()
+    assert store.content(KEY) == bytes(content)
+
+
+def test_distant_gaps_in_a_unit_are_read_separately() -> None:
+    """Other backends read gaps separately too, as their calls are cheap. [2.12]"""
+    unit = 256 * PAGE
+    for whole, reads in ((True, 2), (False, 3)):
+        store = ObjectBackend(
+            {KEY: pattern(unit)}, write_unit=unit, max_read=unit, max_write=unit, commit_on_close=whole
+        )
+        with PageCache("16MiB", **QUIET) as cache, cache.attach(store, read_ahead=0).open(KEY, "r+b") as file:
+            file.pwrite(pattern(100 * PAGE, seed=3), 50 * PAGE)
+            file.pwrite(b"x" * PAGE, 200 * PAGE)
+            file.fsync()
+        assert len(store.spans("read_into")) == reads
+
+
+def test_the_error_of_a_read_around_dirty_bytes_names_its_range(make: Make) -> None:
+    """A wrong answer to the read of the rest of a unit is a failed write-back. [2.12, 2.14]"""
+    rig, file = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=ONCE).opened()
+    file.pwrite(b"x" * PAGE, 2 * PAGE)
+    rig.backend.fault("read_into", lambda *_: None)
+    raises(WritebackError, file.fsync, match=rf"read_into\({3 * PAGE}, {PAGE} bytes\) did not answer")
+
+
+def test_a_transient_read_around_parked_bytes_is_made_again(make: Make) -> None:
+    """It fails the whole request, also behind dirty bytes: none of them is accepted before it. [2.12, 2.14]"""
+    rig, file = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=FAST).opened()
+    file.pwrite(b"x" * PAGE, 2 * PAGE)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
+    raises(WritebackError, file.fsync)
+    rig.volume.drop_clean()  # what was read around them
+    passing = rig.backend.fault("read_into", OSError(errno.EIO, "passing"))
+    Task(file.fsync).result()
+    assert passing.nr_hit == 1
+    stored = rig.backend.committed(KEY)
+    assert stored is not None
+    assert stored[2 * PAGE : 3 * PAGE] == b"x" * PAGE
+
+
+def test_a_removed_object_grows_without_a_read_of_its_last_unit(make: Make) -> None:
+    """None of its units is stored any longer. [2.12, 2.20]"""
+    rig, file = make({KEY: b"a"}, limits={"write_unit": PAGE}).opened()
+    rig.volume.remove(KEY)
+    assert file.pwrite(b"b", PAGE) == 1
+    assert file.pread(1, PAGE) == b"b"
+    file.abandon()

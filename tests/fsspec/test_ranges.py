@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from functools import partial
 from typing import Any
 
 from hypothesis import given
@@ -52,32 +50,6 @@ def test_near_ranges_are_one_read(make: Make) -> None:
     assert len(below.reads) == before + 1
     assert fs.cat_ranges(["/file"], [1000], [1100]) == [CONTENT[1000:1100]]
     assert len(below.reads) == before + 1, "from memory"
-
-
-def test_sequential_reads_have_several_calls_on_their_way(make: Make) -> None:
-    """No readahead option is set: while a program reads on, calls for the bytes to come run side by side."""
-    below = Distant()
-    fs = make(fs=below, capacity="128MiB")
-    below.pipe_file("/file", CONTENT * 16)
-    with fs.open("/file") as file:
-        assert b"".join(iter(partial(file.read, 256 << 10), b"")) == CONTENT * 16
-    assert below.most > 1
-
-
-class Distant(OwnMemory):
-    """Each read takes 20 ms; `most`: so many ran at once."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.running: list[str] = []
-        self.most = 0
-
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        self.running.append(path)
-        self.most = max(self.most, len(self.running))
-        time.sleep(0.02)
-        self.running.pop()
-        return super().cat_file(path, start, end, **options)
 
 
 def test_ranges_of_all_files_are_read_side_by_side(make: Make) -> None:

@@ -51,13 +51,6 @@ def once(error: BaseException) -> Hook:
     return hook
 
 
-def always(error: BaseException) -> Hook:
-    def hook(path: str) -> None:
-        raise error
-
-    return hook
-
-
 class Whole(AsyncFileSystem):
     """Objects in a dictionary; a blocking instance or an asynchronous one.
 

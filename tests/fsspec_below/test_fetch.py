@@ -10,15 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pagecache import PageCache
-from pagecache.backends.fsspec import FsspecBackend
-from tests.file.rig import Patch, raises
+import pytest
+
+from tests.file.rig import attached, raises
+from tests.fsspec_below.place import OLD, Place, put
 from tests.fsspec_below.stores import Elsewhere
 
 PAGE = 4096
 MIB = 1 << 20
-OLD = random.Random(1).randbytes(3 * MIB)
-STEP = MIB
 Hook = Callable[[int], None]
 
 
@@ -41,18 +40,13 @@ class Far(Elsewhere):
         return found
 
 
-class Place:
+def opened(folder: Path, max_inflight: int = 8) -> tuple[Place, Any]:
     """An object `key` of three reads, and a file that is open on it."""
-
-    def __init__(self, folder: Path, max_inflight: int = 8) -> None:
-        self.fs, self.path = Far(), folder / "key"
-        self.path.write_bytes(OLD)
-        backend = FsspecBackend(self.fs, str(folder), max_read=STEP, max_inflight=max_inflight)
-        self.file: Any = backend.open("key")
-        self.fs.ranges.clear()
-
-    def write(self, offset: int, data: bytes) -> None:
-        assert self.file.write_from(offset, [memoryview(data)]) == len(data)
+    place = Place(Far(), str(folder), max_read=MIB, max_inflight=max_inflight)
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    place.fs.ranges.clear()
+    return place, file
 
 
 def scattered(count: int) -> list[int]:
@@ -68,120 +62,80 @@ def overwritten(offsets: list[int], data: bytes) -> bytes:
 
 def test_scattered_writes_are_completed_by_as_many_reads_as_the_object_has_steps(tmp_path: Path) -> None:
     """They are not completed by one read for each of the ranges between them."""
-    place = Place(tmp_path)
+    place, file = opened(tmp_path)
     offsets = scattered(300)
     for offset in offsets:
-        place.write(offset, b"new" * 1000)
-    place.file.commit()
-    assert len(place.fs.ranges) == len(OLD) // STEP
-    assert place.path.read_bytes() == overwritten(offsets, b"new" * 1000)
+        put(file, offset, b"new" * 1000)
+    file.commit()
+    assert len(place.fs.ranges) == len(OLD) // MIB
+    assert place.content("key") == overwritten(offsets, b"new" * 1000)
 
 
 def test_distant_ranges_are_read_separately(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    place.write(PAGE, bytes(MIB))
-    place.write(2 * MIB + PAGE, bytes(MIB - PAGE))
-    place.file.commit()
+    place, file = opened(tmp_path)
+    put(file, PAGE, bytes(MIB))
+    put(file, 2 * MIB + PAGE, bytes(MIB - PAGE))
+    file.commit()
     assert sorted(place.fs.ranges) == [(0, PAGE), (MIB + PAGE, 2 * MIB + PAGE)]
-    assert place.path.read_bytes() == OLD[:PAGE] + bytes(MIB) + OLD[MIB + PAGE : 2 * MIB + PAGE] + bytes(MIB - PAGE)
+    assert place.content("key") == OLD[:PAGE] + bytes(MIB) + OLD[MIB + PAGE : 2 * MIB + PAGE] + bytes(MIB - PAGE)
 
 
-def test_reads_of_a_commit_are_side_by_side(tmp_path: Path) -> None:
-    """None returns before all have begun."""
-    place = Place(tmp_path)
-    place.write(5, b"new")
-    meeting = threading.Barrier(3)
-    place.fs.reading = lambda start: void(meeting.wait(60))
-    place.file.commit()
-    assert place.path.read_bytes() == overwritten([5], b"new")
-
-
-def test_no_more_are_on_their_way_than_calls_at_a_time_are_allowed(tmp_path: Path) -> None:
-    place = Place(tmp_path, max_inflight=1)
-    place.write(5, b"new")
-    on_their_way: list[int] = []
-    most: list[int] = []
+@pytest.mark.parametrize("most", [1, 3])
+def test_reads_of_a_commit_are_side_by_side(tmp_path: Path, most: int) -> None:
+    """As many as calls at a time are allowed: none returns before so many have begun, and no more run."""
+    place, file = opened(tmp_path, most)
+    put(file, 5, b"new")
+    meeting, running, found = threading.Barrier(most), list[int](), list[int]()
 
     def reading(start: int) -> None:
-        on_their_way.append(start)
-        most.append(len(on_their_way))
+        running.append(start)
+        found.append(len(running))
+        meeting.wait(60)
 
-    place.fs.reading, place.fs.have_read = reading, on_their_way.remove
-    place.file.commit()
-    assert (max(most), len(most)) == (1, 3)
+    place.fs.reading, place.fs.have_read = reading, running.remove
+    file.commit()
+    assert (max(found), len(found)) == (most, 3)
+    assert place.content("key") == overwritten([5], b"new")
 
 
-def test_a_read_that_fails_is_reported_when_the_others_have_ended_and_no_other_is_begun(
-    tmp_path: Path, monkeypatch: Patch
-) -> None:
-    """Bytes written after the failure stay: no late read puts old bytes into the spool."""
-    place = Place(tmp_path, max_inflight=2)
-    place.write(5, b"new")
-    begun, waited_for = threading.Event(), threading.Event()
-    ended: list[int] = []
-    caller, join = threading.current_thread(), threading.Thread.join
+def test_bytes_written_after_a_read_that_failed_stay(tmp_path: Path) -> None:
+    """No late read puts old bytes into the spool."""
+    place, file = opened(tmp_path, 1)
+    put(file, 5, b"new")
 
-    def reading(start: int) -> None:
-        if threading.current_thread() is caller:
-            assert begun.wait(60)
+    def broken(start: int) -> None:
+        if start:
             raise OSError(errno.EIO, "broken")
-        begun.set()
-        assert waited_for.wait(60)
 
-    def joined(thread: threading.Thread, timeout: float | None = None) -> None:
-        waited_for.set()
-        join(thread, timeout)
-
-    place.fs.reading, place.fs.have_read = reading, ended.append
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "join", joined)
-        raises(OSError, place.file.commit, match="broken")
-    found = len(place.fs.ranges), len(ended)
-    waited_for.set()
-    assert found == (2, 1)
-    assert place.path.read_bytes() == OLD
-    place.write(MIB, b"later")
+    place.fs.reading = broken
+    raises(OSError, file.commit, match="broken")
+    assert place.content("key") == OLD
+    put(file, MIB, b"later")
     place.fs.reading = lambda start: None
-    place.file.commit()
-    assert place.path.read_bytes() == OLD[:5] + b"new" + OLD[8:MIB] + b"later" + OLD[MIB + 5 :]
-
-
-def test_where_no_thread_can_be_started_a_commit_does_without(tmp_path: Path, monkeypatch: Patch) -> None:
-    place = Place(tmp_path)
-    place.write(5, b"new")
-
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        place.file.commit()
-    assert place.path.read_bytes() == overwritten([5], b"new")
+    file.commit()
+    assert place.content("key") == OLD[:5] + b"new" + OLD[8:MIB] + b"later" + OLD[MIB + 5 :]
 
 
 def test_an_object_that_became_shorter_is_a_conflict_and_stays(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    place.write(5, b"new")
-    place.fs.reading = lambda start: void(place.path.write_bytes(b"short"))
-    assert raises(OSError, place.file.commit).errno == errno.ESTALE
-    assert place.path.read_bytes() == b"short"
+    place, file = opened(tmp_path)
+    put(file, 5, b"new")
+
+    def cut(_start: int) -> None:
+        Path(place.root, "key").write_bytes(b"short")
+
+    place.fs.reading = cut
+    assert raises(OSError, file.commit).errno == errno.ESTALE
+    assert place.content("key") == b"short"
 
 
 def test_through_the_cache_scattered_writes_cost_few_calls(tmp_path: Path) -> None:
     """The calls are an open, a test read, three reads, and a store: whatever the number of writes."""
-    fs, path = Far(), tmp_path / "key"
-    path.write_bytes(OLD)
+    place, _ = opened(tmp_path)
     offsets = scattered(300)
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(FsspecBackend(fs, str(tmp_path), max_read=STEP))
-        with volume.open("key", "r+b") as file:
-            for offset in offsets:
-                file.pwrite(b"x" * PAGE, offset)
-            file.fsync()
-    assert path.read_bytes() == overwritten(offsets, b"x" * PAGE)
-    assert len(fs.ranges) <= 1 + 3
-    assert [method for method, _ in fs.hooks.calls] == ["put_file", "mv"]
-
-
-def void(_: object) -> None:
-    """Call a function and return nothing."""
+    with attached(place.backend) as volume, volume.open("key", "r+b") as file:
+        for offset in offsets:
+            file.pwrite(b"x" * PAGE, offset)
+        file.fsync()
+    assert place.content("key") == overwritten(offsets, b"x" * PAGE)
+    assert len(place.fs.ranges) <= 1 + 3
+    assert [method for method, _ in place.fs.hooks.calls] == ["put_file", "mv"]

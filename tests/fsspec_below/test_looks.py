@@ -149,17 +149,6 @@ def test_a_failed_look_fails_the_reads_that_share_it_and_no_later_one() -> None:
 # ----------------------------------------------------------------------------------------------- sizes
 
 
-def test_a_file_is_read_in_few_calls_and_each_byte_once() -> None:
-    """[2.6]"""
-    content = bytes(range(256)) * (64 << 12)
-    fs = Whole()
-    fs.put("bucket/key", content)
-    with PageCache("512MiB") as cache, cache.attach(FsspecBackend(fs, "bucket")).open("key", "rb") as file:
-        for offset in range(0, len(content), 1 << 20):
-            assert file.pread(1 << 20, offset) == content[offset : offset + (1 << 20)]
-        assert file.stats().read_bytes == len(content)
-
-
 def test_a_long_read_is_cut_by_the_cache_alone() -> None:
     """Each call is one range, and a read of the cache several calls of equal size. [2.6]"""
     content = bytes(range(256)) * (16 << 12)

@@ -95,24 +95,6 @@ def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place)
     assert place.content("elsewhere") is None
 
 
-def test_uncached_bytes_of_a_removed_object_are_gone_and_that_is_no_conflict(place: Place) -> None:
-    with attached(place.backend) as volume, volume.open("key", "rb") as file:
-        volume.remove("key")
-        raises(FileNotFoundError, file.pread, 1, 0, match=r"uncached bytes of a removed object are gone: 'key'")
-        assert file.size == len(OLD)
-
-
-def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Place) -> None:
-    with attached(place.backend) as volume, volume.open("made", "xb") as file:
-        file.write(b"content")
-        volume.rename("made", "other")
-        assert (volume.exists("made"), volume.exists("other")) == (False, True)
-        volume.remove("other")
-        assert not volume.exists("other")
-        raises(FileNotFoundError, volume.remove, "other")
-    assert [name.rpartition("/")[2] for name in place.names()] == ["key"]
-
-
 def test_directories_are_no_objects(place: Place) -> None:
     if isinstance(place.fs, Elsewhere):
         (Path(place.root) / "folder").mkdir()

@@ -63,6 +63,14 @@ SHORT: dict[str, Any] = {
     "threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1,
     "duration": 1,
 }  # fmt: skip
+RUNS: dict[str, dict[str, Any]] = {
+    "no faults": SHORT,
+    "flaky": {**SHORT, "faults": "flaky"},
+    "losses of others": {**SHORT, "profile": "losses", "seed": 5},
+    "saving": {**SHORT, "profile": "saving", "seed": 5},
+    "long": {"duration": 20},
+    "long and nasty": {"duration": 20, "faults": "nasty"},
+}
 numbers = itertools.count()
 stored = Whole(asynchronous=True)
 
@@ -78,24 +86,17 @@ TARGETS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", TARGETS)
-@pytest.mark.parametrize("faults", ["none", "flaky"])
-def test_a_short_run_of_the_stress_tester_is_clean(form: str, faults: str) -> None:
-    report = run(Plan(seed=1, faults=faults, **SHORT), TARGETS[form]())
+@pytest.mark.parametrize(
+    ("form", "how"),
+    [
+        pytest.param(form, how, marks=[pytest.mark.slow] * ("long" in how))
+        for form in TARGETS
+        for how in RUNS
+        if form == "blocking" or "profile" not in RUNS[how]
+    ],
+)
+def test_a_run_of_the_stress_tester_is_clean(form: str, how: str) -> None:
+    """Also with commits, discards and versions of another client beside reads of evicted bytes."""
+    report = run(Plan(**{"seed": 1, **RUNS[how]}), TARGETS[form]())
     assert report.ok, f"{report.story}\n{report.replay}"
     assert report.counters["operations"] > 100
-
-
-@pytest.mark.parametrize("profile", ["losses", "saving"])
-def test_staged_bytes_survive_the_actions_of_others(profile: str) -> None:
-    """Commits, discards and versions of another client, beside reads of evicted bytes."""
-    report = run(Plan(seed=5, profile=profile, **SHORT), TARGETS["blocking"]())
-    assert report.ok, f"{report.story}\n{report.replay}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", TARGETS)
-@pytest.mark.parametrize("faults", ["none", "nasty"])
-def test_a_run_of_the_stress_tester_is_clean(form: str, faults: str) -> None:
-    report = run(Plan(seed=1, faults=faults, duration=20), TARGETS[form]())
-    assert report.ok, f"{report.story}\n{report.replay}"

@@ -11,16 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pagecache import (
-    CachedFile,
-    CommitError,
-    ConflictError,
-    DataLossError,
-    PageCache,
-    RetryPolicy,
-    ShutdownError,
-    Volume,
-)
+from pagecache import CachedFile, CommitError, ConflictError, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task, attached, eventually, raises
@@ -109,15 +100,6 @@ def test_a_version_that_is_cached_as_a_whole_may_replace_the_other_one(place: Pl
     assert place.content("key") == b"mine" + OLD[4:]
 
 
-def test_changes_are_given_up_for_the_other_version_on_request(place: Place, opened: Opened) -> None:
-    volume, file = opened(on_conflict="take_remote")
-    acknowledged(file)
-    place.put("key", b"theirs!")
-    volume.reconnect(backend(place))
-    raises(DataLossError, file.fsync)
-    assert file.pread(8, 0) == place.content("key") == b"theirs!"
-
-
 @pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
 @pytest.mark.parametrize("answer", ["lost", "late"])
 def test_a_commit_of_unknown_result_makes_no_foreign_version(
@@ -158,7 +140,7 @@ def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another
     file.pwrite(b"mine", 0)
     with Gate() as gate:
         if isinstance(place, S3Place) and lost == "in flight":
-            pytest.skip("tests/s3/test_reconnect.py has that")
+            pytest.skip("tests/s3/test_commit_faults.py has that")
         if isinstance(place, S3Place) and lost == "below it":
             place.lose_commit(landed=True)
         elif lost != "above the backend":

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import BackendFile, CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy, Volume, WritebackError
-from pagecache.backends.fsspec.calls import Calls
-from pagecache.backends.passing import PassingBackend
-from pagecache.errors import Key
-from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache import BackendFile, CachedFile, ConflictError, PageCache, RetryPolicy, Volume, WritebackError
+from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 from pagecache.volume.inode import Inode
-from tests.file.rig import Task, attached, content_of, raises
+from tests.file.rig import attached, content_of, raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 
@@ -71,36 +68,16 @@ def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(
             raises(OSError, file.pread, 4, len(OLD) - 4)
 
 
-def test_creation_that_was_abandoned_is_no_source_of_a_rename(place: Place) -> None:
-    """Its file, which is closed later, does not stand for an object. [2.20]"""
+@pytest.mark.parametrize("end", ["closed", "given up"])
+def test_object_that_is_not_committed_yet_replaces_another_by_its_commit(place: Place, end: str) -> None:
+    """Nothing is removed for an object that is not stored: given up, it leaves the destination. [2.20]"""
     with attached(place.backend) as volume:
         file = volume.open("made", "wb")
-        file.write(b"given up")
-        file.abandon()
-        raises(FileNotFoundError, volume.rename, "made", "key")
-    assert place.content("key") == OLD
-
-
-def test_object_that_is_not_committed_yet_replaces_another(place: Place) -> None:
-    with attached(place.backend) as volume, volume.open("made", "wb") as file:
         file.write(b"new")
         volume.rename("made", "key")
-    assert place.content("key") == b"new"
-
-
-def test_object_whose_commit_was_not_carried_out_replaces_another_at_its_next_commit(place: Place) -> None:
-    """Its first commit has an unknown result; nothing is removed for the second. [2.20]"""
-    if isinstance(place.fs, Parts):
-        pytest.skip("the same as for others that copy")
-    file = place.backend.open("made", create=True)
-    put(file, 0, b"new")
-    place.lose_commit(landed=False)
-    raises(OSError, file.commit)
-    place.repair()
-    place.backend.rename("made", "key")
-    assert place.content("key") == OLD
-    file.commit()
-    assert (place.content("made"), place.content("key")) == (None, b"new")
+        assert (volume.stat("key").size, content_of(volume, "key"), place.content("key")) == (3, b"new", OLD)
+        file.close() if end == "closed" else file.abandon()
+        assert content_of(volume, "key") == place.content("key") == (b"new" if end == "closed" else OLD)
 
 
 @pytest.mark.parametrize("size", [3, (1 << 20) + 3], ids=["one request", "an upload in parts"])
@@ -118,21 +95,11 @@ def test_uncommitted_object_replaces_no_version_that_was_stored_after_its_rename
     assert place.content("key") == OTHER
 
 
-def test_object_that_is_not_committed_yet_is_given_up_and_the_destination_stays(place: Place) -> None:
-    """Nothing is removed for an object that is not stored. [2.20]"""
-    with attached(place.backend) as volume:
-        file = volume.open("made", "wb")
-        file.write(b"new")
-        volume.rename("made", "key")
-        assert volume.stat("key").size == 3
-        assert content_of(volume, "key") == b"new"
-        file.abandon()
-        assert content_of(volume, "key") == OLD
-
-
 @pytest.mark.parametrize("use", [uploaded, read])
 def test_version_of_another_client_is_renamed_and_mixed_with_nothing(place: Place, use: Use) -> None:
-    """An open file keeps its own version, which is gone. [2.19, 2.20]"""
+    """An open file keeps its own version, which is gone: its bytes that are not in memory cannot be read, nor forced.
+    [2.19, 2.20]
+    """
     with attached(place.backend) as volume:
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
@@ -141,49 +108,9 @@ def test_version_of_another_client_is_renamed_and_mixed_with_nothing(place: Plac
         raises(ConflictError, file.pread, 4, len(OLD) - 4)
         if use is uploaded:
             raises(ConflictError, file.fsync)
+            raises(ConflictError, volume.resolve, "other", "force")
         file.abandon()
     assert (place.content("key"), place.content("other")) == (None, OTHER)
-
-
-def test_forcing_a_renamed_object_takes_no_byte_of_another_version(place: Place) -> None:
-    """Bytes of its own version that are not in memory cannot be read any longer: nothing changes. [2.19, 2.20]"""
-    with attached(place.backend) as volume:
-        file = volume.open("key", "r+b")
-        file.pwrite(b"W", 0)
-        place.put("key", OTHER)
-        volume.rename("key", "other")
-        raises(ConflictError, file.fsync)
-        raises(ConflictError, volume.resolve, "other", "force")
-        assert (place.content("other"), file.pread(1, 0)) == (OTHER, b"W")
-        volume.resolve("other", "rebase")
-        file.close()
-    assert place.content("other") == b"W" + OTHER[1:]
-
-
-def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """[2.19]"""
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    place.put("other", OTHER)
-    gate, stat = Gate(), Calls.stat
-
-    def answered_late(self: Calls, path: str) -> ObjectStat:
-        found = stat(self, path)
-        if not gate.entered:
-            gate.enter()
-        return found
-
-    with attached(place.backend) as volume, volume.open("key", "r+b", read_ahead=0) as file:
-        uploaded(file)
-        monkeypatch.setattr(Calls, "stat", answered_late)
-        asking = Task(place.backend.stat, "other")
-        gate.wait_entered()
-        volume.rename("key", "other")
-        gate.release()
-        asking.result()
-        volume.open("other", "rb").close()
-        file.fsync()
-    assert place.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
 @pytest.mark.parametrize(("retry", "times"), [(OFTEN, 1), (ONCE, 1), (ONCE, 2)], ids=["again", "once", "twice"])
@@ -262,73 +189,17 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
         assert place.content("other") == expected
 
 
-def test_version_that_is_stored_while_its_object_is_copied_is_not_removed() -> None:
-    """It is not the version that was copied; the rename has succeeded. [2.20]"""
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    place.fs.hooks.after["cp_file"] = lambda path: place.put("key", OTHER)
-    place.backend.rename("key", "other")
-    assert (place.content("key"), place.content("other")) == (OTHER, OLD)
-
-
-def test_object_that_another_client_removes_while_it_is_copied_has_its_new_name() -> None:
-    """[2.20]"""
+@pytest.mark.parametrize("by", ["another version", "a remove"])
+def test_object_that_another_client_changes_while_it_is_copied_has_its_new_name(by: str) -> None:
+    """Another version is not the one that was copied, and stays; the rename has succeeded. [2.20]"""
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
     file = place.backend.open("key")
-    place.fs.hooks.after["cp_file"] = lambda path: place.take_away("key")
+    stored = by == "another version"
+    place.fs.hooks.after["cp_file"] = lambda path: place.put("key", OTHER) if stored else place.take_away("key")
     place.backend.rename("key", "other")
-    assert (place.names(), get(file, 0, 4)) == (["bucket/other"], OLD[:4])
-
-
-@pytest.mark.parametrize("use", [uploaded, read])
-def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_commit(tmp_path: Path, use: Use) -> None:
-    """The rename is done; the removal is a conflict below uploaded bytes, otherwise there is no object. [2.19, 2.20]"""
-    place = Place(Elsewhere(), str(tmp_path))
-    place.put("key", OLD)
-    place.fs.hooks.after["mv"] = lambda path: place.take_away("other")
-    with attached(place.backend) as volume:
-        file = volume.open("key", "r+b", read_ahead=0)
-        use(file)
-        volume.rename("key", "other")
-        place.fs.hooks.after.clear()
-        if use is uploaded:
-            raises(ConflictError, file.fsync)
-        else:
-            raises(FileNotFoundError, file.pread, 4, len(OLD) - 4)
-            file.pwrite(b"W", 0)
-            file.fsync()
-        file.abandon()
-    assert place.names() == []
-
-
-def at_once(place: Place, name: str, content: bytes) -> None:
-    """Let another client store an object right after the next `mv`."""
-
-    def store(path: str) -> None:
-        place.fs.hooks.after.clear()
-        place.put(name, content)
-
-    place.fs.hooks.after["mv"] = store
-
-
-@pytest.mark.parametrize("replaced", [True, False], ids=["replaces", "replaces nothing"])
-@pytest.mark.parametrize("use", [read, written, uploaded])
-def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(tmp_path: Path, use: Use, replaced: bool) -> None:
-    """What has the old name then is no sign that the store does not replace. [2.20]"""
-    place = Place(Elsewhere(), str(tmp_path))
-    place.put("key", OLD)
-    if replaced:
-        place.put("other", OTHER)
-    at_once(place, "key", PRECIOUS)
-    with attached(place.backend) as volume:
-        with volume.open("key", "r+b", read_ahead=0) as file:
-            use(file)
-            volume.rename("key", "other")
-            assert file.pread(4, len(OLD) - 4) == OLD[-4:]
-            assert content_of(volume, "key") == PRECIOUS
-        assert place.content("other") == content_after(use)
-    assert place.content("key") == PRECIOUS
+    assert (place.content("key"), place.content("other")) == (OTHER if stored else None, OLD)
+    assert get(file, 0, 4) == OLD[:4]
 
 
 def test_rename_that_did_nothing_is_an_error_though_another_client_has_replaced_the_source(tmp_path: Path) -> None:
@@ -343,19 +214,64 @@ def test_rename_that_did_nothing_is_an_error_though_another_client_has_replaced_
     assert (raises(OSError, get, file, 0, 4).errno, place.content("other")) == (errno.ESTALE, OTHER)
 
 
-@pytest.mark.parametrize("use", [read, written, uploaded])
-def test_version_that_another_client_stores_under_the_new_name_at_once_is_mixed_with_nothing(
-    tmp_path: Path, use: Use
-) -> None:
-    """[2.19, 2.20]"""
-    place = Place(Elsewhere(), str(tmp_path))
+ANY_USE = pytest.mark.parametrize("use", [read, written, uploaded])
+
+
+@contextlib.contextmanager
+def renamed(
+    folder: Path, use: Use, act: Callable[[Place], None], *, replaced: bool = True
+) -> Iterator[tuple[Place, Volume, CachedFile]]:
+    """A file whose object was renamed, over another one. Another client acts right after the rename in the store."""
+    place = Place(Elsewhere(), str(folder))
     place.put("key", OLD)
-    longer = OTHER + b"!"
-    at_once(place, "other", longer)
+    if replaced:
+        place.put("other", PRECIOUS)
+
+    def moved(_path: str) -> None:
+        place.fs.hooks.after.clear()
+        act(place)
+
+    place.fs.hooks.after["mv"] = moved
     with attached(place.backend) as volume:
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
         volume.rename("key", "other")
+        yield place, volume, file
+
+
+@ANY_USE
+def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_commit(tmp_path: Path, use: Use) -> None:
+    """The rename is done; the removal is a conflict below unsaved bytes, otherwise there is no object. [2.19, 2.20]"""
+    with renamed(tmp_path, use, lambda place: place.take_away("other")) as (place, _, file):
+        if use is read:
+            raises(FileNotFoundError, file.pread, 4, len(OLD) - 4)
+            file.pwrite(b"W", 0)
+            file.fsync()
+        else:
+            raises(ConflictError, file.fsync)
+        file.abandon()
+    assert place.names() == []
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["replaces", "replaces nothing"])
+@ANY_USE
+def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(tmp_path: Path, use: Use, replaced: bool) -> None:
+    """What has the old name then is no sign that the store does not replace. [2.20]"""
+    made = renamed(tmp_path, use, lambda place: place.put("key", PRECIOUS), replaced=replaced)
+    with made as (place, volume, file):
+        assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+        assert content_of(volume, "key") == PRECIOUS
+        file.close()
+    assert (place.content("key"), place.content("other")) == (PRECIOUS, content_after(use))
+
+
+@ANY_USE
+def test_version_that_another_client_stores_under_the_new_name_at_once_is_mixed_with_nothing(
+    tmp_path: Path, use: Use
+) -> None:
+    """[2.19, 2.20]"""
+    longer = OTHER + b"!"
+    with renamed(tmp_path, use, lambda place: place.put("other", longer)) as (place, _, file):
         raises(ConflictError, file.pread, 4, len(OLD) - 4)
         if use is not read:
             raises(ConflictError, file.fsync)
@@ -398,46 +314,6 @@ def test_rename_whose_answer_is_lost_takes_open_files_along(losing: Place, use: 
     assert (losing.content("key"), losing.content("other")) == (None, expected)
 
 
-class Taking(PassingBackend):
-    """A store in which another client takes the old name of a renamed object at once."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(place.backend)
-        self._place = place
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        self._place.put(str(src), OTHER)
-
-
-@pytest.mark.parametrize("tries", [ONCE, OFTEN])
-@pytest.mark.parametrize("use", [read, written, uploaded])
-def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_takes_the_old_name(
-    losing: Place, use: Use, tries: RetryPolicy
-) -> None:
-    """The copy may have another version than the source. The object goes on under the new name, the one that was there
-    is gone, and the old name has the other client's. [2.14, 2.20]
-    """
-    losing.put("other", PRECIOUS)
-    expected = content_after(use)
-    backend = FaultyBackend(Taking(losing))
-    with attached(backend, retry=tries, flush_interval=3600) as volume:
-        replaced = volume.open("other", "r+b", read_ahead=0)
-        replaced.pread(4, 0)
-        with volume.open("key", "r+b", read_ahead=0) as file:
-            use(file)
-            backend.use([Rule("rename", done=True, error=errno.ECONNRESET, times=1)])
-            with pytest.raises(ConnectionResetError) if tries is ONCE else contextlib.nullcontext():
-                volume.rename("key", "other")
-            assert content_of(volume, "other") == expected
-            assert content_of(volume, "key") == OTHER
-            assert replaced.pread(len(PRECIOUS), 0) == PRECIOUS
-            replaced.pwrite(b"M", 0)
-            replaced.close()
-            losing.save(file)
-    assert (losing.content("key"), losing.content("other")) == (OTHER, expected)
-
-
 @LOOKS
 @pytest.mark.parametrize("call", ["remove", "rename over it"])
 def test_call_whose_answer_is_lost_takes_the_name_from_open_files(losing: Place, call: str, failed_looks: int) -> None:
@@ -477,17 +353,21 @@ def test_call_that_is_repeated_after_a_lost_answer_succeeds(silent: Place, verb:
     assert (silent.content("key"), silent.content("other")) == (None, OLD if verb == "rename" else None)
 
 
-def test_new_object_whose_commit_was_not_answered_can_be_renamed(losing: Place) -> None:
-    """It is stored, and its file does not know it yet. [2.15, 2.20]"""
+@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
+def test_new_object_whose_commit_was_not_answered_can_be_renamed(losing: Place, landed: bool) -> None:
+    """It is stored, and its file does not know it yet; or its next commit replaces the object of the new name, and
+    nothing is removed for that. [2.15, 2.20]
+    """
     file = losing.backend.open("made", create=True)
     put(file, 0, b"content")
-    losing.lose_commit(landed=True)
+    losing.lose_commit(landed=landed)
     raises(OSError, file.commit)
     losing.repair()
-    losing.backend.rename("made", "other")
+    losing.backend.rename("made", "key")
+    assert losing.content("key") == (b"content" if landed else OLD)
     put(file, 0, b"C")
     file.commit()
-    assert (losing.content("made"), losing.content("other")) == (None, b"Content")
+    assert (losing.content("made"), losing.content("key")) == (None, b"Content")
 
 
 @pytest.mark.parametrize("name", ["key", "other", None])
@@ -615,23 +495,3 @@ def test_a_remove_of_an_unstored_object_is_settled_by_its_open_file(place: Place
         again.write(b", saved")
         again.fsync()
     assert place.content("draft") == (b", saved" if landed else b"mine, saved")
-
-
-@pytest.mark.parametrize("then", ["fsync", "remove"])
-@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
-def test_an_own_remove_without_an_answer_is_no_change_by_another_program(
-    place: Place, faulty: Faulty, landed: bool, then: str
-) -> None:
-    """Unsaved bytes go with the name, and the same call succeeds when it is made again. [2.14, 2.20]"""
-    volume, backend, handles = faulty
-    file = handles.enter_context(volume.open("key", "r+b"))
-    file.write(b"unsaved")
-    lose_answer(backend, partial(volume.remove, "key"), landed=landed)
-    if then == "remove":
-        volume.remove("key")
-        raises(FileNotFoundError, volume.remove, "key")
-    else:
-        assert volume.exists("key") is not landed
-        volume.remove("key") if not landed else file.fsync()
-    file.fsync()
-    assert (volume.exists("key"), volume.unsaved(), place.content("key")) == (False, [], None)

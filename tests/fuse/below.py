@@ -10,22 +10,21 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.backends import DirectoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
 from pagecache.fuse import nodes
 from pagecache.testing import FaultyBackend, LatencyBackend
 
-__all__ = ["MISNAMED", "Switch", "faulty", "few_names", "misnamed", "misnamed_objects", "slow", "switched"]
+__all__ = ["Switch", "faulty", "few_names", "slow", "switched"]
 
 
 T = TypeVar("T")
-MISNAMED = ("", "with/slash", "with\0nul", "x" * 1025, "\ud800")
 
 
 class Switch:
@@ -137,26 +136,6 @@ def faulty(root: str, profile: str, seed: int = 1) -> Backend:
 
 def slow(root: str) -> Backend:
     return LatencyBackend(DirectoryBackend(root), read=0.002, write=0.002, commit=0.005)
-
-
-class _Misnamed(DirectoryBackend):
-    """A store with some names that no directory can have."""
-
-    def readdir(self, key: Any) -> Iterator[ObjectStat]:
-        start = f"{key}/" if key else ""
-        yield from (ObjectStat(size=0, key=start + name) for name in MISNAMED)
-        yield from super().readdir(key)
-
-
-def misnamed(root: str) -> Backend:
-    return _Misnamed(root)
-
-
-def misnamed_objects() -> Backend:
-    backend = MemoryBackend()
-    for name in (*MISNAMED[2:], "good"):
-        backend.put(f"d/{name}", b"")
-    return backend
 
 
 def few_names(root: str) -> Backend:

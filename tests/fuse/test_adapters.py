@@ -1,4 +1,4 @@
-"""`Files` and `TrioFiles` without a kernel, and a process that uses its own mount: the promises to a server author."""
+"""`Files` and `TrioFiles` without a kernel, the order of requests, and a process that uses its own mount."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError, ShutdownError
 from pagecache.fuse import Files, TrioFiles, errno_of
+from pagecache.fuse.files import OpenFile
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
@@ -62,12 +65,6 @@ def test_the_verbs(files: Files, backend: FaultyBackend) -> None:
     files.release(fh)
     assert code(files.read, fh, 0, 1) == errno.EBADF
     files.release(fh)
-
-
-def test_space_is_not_promised(files: Files) -> None:
-    fh = files.open("a", CREATE)
-    for mode in (0, 1, 0x02, 0x40):
-        assert code(files.fallocate, fh, mode, 0, 4096) == errno.EOPNOTSUPP
 
 
 def test_appended_bytes_go_where_the_kernel_says(files: Files) -> None:
@@ -252,8 +249,123 @@ def test_calls_that_hang_do_not_take_all_threads_of_the_loop() -> None:
     trio.run(run)
 
 
-PREAMBLE = """
-import errno, mmap, os, subprocess, sys, threading
+# ---------------------------------------------------------------- requests for the same bytes, one behind another
+
+PAGE = 4096
+
+
+class Held(OpenFile):
+    """An open file whose writes all have to wait, until they are released."""
+
+    __slots__ = ("begun", "go_on", "order")
+
+    def __init__(self, opened: OpenFile) -> None:
+        super().__init__(opened.file, opened.number, writable=True)
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+        self.order: list[bytes] = []
+
+    def write_now(self, data: Any, offset: int) -> int | None:
+        return None
+
+    def write(self, data: Any, offset: int) -> int:
+        self.begun.release()
+        assert self.go_on.acquire(timeout=60)
+        self.order.append(data)
+        return super().write(data, offset)
+
+
+def held(files: Files) -> Held:
+    """A file of old bytes, all cached."""
+    fh = files.open("a", os.O_RDWR | os.O_CREAT)
+    files.write(fh, 0, b"o" * 2 * PAGE)
+    opened = Held(files.get(fh))
+    files.by_number[fh] = opened
+    return opened
+
+
+def on_trio(volume: Volume, program: Callable[[TrioFiles, Held, trio.Nursery], Awaitable[None]], **how: Any) -> None:
+    """Run a program on open files; release all waiting writes at its end."""
+
+    async def main() -> None:
+        files = TrioFiles(volume, error=lambda code: OSError(code, "reported"), **how)
+        opened = held(files.files)
+        async with trio.open_nursery() as nursery:
+            try:
+                await program(files, opened, nursery)
+            finally:
+                opened.go_on.release(10)
+        opened.close()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0) if "deadline" in how else None)
+
+
+def test_a_read_waits_for_a_write_that_came_before(volume: Volume) -> None:
+    """It finds the written bytes; reads of other bytes are answered in between."""
+
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        found: list[object] = []
+
+        async def read() -> None:
+            found.append(await files.read(opened.number, 0, PAGE))
+
+        nursery.start_soon(files.write, opened.number, 100, b"n" * 100)
+        await trio.to_thread.run_sync(opened.begun.acquire)
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        assert found == []
+        assert await files.read(opened.number, PAGE, PAGE) == b"o" * PAGE
+        opened.go_on.release()
+        await trio.testing.wait_all_tasks_blocked()
+        while not found:
+            await trio.lowlevel.checkpoint()
+        assert found == [b"o" * 100 + b"n" * 100 + b"o" * (PAGE - 200)]
+
+    on_trio(volume, program)
+
+
+def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
+    """The later bytes stay; a write of other bytes is not delayed."""
+
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        nursery.start_soon(files.write, opened.number, 0, b"1" * 100)
+        await trio.to_thread.run_sync(opened.begun.acquire)
+        nursery.start_soon(files.write, opened.number, 50, b"2" * 100)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not opened.begun.acquire(blocking=False)
+        nursery.start_soon(files.write, opened.number, PAGE, b"3" * 100)
+        await trio.to_thread.run_sync(opened.begun.acquire)
+        opened.go_on.release(2)
+        await trio.to_thread.run_sync(opened.begun.acquire)
+        opened.go_on.release()
+        assert await files.read(opened.number, 0, 200) == b"1" * 50 + b"2" * 100 + b"o" * 50
+
+    on_trio(volume, program)
+
+
+def test_a_request_behind_a_write_goes_on_at_its_deadline(volume: Volume) -> None:
+    """EIO, as for the write itself; afterwards no request is blocked."""
+
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        codes: list[int | None] = []
+
+        async def failing(call: Callable[..., Awaitable[object]], *arguments: object) -> None:
+            with pytest.raises(OSError) as caught:
+                await call(*arguments)
+            codes.append(caught.value.errno)
+
+        async with trio.open_nursery() as inner:
+            inner.start_soon(failing, files.write, opened.number, 100, b"n" * 100)
+            await trio.lowlevel.checkpoint()
+            inner.start_soon(failing, files.read, opened.number, 0, PAGE)
+        assert codes == [errno.EIO] * 2
+        assert len(await files.read(opened.number, 0, PAGE)) == PAGE
+
+    on_trio(volume, program, deadline=5.0)
+
+
+ASKS_ITSELF = """
+import errno, os, subprocess, sys, threading
 import pyfuse3, trio
 import pagecache, pagecache.fuse
 from pagecache.backends.passing import PassingBackend, PassingFile
@@ -262,38 +374,6 @@ import fuse_trio
 
 path, loop = sys.argv[1], threading.Thread(target=trio.run, args=(pyfuse3.main,))
 
-def begin(server):
-    pyfuse3.init(server, path)
-    loop.start()
-
-def end():
-    subprocess.run(["fusermount3", "-u", path], check=True)
-    loop.join()
-    pyfuse3.close(unmount=False)
-    print("served", flush=True)
-    os._exit(0)
-"""
-
-
-SERVES_ITSELF = """
-cache = pagecache.PageCache("4MiB")
-volume = cache.attach(fuse_trio.Tables())
-begin(server := fuse_trio.Server(volume))
-with open(os.path.join(path, "3"), "r+b") as file:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source, volume.open("2", "r+") as other:
-        other.pwrite(source, 0)  # faults that this very process serves
-        assert other.pread(len(source), 0) == source[:]
-        other.fsync()
-    with mmap.mmap(file.fileno(), 0) as destination, volume.open("1") as first:
-        length = first.pread_into(destination, 0)
-        assert destination[:length] == first.pread(length, 0)
-    os.fsync(file.fileno())
-    assert volume.open("3").pread(6, 0) == b"0 0\\n1 "
-end()
-"""
-
-
-ASKS_ITSELF = """
 nested, said = {}, []
 
 class File(PassingFile):
@@ -323,7 +403,8 @@ class Server(fuse_trio.Server):
 
 done = threading.Event()
 volume = pagecache.PageCache("4MiB").attach(Nested(fuse_trio.Tables()), read_ahead=0)
-begin(server := Server(volume))
+pyfuse3.init(Server(volume), path)
+loop.start()
 fds = {key: os.open(os.path.join(path, key), os.O_RDONLY) for key in "123"}
 nested["2"] = fds["1"]
 assert os.pread(fds["2"], 9, 0) == b"0 0\\n1 1\\n2"  # its backend reads another file of the mount
@@ -339,7 +420,11 @@ assert said == ["EIO"], said
 assert os.pread(fds["3"], 9, 0) == b"0 0\\n1 1\\n2"  # nobody waits for anything any more
 for fd in fds.values():
     os.close(fd)
-end()
+subprocess.run(["fusermount3", "-u", path], check=True)
+loop.join()
+pyfuse3.close(unmount=False)
+print("served", flush=True)
+os._exit(0)
 """
 
 
@@ -347,11 +432,10 @@ end()
 @pytest.mark.skipif(
     find_spec("pyfuse3") is None, reason="pyfuse3 is not installed: apt install libfuse3-dev pkg-config"
 )
-@pytest.mark.parametrize("program", [SERVES_ITSELF, ASKS_ITSELF], ids=["memory", "backend"])
-def test_a_process_uses_the_mount_that_it_serves_itself(tmp_path: Path, program: str) -> None:
-    """As memory of calls, and below its backend; a call that waits for itself ends at its deadline. [T-65]"""
+def test_a_process_uses_the_mount_that_it_serves_itself_below_its_backend(tmp_path: Path) -> None:
+    """A call that waits for itself ends at its deadline. [T-65]"""
     examples = Path(__file__).parent.parent.parent / "examples"
-    command = [sys.executable, "-c", PREAMBLE + program, str(tmp_path), str(examples)]
+    command = [sys.executable, "-c", ASKS_ITSELF, str(tmp_path), str(examples)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         # A thread that waits for a page cannot be killed before the connection is cut.
         cut = threading.Timer(60, lambda: subprocess.run(["umount", "-f", "-l", str(tmp_path)], check=False))

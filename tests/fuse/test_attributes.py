@@ -26,19 +26,6 @@ PAGE = 4096
 YEAR_2020 = 1_577_836_800_123_456_789
 
 
-def test_times_are_kept_and_writes_before_them_do_not_move_them(place: Path, stored: Path) -> None:
-    """`cp -p` and `tar` set them while the file is still open, and its bytes are not written back yet."""
-    path = place / "a"
-    with path.open("wb", buffering=0) as file:
-        file.write(b"x" * 10_000)
-        os.utime(file.fileno(), ns=(YEAR_2020, YEAR_2020 + 1))
-        assert os.fstat(file.fileno()).st_mtime_ns == YEAR_2020 + 1
-    assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (YEAR_2020, YEAR_2020 + 1)
-    run("sync", "-f", path)
-    assert (stored / "a").stat().st_mtime_ns == YEAR_2020 + 1
-    assert path.read_bytes() == b"x" * 10_000
-
-
 def test_what_no_store_can_keep_is_refused(place: Path) -> None:
     """Names are not exchanged, and no file gets capabilities."""
     for name in "ab":

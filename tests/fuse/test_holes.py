@@ -1,4 +1,4 @@
-"""Holes of a mounted directory: each program and call acts as in a plain directory of the same file system."""
+"""Holes of a mounted directory, as those of a plain one of the same file system; stores through shared mappings."""
 
 from __future__ import annotations
 
@@ -115,6 +115,36 @@ def test_stores_through_a_mapping_are_data_before_they_are_synced(place: Path, m
             assert answer(fd, 2 * MIB, os.SEEK_DATA) in (2 * MIB, 3 * MIB)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("how", ["msync", "fsync", "munmap", "close"])
+def test_stores_through_a_mapping_are_kept(place: Path, stored: Path, mounted: Mounted, how: str) -> None:
+    """msync and fsync make them durable; the end of a mapping and a close write them back."""
+    if not maps_shared(mounted.options):
+        pytest.skip("there are no shared mappings here")
+    path = place / "a"
+    path.write_bytes(b"." * 616 * KIB)
+    file = path.open("r+b", buffering=0)
+    mapped = mmap.mmap(file.fileno(), 616 * KIB)
+    mapped[12 * KIB : 12 * KIB + 4] = b"kept"
+    commits = mounted.number("commits")
+    if how == "msync":
+        mapped.flush()
+    elif how == "fsync":
+        os.fsync(file.fileno())
+    if how in ("msync", "fsync"):
+        assert mounted.number("commits") > commits
+        assert (stored / "a").read_bytes()[12 * KIB : 12 * KIB + 5] == b"kept."
+    if how == "close":  # the mapping goes on
+        file.close()
+        assert path.read_bytes()[12 * KIB : 12 * KIB + 5] == b"kept."
+        mapped[16 * KIB] = 65
+    mapped.close()
+    file.close()
+    assert path.read_bytes()[12 * KIB : 12 * KIB + 5] == b"kept."
+    with path.open("r+b") as again:
+        os.fsync(again.fileno())
+    assert (stored / "a").read_bytes() == path.read_bytes()
 
 
 def test_objects_are_all_data(flat: Path) -> None:

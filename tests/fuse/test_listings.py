@@ -20,8 +20,7 @@ from pagecache.fuse import Attributes, Files, Loop, Server, why_no_loop
 from pagecache.fuse.entries import SAID, Listed
 
 from ..file.rig import raises
-from .below import MISNAMED
-from .mounts import Mounted, names, needs_mounts, run
+from .mounts import names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 needs_loop = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
@@ -46,11 +45,13 @@ class Counted(DirectoryBackend):
         return super().readdir(key)
 
 
-def test_names_made_after_the_open_are_there_at_the_first_read(place: Path, stored: Path, opened: int) -> None:
-    """It may be made past the mount, or through it; removed names are not listed."""
+def test_a_directory_is_looked_at_when_it_is_read(place: Path, stored: Path, opened: int) -> None:
+    """At its first read, not at its open, and anew once it is rewound; names are made through the mount and past it."""
     (stored / "by another").touch()
     (place / "by us").touch()
     assert sorted(os.listdir(opened)) == ["by another", "by us"]
+    (stored / "by another").unlink()
+    assert os.listdir(opened) == ["by us"]
 
 
 def test_names_removed_after_the_open_are_not_there_at_the_first_read(place: Path, stored: Path) -> None:
@@ -59,14 +60,6 @@ def test_names_removed_after_the_open_are_not_there_at_the_first_read(place: Pat
     with os.scandir(place) as found:  # opens it, and reads at the first name
         (stored / "a").unlink()
         assert [entry.name for entry in found] == ["b"]
-
-
-def test_a_rewound_directory_is_looked_at_anew(stored: Path, opened: int) -> None:
-    assert os.listdir(opened) == []
-    (stored / "by another").touch()
-    assert os.listdir(opened) == ["by another"]
-    (stored / "by another").unlink()
-    assert os.listdir(opened) == []
 
 
 def test_a_directory_that_others_remove_before_it_is_read_is_empty(stored: Path, opened: int) -> None:
@@ -123,24 +116,37 @@ def test_a_listing_that_fails_says_so_and_is_whole_the_next_time(store: Path, mn
 
 # -- names that no directory can have
 
-BELOW = "tests.fuse.below"
+MISNAMED = ("", "with/slash", "with\0nul", "x" * 1025, "\ud800")
 
 
 def left_out(log: str) -> list[str]:
     return [line for line in log.splitlines() if "is left out of the listing" in line]
 
 
+class Misnamed(DirectoryBackend):
+    """A store with some names that no directory can have."""
+
+    def readdir(self, key: Any) -> Iterator[ObjectStat]:
+        start = f"{key}/" if key else ""
+        yield from (ObjectStat(size=0, key=start + name) for name in MISNAMED)
+        yield from super().readdir(key)
+
+
+@needs_loop
 @pytest.mark.parametrize("kind", ["directories", "objects"])
-def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(tmp_path: Path, kind: str) -> None:
+def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(
+    store: Path, mnt: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
     """The log names it once, with its directory and the rule, however often it is listed."""
-    (tmp_path / "store" / "d").mkdir(parents=True)
-    (tmp_path / "store" / "d" / "good").touch()
-    url = f"{BELOW}:misnamed" + ("_objects" if kind == "objects" else "")
-    option = ["--option", f"root={tmp_path / 'store'}"] if kind == "directories" else []
-    with Mounted(tmp_path, url, *option) as mounted:
+    (store / "d").mkdir()
+    (store / "d" / "good").touch()
+    backend: Any = Misnamed(store) if kind == "directories" else MemoryBackend()
+    for name in (*MISNAMED[2:], "good") if kind == "objects" else ():
+        backend.put(f"d/{name}", b"")
+    with PageCache("4MiB") as cache, Loop(Server(cache.attach(backend)), mnt, timeout=LONG):
         for _ in range(2):
-            assert names(mounted.path / "d") == ["good"]
-        log = left_out(mounted.said())
+            assert names(mnt / "d") == ["good"]
+    log = left_out(caplog.text)
     assert len(log) == len(set(log)) == (5 if kind == "directories" else 3)
     assert all("directory /d: the name '" in line for line in log)
     for name, rule in (("with\\x00nul", "has no NUL"), ("xxx", "at most 1024 bytes, and this one 1025")):

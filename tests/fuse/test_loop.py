@@ -42,6 +42,17 @@ class Plain:
         self.files = Files(volume)
         self.before: Callable[[str], object] = lambda name: None
         self.forgotten: list[tuple[int, int]] = []
+        self.hangs, self.go_on = threading.Semaphore(0), threading.Event()
+
+    def hang_in(self, *names: str) -> None:
+        """Let these calls hang until `go_on`; `hangs` is released by each."""
+
+        def hang(name: str) -> None:
+            if name in names:
+                self.hangs.release()
+                assert self.go_on.wait(LONG)
+
+        self.before = hang
 
     def getattr(self, number: int) -> Attributes:
         self.before("getattr")
@@ -90,24 +101,6 @@ def test_requests_for_cached_bytes_never_enter_python(volume: Volume, mnt: Path,
         assert os.stat(mnt / "a").st_mtime_ns >= found.st_mtime_ns - 10**9
 
 
-def test_attributes_of_an_open_file_follow_each_change(volume: Volume, mnt: Path) -> None:
-    """A program that changes a name, or the attributes of its object, sees the change at once."""
-    with (
-        Loop(Server(volume), mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG),
-        (mnt / "a").open("wb", buffering=0) as file,
-    ):
-        file.write(b"a")
-        (mnt / "a").chmod(0o600)
-        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
-        (mnt / "a").rename(mnt / "b")
-        assert code((mnt / "a").stat) == errno.ENOENT
-        assert (mnt / "b").stat().st_size == 1
-        os.link(mnt / "b", mnt / "c")
-        assert os.fstat(file.fileno()).st_nlink == 2
-        (mnt / "c").unlink()
-        assert os.fstat(file.fileno()).st_nlink == 1
-
-
 ERRORS = [ZeroDivisionError, KeyError, SystemExit, KeyboardInterrupt, GeneratorExit]
 
 
@@ -136,29 +129,23 @@ def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
     volume: Volume, mnt: Path, store: Path
 ) -> None:
     (store / "a").write_bytes(b"a")
-    system, go_on, hangs = Plain(volume), threading.Event(), threading.Semaphore(0)
-
-    def hang(name: str) -> None:
-        if name in ("lookup", "open"):
-            hangs.release()
-            assert go_on.wait(LONG)
-
+    system = Plain(volume)
     with Loop(system, mnt, attr_timeout=0, entry_timeout=0, timeout=0.2) as loop:
         fd = os.open(mnt / "a", os.O_RDONLY)
         os.pread(fd, 1, 0)
-        system.before = hang
+        system.hang_in("lookup")
         assert code((mnt / "a").stat) == errno.EIO
         assert os.pread(fd, 1, 0) == b"a"  # cached bytes are read at the same time
-        go_on.set()
+        system.go_on.set()
         assert loop.drain(LONG)
         assert (2, 1) in system.forgotten
         system.before = lambda name: None
         os.close(fd)
         assert loop.drain(LONG)
-        go_on.clear()
-        system.before = lambda name: hang(name) if name == "open" else None
+        system.go_on.clear()
+        system.hang_in("open")
         assert code(lambda: os.open(mnt / "a", os.O_RDONLY)) == errno.EIO
-        go_on.set()
+        system.go_on.set()
         assert loop.drain(LONG)
         assert system.files.by_number == {}  # a late answer was released
         assert loop.counts()["late"] >= 2
@@ -167,26 +154,20 @@ def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
 def test_a_program_that_is_killed_does_not_wait(volume: Volume, mnt: Path, store: Path) -> None:
     """A signal that does not kill is ignored by the loop."""
     (store / "a").write_bytes(b"a")
-    system, go_on, hangs = Plain(volume), threading.Event(), threading.Semaphore(0)
-
-    def hang(name: str) -> None:
-        if name == "lookup":
-            hangs.release()
-            assert go_on.wait(LONG)
-
-    system.before = hang
+    system = Plain(volume)
+    system.hang_in("lookup")
     program = "import os, signal, sys; signal.signal(signal.SIGUSR1, lambda *_: None); os.stat(sys.argv[1])"
     with Loop(system, mnt, timeout=None) as loop:
         command = [sys.executable, "-c", program, str(mnt / "a")]
         with subprocess.Popen(command) as killed:
-            assert hangs.acquire(timeout=LONG)
+            assert system.hangs.acquire(timeout=LONG)
             killed.kill()
             assert killed.wait(LONG) == -signal.SIGKILL
         assert loop.counts()["interrupted"] == 1
         with subprocess.Popen(command) as goes_on:
-            assert hangs.acquire(timeout=LONG)
+            assert system.hangs.acquire(timeout=LONG)
             goes_on.send_signal(signal.SIGUSR1)
-            go_on.set()
+            system.go_on.set()
             assert goes_on.wait(LONG) == 0
         assert loop.counts()["interrupted"] == 1
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -29,20 +29,40 @@ from ..moments import at_next_call
 from .mounts import code
 
 CREATE = os.O_RDWR | os.O_CREAT
+T = TypeVar("T")
+
+
+class Mount(Server):
+    """A server without a kernel: of a directory with `a`, and `b` in `d`.
+
+    one, two, three     threads of programs that make calls
+    """
+
+    def __init__(self, root: Path, cache: PageCache) -> None:
+        self.faulty, self.root = FaultyBackend(DirectoryBackend(root)), root
+        super().__init__(cache.attach(self.faulty))
+        callers = Callers()
+        self.one, self.two, self.three = (Program(self, callers, thread) for thread in (11, 12, 13))
+
+    def replace(self, *names: str) -> None:
+        """Another program gives names to new files."""
+        for name in names:
+            (self.root / "next").write_bytes(b"new")
+            os.rename(self.root / "next", self.root / name)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[Mount]:
     (tmp_path / "d").mkdir()
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "d" / "b").write_bytes(b"bb")
     with PageCache("1MiB") as cache:
-        server = Server(cache.attach(FaultyBackend(DirectoryBackend(tmp_path))))
+        server = Mount(tmp_path, cache)
         yield server
         server.close()
 
 
-def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_returned(server: Server) -> None:
+def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_returned(server: Mount) -> None:
     """It stays the same when the file is looked up again."""
     number = server.lookup(1, "a").number
     assert server.lookup(1, "a").number == number
@@ -55,7 +75,7 @@ def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_returned(server
     assert len(server.nodes) == 1
 
 
-def test_a_directory_lives_as_long_as_what_is_in_it(server: Server) -> None:
+def test_a_directory_lives_as_long_as_what_is_in_it(server: Mount) -> None:
     directory = server.lookup(1, "d").number
     inner = server.lookup(directory, "b").number
     server.forget(directory)
@@ -64,7 +84,7 @@ def test_a_directory_lives_as_long_as_what_is_in_it(server: Server) -> None:
     assert len(server.nodes) == 1
 
 
-def test_an_open_file_keeps_its_number(server: Server) -> None:
+def test_an_open_file_keeps_its_number(server: Mount) -> None:
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
     server.forget(number)
@@ -74,7 +94,7 @@ def test_an_open_file_keeps_its_number(server: Server) -> None:
     assert len(server.nodes) == 1
 
 
-def test_listed_entries_count_as_returned(server: Server) -> None:
+def test_listed_entries_count_as_returned(server: Mount) -> None:
     listing = server.opendir(1)
     assert sorted(name for name, _ in listing.entries) == ["a", "d"]
     numbers = [found.number for index in range(2) if (found := server.entry(listing, index)) is not None]
@@ -84,7 +104,7 @@ def test_listed_entries_count_as_returned(server: Server) -> None:
     assert len(server.nodes) == 1
 
 
-def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Server) -> None:
+def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Mount) -> None:
     """Its release takes one away. [I-30]"""
     volume, number = server.files.volume, server.lookup(1, "a").number
     opened = [server.open(number, os.O_RDONLY)[0]]
@@ -100,7 +120,7 @@ def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Ser
 @pytest.mark.parametrize("taker", ["unlink", "rename over it", "rename it"])
 @pytest.mark.parametrize("order", ["open first", "name first"])
 def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
-    server: Server, monkeypatch: Patch, taker: str, order: str
+    server: Mount, monkeypatch: Patch, taker: str, order: str
 ) -> None:
     """Otherwise it may fail twice, and the kernel looks the path up again only once."""
     monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 60.0)
@@ -127,7 +147,7 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
 
 
 def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed(
-    server: Server, monkeypatch: Patch
+    server: Mount, monkeypatch: Patch
 ) -> None:
     """The kernel would cut the file to it. It is open when the entry is read, and closed a moment later."""
     number = server.lookup(1, "a").number
@@ -145,7 +165,7 @@ def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed
 
 @pytest.mark.parametrize("change", [{"size": 3}, {"mtime_ns": 5 * 10**9}], ids=["size", "times"])
 def test_attributes_are_set_beside_the_release_of_what_was_open(
-    server: Server, monkeypatch: Patch, tmp_path: Path, change: dict[str, int]
+    server: Mount, monkeypatch: Patch, change: dict[str, int]
 ) -> None:
     """A program that closes a file and sets its times overtakes the release, for which no program waits."""
     number = server.lookup(1, "a").number
@@ -154,12 +174,12 @@ def test_attributes_are_set_beside_the_release_of_what_was_open(
     at_next_call(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
     told = server.setattr(number, change)
     server.volume.sync()
-    found = (tmp_path / "a").stat()
+    found = (server.root / "a").stat()
     assert told.size == found.st_size == change.get("size", 6)
     assert told.mtime_ns == found.st_mtime_ns == change.get("mtime_ns", told.mtime_ns)
 
 
-def test_numbers_follow_renames(server: Server) -> None:
+def test_numbers_follow_renames(server: Mount) -> None:
     directory, file = server.lookup(1, "d").number, server.lookup(1, "a").number
     inner = server.lookup(directory, "b").number
     server.rename(1, "d", 1, "e")
@@ -170,13 +190,12 @@ def test_numbers_follow_renames(server: Server) -> None:
     assert new.number != directory
 
 
-def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) -> None:
+def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Mount) -> None:
     """In either order: the open waits for the running rename, and uses the new name."""
-    backend: FaultyBackend = server.volume.backend  # type: ignore[assignment]
     directory = server.lookup(1, "d").number
     inner = server.lookup(directory, "b").number
     gate = Gate()
-    backend.use([Rule("rename", gate=gate)])
+    server.faulty.use([Rule("rename", gate=gate)])
 
     def read() -> bytes:
         fh, _ = server.open(inner, os.O_RDONLY)
@@ -220,7 +239,7 @@ def test_an_open_finds_no_other_object_in_a_store_that_compares_none(monkeypatch
         server.close()
 
 
-def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
+def test_a_name_that_is_gone_is_looked_up_again(server: Mount) -> None:
     """An older listing may have it: ESTALE makes the kernel look once more, where ENOENT is an error."""
     listing = server.opendir(1)
     assert listing.certain()
@@ -239,13 +258,13 @@ def place(listing: Listing, name: str) -> int:
     return [entry for entry, _ in listing.entries].index(name)
 
 
-def now(server: Server, listing: Listing, name: str) -> Attributes:
+def now(server: Mount, listing: Listing, name: str) -> Attributes:
     found = server.entry_now(listing, place(listing, name))
     assert found is not None
     return found
 
 
-def test_a_listing_that_meets_a_close_reports_no_old_size(server: Server, monkeypatch: Patch) -> None:
+def test_a_listing_that_meets_a_close_reports_no_old_size(server: Mount, monkeypatch: Patch) -> None:
     """The close comes before, amid and after it: the handle reports the size, or the store is asked."""
     number = server.lookup(1, "a").number
     listing = server.opendir(1)
@@ -270,7 +289,7 @@ def test_a_listing_that_meets_a_close_reports_no_old_size(server: Server, monkey
     assert now(server, listing, "a").size == 6
 
 
-def test_a_listing_that_meets_a_rename_reports_nothing_of_the_replaced_file(server: Server) -> None:
+def test_a_listing_that_meets_a_rename_reports_nothing_of_the_replaced_file(server: Mount) -> None:
     made, _ = server.create(1, "new", 0o600, os.O_RDWR)
     server.files.write(made, 0, b"renamed")
     server.flush(made)
@@ -283,7 +302,7 @@ def test_a_listing_that_meets_a_rename_reports_nothing_of_the_replaced_file(serv
     assert server.entry_now(listing, place(listing, "new")) is None  # gone: the kernel gets no such name
 
 
-def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Server) -> None:
+def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Mount) -> None:
     """The object that has the name now keeps its number."""
     listing = server.opendir(1)
     server.unlink(1, "a")
@@ -293,7 +312,7 @@ def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Serve
     assert stat.S_ISDIR(server.getattr(made.number).mode)
 
 
-def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: Patch) -> None:
+def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Mount, monkeypatch: Patch) -> None:
     """The kernel would keep a name that is gone, and get ESTALE from it."""
     at_next_call(monkeypatch, server.names, "status", lambda: server.rename(1, "a", 1, "other"), after=True)
     assert code(server.lookup, 1, "a") == errno.ENOENT
@@ -317,60 +336,53 @@ def patient(monkeypatch: Patch) -> None:
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("how", ["rename", "unlink"])
-def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
-    server: Server, programs: list[Program], tmp_path: Path, how: str
-) -> None:
+def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(server: Mount, how: str) -> None:
     """A second rename or removal of the name waits for it: the kernel begins anew only once."""
-    (tmp_path / "c").write_bytes(b"ccc")
-    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
+    (server.root / "c").write_bytes(b"ccc")
+    number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
-    assert code(one.open, number) == errno.ESTALE
-    number, read = one.lookup("a"), list[bytes]()
+    assert code(server.one.open, number) == errno.ESTALE
+    number, read = server.one.lookup("a"), list[bytes]()
     take = partial(server.rename, 1, "c", 1, "a") if how == "rename" else partial(server.unlink, 1, "a")
-    waits_for(take, lambda: read.append(one.read(number)))
+    waits_for(take, lambda: read.append(server.one.read(number)))
     assert read == [b"bb"]
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_file_that_lost_another_name_keeps_the_one_that_an_open_comes_back_for(
-    server: Server, programs: list[Program]
-) -> None:
+def test_a_file_that_lost_another_name_keeps_the_one_that_an_open_comes_back_for(server: Mount) -> None:
     """It is still open, so its first open may come by a name that was taken. [2.20]"""
-    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
+    number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.link(number, 1, "other")
     fh, _ = server.open(number, os.O_RDONLY)
     server.unlink(1, "other")
     server.release(fh)
-    assert code(one.open, number) == errno.ESTALE
-    number, read = one.lookup("a"), list[bytes]()
-    waits_for(lambda: server.rename(directory, "b", 1, "a"), lambda: read.append(one.read(number)))
+    assert code(server.one.open, number) == errno.ESTALE
+    number, read = server.one.lookup("a"), list[bytes]()
+    waits_for(lambda: server.rename(directory, "b", 1, "a"), lambda: read.append(server.one.read(number)))
     assert read == [b"a"]
 
 
-def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(
-    server: Server, programs: list[Program]
-) -> None:
+def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(server: Mount) -> None:
     """The kernel repeats a lookup that found nothing, once the rename has ended that it ran beside."""
-    one, number = programs[0], server.lookup(1, "a").number
+    number = server.lookup(1, "a").number
     server.link(number, 1, "other")
     server.open(number, os.O_RDONLY)
     server.unlink(1, "other")
-    assert code(one.open, number) == errno.ESTALE
+    assert code(server.one.open, number) == errno.ESTALE
     server.rename(1, "a", 1, "moved")
-    assert code(one.lookup, "a") == errno.ENOENT
+    assert code(server.one.lookup, "a") == errno.ENOENT
     server.rename(1, "moved", 1, "a")
-    assert one.read(one.lookup("a")) == b"a"
+    assert server.one.read(server.one.lookup("a")) == b"a"
 
 
 def test_a_thread_that_is_late_comes_for_another_call(
-    server: Server, programs: list[Program], monkeypatch: Patch, taken: tuple[int, int]
+    server: Mount, monkeypatch: Patch, taken: tuple[int, int]
 ) -> None:
     """Its lookups keep no name, and its next failure is a first one."""
     number, _ = taken
-    one = programs[0]
     monkeypatch.setattr(callers, "AGAIN_S", 0.0)
-    assert code(one.open, number) == errno.ESTALE
-    one.lookup("a")
+    assert code(server.one.open, number) == errno.ESTALE
+    server.one.lookup("a")
     assert not server._moving._awaited
     monkeypatch.undo()
     late = Callers()
@@ -378,41 +390,37 @@ def test_a_thread_that_is_late_comes_for_another_call(
     late._callers[11].until = 0.0
     late.failed(11, "getattr", NONE, stale=True, again=False)
     assert late.knows(11)
-    assert code(one.open, number) == errno.ESTALE
-    assert one.read(number) == b"a"
+    assert code(server.one.open, number) == errno.ESTALE
+    assert server.one.read(number) == b"a"
 
 
 @pytest.mark.parametrize("op", ["release", "write"])
 def test_an_open_that_comes_back_is_no_first_try_after_a_request_that_was_on_its_way(
-    programs: list[Program], op: str, taken: tuple[int, int]
+    server: Mount, op: str, taken: tuple[int, int]
 ) -> None:
     """The kernel waits for no release, and for no write of its pages: the thread is in its next call since."""
     number, _ = taken
-    one = programs[0]
     for fails in (False, True):
-        assert code(one.open, number) == errno.ESTALE
-        assert code(one.late, op, fails) == (errno.ESTALE if fails else None)
-        assert one.read(number) == b"a"
+        assert code(server.one.open, number) == errno.ESTALE
+        assert code(server.one.late, op, fails) == (errno.ESTALE if fails else None)
+        assert server.one.read(number) == b"a"
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_lookup_that_comes_back_waits_for_the_call_that_takes_the_name_away(
-    server: Server, programs: list[Program], tmp_path: Path
-) -> None:
+def test_a_lookup_that_comes_back_waits_for_the_call_that_takes_the_name_away(server: Mount) -> None:
     """Otherwise it would lead to the file that is about to lose the name."""
-    (tmp_path / "c").write_bytes(b"ccc")
-    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
+    (server.root / "c").write_bytes(b"ccc")
+    number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
-    assert code(one.open, number) == errno.ESTALE
+    assert code(server.one.open, number) == errno.ESTALE
     found: list[int] = []
     with Gate() as gate:
-        faulty: Any = server.volume.backend
-        faulty.use([Rule("rename", gate=gate)])
+        server.faulty.use([Rule("rename", gate=gate)])
         renaming = Task(server.rename, 1, "c", 1, "a")
         gate.wait_entered()
-        waits_for(lambda: found.append(one.lookup("a")), gate.release)
+        waits_for(lambda: found.append(server.one.lookup("a")), gate.release)
         renaming.result()
-    assert one.read(found[0]) == b"ccc"
+    assert server.one.read(found[0]) == b"ccc"
 
 
 class Replies:
@@ -433,7 +441,7 @@ class Replies:
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("then", ["its second try", "its own unlink", "another call", "nothing there", "a directory"])
-def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server: Server, then: str) -> None:
+def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server: Mount, then: str) -> None:
     """Then another program takes the name at once. The thread may also come for something else, or fail before."""
     replies: Any = Replies()
     answers = Answers(replies, server, None)
@@ -466,7 +474,7 @@ def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server
 
 @pytest.mark.usefixtures("patient")
 def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_name(
-    server: Server, monkeypatch: Patch
+    server: Mount, monkeypatch: Patch
 ) -> None:
     """The names that the file has, and the one that it lost last. A call that takes one of them away waits a moment."""
     monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", 0.5)
@@ -487,19 +495,19 @@ def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_n
 
 
 @pytest.mark.parametrize("how", ["rename", "create", "behind"])
-def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Server, tmp_path: Path, how: str) -> None:
+def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Mount, how: str) -> None:
     """The file that had it before is open, with unsaved bytes, and has another name, or none. [2.20]"""
     held = server.volume.open("a", "r+b")
     held.pwrite(b"x" * 100, 0)
     if how == "behind":
-        os.replace(tmp_path / "d" / "b", tmp_path / "a")
+        os.replace(server.root / "d" / "b", server.root / "a")
     else:
         server.link(server.lookup(1, "a").number, 1, "backup")
     if how == "rename":
         server.rename(server.lookup(1, "d").number, "b", 1, "a")
     elif how == "create":
         server.unlink(1, "a")
-        (tmp_path / "a").write_bytes(b"bb")
+        (server.root / "a").write_bytes(b"bb")
     size = 2
     for _ in range(2):
         assert server.lookup(1, "a").size == server.names.status("a").size == size
@@ -515,21 +523,20 @@ def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Server, tmp_pat
 
 
 def test_a_name_that_is_replaced_during_its_lookup_has_no_size_of_another_file(
-    server: Server, tmp_path: Path, monkeypatch: Patch
+    server: Mount, monkeypatch: Patch
 ) -> None:
     """Another program replaces it when the cache has found its file, and has not asked the store yet. [2.20]"""
     held = server.volume.open("a", "r+b")
     held.pwrite(b"x" * 100, 0)
-    at_next_call(monkeypatch, DirectoryBackend, "lstat", lambda: os.replace(tmp_path / "d" / "b", tmp_path / "a"))
+    at_next_call(monkeypatch, DirectoryBackend, "lstat", lambda: os.replace(server.root / "d" / "b", server.root / "a"))
     assert server.names.status("a").size == 2
     held.close()
 
 
-def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> int | None:
+def told_beside_a_rename(server: Mount, source: tuple[int, str], call: Callable[[], object]) -> int | None:
     """Let a call wait until a rename to `a` has ended, and return its answer."""
     with Gate() as gate:
-        faulty: Any = server.volume.backend
-        faulty.use([Rule("rename", gate=gate)])
+        server.faulty.use([Rule("rename", gate=gate)])
         renaming = Task(server.rename, *source, 1, "a")
         gate.wait_entered()
         calling = Task(code, call)
@@ -540,9 +547,9 @@ def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "too late"])
-def test_an_open_is_answered_when_no_call_takes_its_name_away(server: Server, tmp_path: Path, late: bool) -> None:
+def test_an_open_is_answered_when_no_call_takes_its_name_away(server: Mount, late: bool) -> None:
     """Otherwise it would come again while the next rename runs, and find the object that is about to lose its name."""
-    (tmp_path / "c").write_bytes(b"ccc")
+    (server.root / "c").write_bytes(b"ccc")
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     if late:
         server.rename(directory, "b", 1, "a")
@@ -552,7 +559,7 @@ def test_an_open_is_answered_when_no_call_takes_its_name_away(server: Server, tm
     server.open(found.number, os.O_RDONLY)
 
 
-def test_no_call_waits_long_for_an_open_that_does_not_come_again(server: Server) -> None:
+def test_no_call_waits_long_for_an_open_that_does_not_come_again(server: Mount) -> None:
     """Its program may have been killed."""
     number = server.lookup(1, "a").number
     server.unlink(1, "a")
@@ -562,23 +569,21 @@ def test_no_call_waits_long_for_an_open_that_does_not_come_again(server: Server)
     Task(server.unlink, 1, "a").result()
 
 
-def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_path: Path) -> None:
+def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Mount) -> None:
     """They are set while the rename runs: the file has no name when it is over, and its open descriptors see them."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     server.open(number, os.O_RDONLY)
-    before = os.stat(tmp_path / "d" / "b").st_mtime_ns
+    before = os.stat(server.root / "d" / "b").st_mtime_ns
     changes = {"mtime_ns": 5 * 10**9}
     assert told_beside_a_rename(server, (directory, "b"), lambda: server.setattr(number, changes)) is None
-    assert os.stat(tmp_path / "a").st_mtime_ns == before
+    assert os.stat(server.root / "a").st_mtime_ns == before
     assert server.getattr(number).mtime_ns == 5 * 10**9
 
 
-def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
-    server: Server, monkeypatch: Patch, tmp_path: Path
-) -> None:
+def test_names_that_opens_came_too_late_for_are_not_remembered_forever(server: Mount, monkeypatch: Patch) -> None:
     monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", -1.0)
     for index in range(5):
-        (tmp_path / f"f{index}").write_bytes(b"")
+        (server.root / f"f{index}").write_bytes(b"")
         number = server.lookup(1, f"f{index}").number
         server.unlink(1, f"f{index}")
         assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
@@ -586,11 +591,9 @@ def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_new_object_is_given_to_its_maker_and_no_other(
-    server: Server, tmp_path: Path, monkeypatch: Patch, kind: str
-) -> None:
+def test_a_new_object_is_given_to_its_maker_and_no_other(server: Mount, monkeypatch: Patch, kind: str) -> None:
     """Another program puts an old object under the name of a new one before that gets its mode."""
-    old = tmp_path / "old"
+    old = server.root / "old"
     if kind == "file":
         old.write_bytes(b"private")
     else:
@@ -599,29 +602,27 @@ def test_a_new_object_is_given_to_its_maker_and_no_other(
     old.chmod(0o700)
 
     def swap() -> None:
-        os.rename(tmp_path / "new", tmp_path / "aside")
-        os.rename(old, tmp_path / "new")
+        os.rename(server.root / "new", server.root / "aside")
+        os.rename(old, server.root / "new")
 
     at_next_call(monkeypatch, server.files, "open_file", swap, after=True)
     at_next_call(monkeypatch, server.names, "mkdir", swap, after=True)
     made = code(server.create, 1, "new", 0o666, os.O_RDWR) if kind == "file" else code(server.mkdir, 1, "new", 0o777)
     assert made == errno.ESTALE
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert stat.S_IMODE((server.root / "new").stat().st_mode) == 0o700
 
 
-def test_a_file_that_another_program_has_just_made_is_not_opened_unchecked(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "foreign").write_bytes(b"private")
+def test_a_file_that_another_program_has_just_made_is_not_opened_unchecked(server: Mount) -> None:
+    (server.root / "foreign").write_bytes(b"private")
     assert code(server.create, 1, "foreign", 0o666, os.O_RDWR) == errno.ESTALE
 
 
-def test_an_object_has_one_number_under_all_its_names_and_another_object_another(
-    server: Server, tmp_path: Path
-) -> None:
-    os.link(tmp_path / "a", tmp_path / "second")
+def test_an_object_has_one_number_under_all_its_names_and_another_object_another(server: Mount) -> None:
+    os.link(server.root / "a", server.root / "second")
     number = server.lookup(1, "a").number
     assert server.lookup(1, "second").number == number
-    (tmp_path / "other").write_bytes(b"another object")
-    os.rename(tmp_path / "other", tmp_path / "a")
+    (server.root / "other").write_bytes(b"another object")
+    os.rename(server.root / "other", server.root / "a")
     assert server.lookup(1, "a").number != number
     fh, _ = server.open(number, os.O_RDONLY)  # by its second name
     assert server.files.read(fh, 0, 100) != b"another object"
@@ -633,7 +634,7 @@ class Program:
     def __init__(self, server: Server, callers: Callers, thread: int) -> None:
         self._server, self._callers, self._thread = server, callers, thread
 
-    def _call(self, op: str, number: int, call: Callable[[bool], Any]) -> Any:
+    def _call(self, op: str, number: int, call: Callable[[bool], T]) -> T:
         comes_back = self._callers.knows(self._thread)
         again = self._callers.comes(self._thread, op, number)
         try:
@@ -652,27 +653,20 @@ class Program:
         found = self._call("lookup", parent, lambda again: self._server.lookup(parent, name, caller))
         passing = stat.S_IFMT(found.mode) in (stat.S_IFDIR, stat.S_IFLNK)
         self._callers.found(self._thread, found.number, passing=passing)
-        number: int = found.number
-        return number
+        return found.number
 
     def getattr(self, number: int) -> Attributes:
-        found: Attributes = self._call("getattr", number, lambda again: self._server.getattr(number))
-        return found
+        return self._call("getattr", number, lambda again: self._server.getattr(number))
 
     def open(self, number: int, flags: int = os.O_RDONLY) -> int:
-        fh: int = self._call("open", number, lambda again: self._server.open(number, flags, again)[0])
-        return fh
+        return self._call("open", number, lambda again: self._server.open(number, flags, again)[0])
 
     def opendir(self, number: int) -> Listing:
-        listing: Listing = self._call("opendir", number, lambda again: self._server.opendir(number))
-        return listing
+        return self._call("opendir", number, lambda again: self._server.opendir(number))
 
     def truncate(self, number: int, size: int, fh: int | None = None) -> int:
-        changes = {"size": size}
         op = "truncate" if fh is None else "ftruncate"
-        found = self._call(op, number, lambda again: self._server.setattr(number, changes, fh, again))
-        size_now: int = found.size
-        return size_now
+        return self._call(op, number, lambda again: self._server.setattr(number, {"size": size}, fh, again)).size
 
     def late(self, op: str, fails: bool) -> None:
         def end(_again: bool) -> None:
@@ -692,281 +686,239 @@ class Program:
 
 
 @pytest.fixture
-def programs(server: Server) -> list[Program]:
-    """Three threads."""
-    callers = Callers()
-    return [Program(server, callers, thread) for thread in (11, 12, 13)]
-
-
-def replace(tmp_path: Path, *names: str) -> None:
-    """Another program gives names to new files."""
-    for name in names:
-        (tmp_path / "next").write_bytes(b"new")
-        os.rename(tmp_path / "next", tmp_path / name)
-
-
-@pytest.fixture
-def taken(server: Server, tmp_path: Path) -> Iterator[tuple[int, int]]:
+def taken(server: Mount) -> Iterator[tuple[int, int]]:
     """A file that is open, and whose name another program has given to another file: its number, and the handle."""
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
-    replace(tmp_path, "a")
+    server.replace("a")
     yield number, fh
     server.release(fh)
 
 
 def test_every_thread_that_comes_by_a_name_that_another_program_took_looks_again(
-    server: Server, programs: list[Program], taken: tuple[int, int]
+    server: Mount, taken: tuple[int, int]
 ) -> None:
     """The file of that name is still open, and opens again by its descriptor, which no lookup leads to."""
     old, fh = taken
-    one, two, three = programs
-    for program in programs:
+    for program in (server.one, server.two, server.three):
         assert code(program.open, old) == errno.ESTALE
-    for program in (one, two):
+    for program in (server.one, server.two):
         assert program.read(program.lookup("a")) == b"new"
-    assert three.read(old) == b"a"
-    for program in programs:  # the kernel keeps names for a second
+    assert server.three.read(old) == b"a"
+    for program in (server.one, server.two, server.three):  # the kernel keeps names for a second
         assert code(program.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
-    assert code(two.lookup, "none") == errno.ENOENT
-    assert code(two.open, old) == errno.ESTALE  # by another old name: that lookup has found nothing
+    assert code(server.two.lookup, "none") == errno.ENOENT
+    assert code(server.two.open, old) == errno.ESTALE  # by another old name: that lookup has found nothing
     assert server.files.read(fh, 0, 100) == b"a"
 
 
 @pytest.mark.parametrize("by", ["its other name", "a lookup of the name", "a listing"])
-def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(
-    server: Server, programs: list[Program], tmp_path: Path, by: str
-) -> None:
-    one, two, _ = programs
+def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(server: Mount, by: str) -> None:
     old = server.lookup(1, "a").number
     server.link(old, 1, "second")
-    one.open(old, os.O_RDWR)
-    replace(tmp_path, "a")
+    server.one.open(old, os.O_RDWR)
+    server.replace("a")
     if by == "its other name":
-        assert two.lookup("second") == old
-        assert code(two.open, old) == errno.ESTALE
-        assert two.lookup("second") == old
-        assert two.read(old) == b"a"
+        assert server.two.lookup("second") == old
+        assert code(server.two.open, old) == errno.ESTALE
+        assert server.two.lookup("second") == old
+        assert server.two.read(old) == b"a"
     elif by == "a listing":
         listing = server.opendir(1)
         assert server.entry(listing, place(listing, "a")) is None
         server.entry_now(listing, place(listing, "a"))
     else:
-        assert two.lookup("a") != old
-    assert code(one.open, old) == errno.ESTALE
-    assert one.read(one.lookup("a")) == b"new"
+        assert server.two.lookup("a") != old
+    assert code(server.one.open, old) == errno.ESTALE
+    assert server.one.read(server.one.lookup("a")) == b"new"
 
 
 @pytest.mark.parametrize("order", ["the name first", "the open first"])
 def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch, order: str
+    server: Mount, monkeypatch: Patch, order: str
 ) -> None:
     """The lookup is one of the file's other name, by which the open must not go on: it may have come by the first."""
-    one, two, _ = programs
     old = server.lookup(1, "a").number
-    os.link(tmp_path / "a", tmp_path / "second")
+    os.link(server.root / "a", server.root / "second")
     assert server.lookup(1, "second").number == old
-    replace(tmp_path, "a")
-    at_next_call(monkeypatch, server.nodes, "keys", lambda: two.lookup("second"), after=order == "the open first")
-    assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
-    assert (tmp_path / "second").read_bytes() == b"a"
-    assert one.read(one.lookup("second")) == b"a"
+    server.replace("a")
+    at_next_call(
+        monkeypatch, server.nodes, "keys", lambda: server.two.lookup("second"), after=order == "the open first"
+    )
+    assert code(server.one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
+    assert (server.root / "second").read_bytes() == b"a"
+    assert server.one.read(server.one.lookup("second")) == b"a"
 
 
 def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_reach_another_file(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch
+    server: Mount, monkeypatch: Patch
 ) -> None:
     """A lookup of the directory comes between its failure and its look at the names."""
-    one, two, _ = programs
     directory = server.lookup(1, "d").number
     old = server.lookup(directory, "b").number
-    one.open(old)
-    os.rename(tmp_path / "d", tmp_path / "moved")
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "b").write_bytes(b"new")
-    at_next_call(monkeypatch, server.nodes, "lose", lambda: (two.lookup("d"), two.lookup("moved")))
-    assert code(one.open, old) == errno.ESTALE
-    assert one.read(one.lookup("b", one.lookup("d"))) == b"new"
+    server.one.open(old)
+    os.rename(server.root / "d", server.root / "moved")
+    (server.root / "d").mkdir()
+    (server.root / "d" / "b").write_bytes(b"new")
+    at_next_call(monkeypatch, server.nodes, "lose", lambda: (server.two.lookup("d"), server.two.lookup("moved")))
+    assert code(server.one.open, old) == errno.ESTALE
+    assert server.one.read(server.one.lookup("b", server.one.lookup("d"))) == b"new"
 
 
-def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(
-    server: Server, programs: list[Program], tmp_path: Path
-) -> None:
+def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(server: Mount) -> None:
     """The kernel looks a path up once more, and no third time: other names of the file may be taken meanwhile."""
-    one, two, _ = programs
     names = ("a", "second", "third", "fourth")
     old = server.lookup(1, "a").number
     for name in names[1:]:
         server.link(old, 1, name)
-    replace(tmp_path, "a", "second")
-    assert code(one.open, old) == errno.ESTALE
-    assert one.lookup("fourth") == old
-    replace(tmp_path, "third")
-    one.open(old)
-    assert code(two.open, old) == errno.ESTALE
-    replace(tmp_path, "fourth")
-    assert two.read(old) == b"a"  # by a descriptor
+    server.replace("a", "second")
+    assert code(server.one.open, old) == errno.ESTALE
+    assert server.one.lookup("fourth") == old
+    server.replace("third")
+    server.one.open(old)
+    assert code(server.two.open, old) == errno.ESTALE
+    server.replace("fourth")
+    assert server.two.read(old) == b"a"  # by a descriptor
 
 
-def test_any_call_that_looks_its_path_up_again_does_not_fail_again(
-    server: Server, programs: list[Program], tmp_path: Path
-) -> None:
+def test_any_call_that_looks_its_path_up_again_does_not_fail_again(server: Mount) -> None:
     """The first failure is one of a truncate of a file that is not open, of a lookup, or of a status."""
-    one, two, _ = programs
-    (tmp_path / "c").write_bytes(b"ccc")
+    (server.root / "c").write_bytes(b"ccc")
     first, second, directory = (server.lookup(1, name).number for name in ("a", "c", "d"))
     server.link(second, 1, "e")
-    replace(tmp_path, "e")
+    server.replace("e")
     assert server.lookup(1, "c").number == second  # it has a name less
-    os.rename(tmp_path / "c", tmp_path / "a")
-    assert code(one.truncate, first, 1) == errno.ESTALE
-    assert one.lookup("a") == second
-    assert one.truncate(second, 2) == 2
-    os.rename(tmp_path / "d", tmp_path / "moved")
-    (tmp_path / "d").mkdir()
-    assert code(one.lookup, "b", directory) == errno.ESTALE
-    assert one.lookup("a") == second
-    assert one.read(second) == b"cc"
-    assert code(two.getattr, first) == errno.ESTALE  # of the permission check before an open
-    assert two.lookup("a") == second
-    assert two.read(second) == b"cc"
+    os.rename(server.root / "c", server.root / "a")
+    assert code(server.one.truncate, first, 1) == errno.ESTALE
+    assert server.one.lookup("a") == second
+    assert server.one.truncate(second, 2) == 2
+    os.rename(server.root / "d", server.root / "moved")
+    (server.root / "d").mkdir()
+    assert code(server.one.lookup, "b", directory) == errno.ESTALE
+    assert server.one.lookup("a") == second
+    assert server.one.read(second) == b"cc"
+    assert code(server.two.getattr, first) == errno.ESTALE  # of the permission check before an open
+    assert server.two.lookup("a") == second
+    assert server.two.read(second) == b"cc"
 
 
-def test_a_path_through_the_mount_to_a_descriptor_opens_its_file(
-    programs: list[Program], tmp_path: Path, taken: tuple[int, int]
-) -> None:
+def test_a_path_through_the_mount_to_a_descriptor_opens_its_file(server: Mount, taken: tuple[int, int]) -> None:
     """The lookups are of directories and links on the way."""
     old, _ = taken
-    one, _, _ = programs
-    os.symlink("/proc/self/fd/3", tmp_path / "link")
-    assert code(one.open, old) == errno.ESTALE
-    one.lookup("d")
-    one.lookup("link")
-    assert one.read(old) == b"a"
+    os.symlink("/proc/self/fd/3", server.root / "link")
+    assert code(server.one.open, old) == errno.ESTALE
+    server.one.lookup("d")
+    server.one.lookup("link")
+    assert server.one.read(old) == b"a"
 
 
-def test_a_second_try_that_fails_is_the_last(server: Server, programs: list[Program], tmp_path: Path) -> None:
+def test_a_second_try_that_fails_is_the_last(server: Mount) -> None:
     """The call after it is the first try of another one, and may come by a name that was taken."""
-    one, _, _ = programs
     old = server.lookup(1, "a").number
-    replace(tmp_path, "a")
-    assert [code(one.open, old) for _ in range(4)] == [errno.ESTALE] * 4
+    server.replace("a")
+    assert [code(server.one.open, old) for _ in range(4)] == [errno.ESTALE] * 4
     second = server.lookup(1, "a").number
-    one.open(second)
-    replace(tmp_path, "a")
-    assert code(one.open, second) == errno.ESTALE
-    assert one.opendir(one.lookup("d"))  # that was its second try
-    assert code(one.open, second) == errno.ESTALE
+    server.one.open(second)
+    server.replace("a")
+    assert code(server.one.open, second) == errno.ESTALE
+    assert server.one.opendir(server.one.lookup("d"))  # that was its second try
+    assert code(server.one.open, second) == errno.ESTALE
 
 
-def test_a_name_that_was_taken_long_ago_costs_nothing(server: Server, programs: list[Program], tmp_path: Path) -> None:
+def test_a_name_that_was_taken_long_ago_costs_nothing(server: Mount) -> None:
     """The kernel does not keep it any longer."""
-    one, two, _ = programs
     server.nodes.kept_s = 0.0
     old = server.lookup(1, "a").number
     server.link(old, 1, "second")
-    replace(tmp_path, "a")
-    assert code(one.open, old) == errno.ESTALE
-    assert two.read(old) == b"a"
+    server.replace("a")
+    assert code(server.one.open, old) == errno.ESTALE
+    assert server.two.read(old) == b"a"
 
 
 @pytest.mark.parametrize("by", ["a lookup", "a listing"])
 def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch, by: str
+    server: Mount, monkeypatch: Patch, by: str
 ) -> None:
     """Another program has renamed the file while it was looked up: each name was the only one when it was found."""
-    one, two, _ = programs
     listing = server.opendir(1)
 
     def renamed() -> None:
-        os.rename(tmp_path / "a", tmp_path / "renamed")
-        server.release(two.open(two.lookup("renamed")))
+        os.rename(server.root / "a", server.root / "renamed")
+        server.release(server.two.open(server.two.lookup("renamed")))
 
     if by == "a lookup":
         at_next_call(monkeypatch, server.names, "status", renamed, after=True)
-        number = one.lookup("a")
+        number = server.one.lookup("a")
     else:
-        os.rename(tmp_path / "a", tmp_path / "renamed")
-        number = two.lookup("renamed")
+        os.rename(server.root / "a", server.root / "renamed")
+        number = server.two.lookup("renamed")
         entry = server.entry(listing, place(listing, "a"))
         assert entry is not None
         assert entry.number == number
-    assert code(one.open, number) == errno.ESTALE
-    assert code(one.lookup, "a") == errno.ENOENT
-    assert code(two.open, number) == errno.ESTALE
-    assert two.read(two.lookup("renamed")) == b"a"
+    assert code(server.one.open, number) == errno.ESTALE
+    assert code(server.one.lookup, "a") == errno.ENOENT
+    assert code(server.two.open, number) == errno.ESTALE
+    assert server.two.read(server.two.lookup("renamed")) == b"a"
 
 
-def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
-    server: Server, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_name_that_is_removed_during_its_lookup_is_not_kept(server: Mount, monkeypatch: Patch) -> None:
     """The file is open, and has another name: its status has one name less, which is not the reason to keep one."""
-    os.link(tmp_path / "a", tmp_path / "second")
+    os.link(server.root / "a", server.root / "second")
     server.open(server.lookup(1, "second").number, os.O_RDONLY)
-    at_next_call(monkeypatch, OpenFile, "stat", lambda: os.unlink(tmp_path / "a"))
+    at_next_call(monkeypatch, OpenFile, "stat", lambda: os.unlink(server.root / "a"))
     assert server.lookup(1, "a").nlink == 2  # with one the kernel would keep the name (reply.c)
     assert server.lookup(1, "second").nlink == 1
 
 
-def test_a_truncate_by_a_name_that_another_program_took_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path, taken: tuple[int, int]
-) -> None:
+def test_a_truncate_by_a_name_that_another_program_took_looks_again(server: Mount, taken: tuple[int, int]) -> None:
     """Otherwise it cuts the file that had the name, and is still open for writing. ftruncate and descriptors do."""
     old, fh = taken
-    one, two, _ = programs
-    assert code(one.truncate, old, 0) == errno.ESTALE
-    assert one.truncate(one.lookup("a"), 2) == 2
-    assert (tmp_path / "a").read_bytes() == b"ne"
+    assert code(server.one.truncate, old, 0) == errno.ESTALE
+    assert server.one.truncate(server.one.lookup("a"), 2) == 2
+    assert (server.root / "a").read_bytes() == b"ne"
     assert server.files.read(fh, 0, 100) == b"a"
-    assert code(two.truncate, old, 5) == errno.ESTALE
-    assert two.truncate(old, 5) == 5  # by a descriptor: it comes again without a lookup
-    assert two.truncate(old, 7, fh) == 7
+    assert code(server.two.truncate, old, 5) == errno.ESTALE
+    assert server.two.truncate(old, 5) == 5  # by a descriptor: it comes again without a lookup
+    assert server.two.truncate(old, 7, fh) == 7
 
 
-def test_a_truncate_by_a_taken_name_of_a_closed_file_cuts_no_other_name(
-    server: Server, programs: list[Program], tmp_path: Path
-) -> None:
+def test_a_truncate_by_a_taken_name_of_a_closed_file_cuts_no_other_name(server: Mount) -> None:
     """Another program has linked the file since; its new name is known, too."""
-    one, _, _ = programs
     old = server.lookup(1, "a").number
-    os.link(tmp_path / "a", tmp_path / "second")
+    os.link(server.root / "a", server.root / "second")
     assert server.lookup(1, "second").number == old
-    replace(tmp_path, "a")
-    assert code(one.truncate, old, 0) == errno.ESTALE
-    assert (tmp_path / "second").read_bytes() == b"a"
-    assert one.truncate(one.lookup("a"), 1) == 1
-    assert (tmp_path / "a").read_bytes() == b"n"
+    server.replace("a")
+    assert code(server.one.truncate, old, 0) == errno.ESTALE
+    assert (server.root / "second").read_bytes() == b"a"
+    assert server.one.truncate(server.one.lookup("a"), 1) == 1
+    assert (server.root / "a").read_bytes() == b"n"
 
 
-def test_a_failed_change_by_a_descriptor_is_no_first_try_of_an_open(
-    programs: list[Program], taken: tuple[int, int]
-) -> None:
+def test_a_failed_change_by_a_descriptor_is_no_first_try_of_an_open(server: Mount, taken: tuple[int, int]) -> None:
     """The kernel does not make it again, and the open after it may come by the name that was taken."""
     old, _ = taken
-    one, _, _ = programs
-    assert code(one.chmod, old) == errno.ESTALE
-    assert code(one.open, old) == errno.ESTALE
-    assert one.read(one.lookup("a")) == b"new"
+    assert code(server.one.chmod, old) == errno.ESTALE
+    assert code(server.one.open, old) == errno.ESTALE
+    assert server.one.read(server.one.lookup("a")) == b"new"
 
 
 @pytest.mark.parametrize("how", ["unlink", "rename over"])
 def test_an_open_by_a_name_that_was_taken_and_is_removed_here_looks_again(
-    server: Server, programs: list[Program], how: str, taken: tuple[int, int]
+    server: Mount, how: str, taken: tuple[int, int]
 ) -> None:
     """The open was on its way; another program had given the name to another file before."""
     old, fh = taken
-    one, _, _ = programs
     if how == "unlink":
         server.unlink(1, "a")
     else:
         server.rename(server.lookup(1, "d").number, "b", 1, "a")
-    assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
+    assert code(server.one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
     assert server.files.read(fh, 0, 100) == b"a"
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_lookup_of_the_new_name_before_a_rename_has_returned_takes_no_name_away(
-    server: Server, monkeypatch: Patch, kind: str
+    server: Mount, monkeypatch: Patch, kind: str
 ) -> None:
     name = "a" if kind == "file" else "d"
     number = server.lookup(1, name).number
@@ -979,10 +931,10 @@ def test_a_lookup_of_the_new_name_before_a_rename_has_returned_takes_no_name_awa
     assert server.nodes.child(server.nodes.root, name) is None
 
 
-def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(server: Server, tmp_path: Path) -> None:
+def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(server: Mount) -> None:
     """A listing has shown its new name, by which the kernel comes."""
     directory = server.lookup(1, "d").number
-    os.rename(tmp_path / "d", tmp_path / "moved")
+    os.rename(server.root / "d", server.root / "moved")
     listing = server.opendir(1)
     entry = server.entry(listing, place(listing, "moved"))
     assert entry is not None
@@ -990,12 +942,12 @@ def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(
     assert code(server.rename, 1, "a", directory, "a") == errno.ESTALE
     assert server.lookup(1, "moved").number == directory
     server.rename(1, "a", directory, "a")
-    assert (tmp_path / "moved" / "a").read_bytes() == b"a"
+    assert (server.root / "moved" / "a").read_bytes() == b"a"
     assert code(server.rename, 1, "none", directory, "a") == errno.ENOENT
 
 
 def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_has_found(
-    server: Server, tmp_path: Path, monkeypatch: Patch
+    server: Mount, monkeypatch: Patch
 ) -> None:
     """ESTALE would be the second one for a stat, whose first try has met another change of the name."""
     number = server.lookup(1, "a").number
@@ -1003,7 +955,7 @@ def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_h
 
     def close_and_replace() -> None:
         server.release(fh)
-        replace(tmp_path, "a")
+        server.replace("a")
 
     at_next_call(monkeypatch, server, "_opened", close_and_replace)
     monkeypatch.setattr(server, "_taken", lambda node: 0)
@@ -1011,9 +963,9 @@ def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_h
     assert (found.number, found.size) == (number, 1)
 
 
-def test_a_failed_call_keeps_no_number_and_no_file(server: Server, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_failed_call_keeps_no_number_and_no_file(server: Mount, monkeypatch: Patch) -> None:
     """It fails after its file was found, or opened: the kernel never forgets, or releases, what it did not get."""
-    (tmp_path / "empty").touch()
+    (server.root / "empty").touch()
     empty = server.lookup(1, "empty").number
     fh, _ = server.open(empty, os.O_RDWR)
     lookups = server.node(empty).lookups
@@ -1051,11 +1003,11 @@ def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: Patch) -> Non
     assert not known.comes(1, "open", 100)
 
 
-def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_rename_looks_at_no_linked_file(server: Mount, monkeypatch: Patch) -> None:
     """Its cost does not depend on the number of known files with several names."""
     for k in range(20):
-        (tmp_path / f"first{k}").write_bytes(b"x")
-        os.link(tmp_path / f"first{k}", tmp_path / f"second{k}")
+        (server.root / f"first{k}").write_bytes(b"x")
+        os.link(server.root / f"first{k}", server.root / f"second{k}")
         server.lookup(1, f"first{k}")
     calls: list[str] = []
     backend: Any = server.volume.engine.backend
@@ -1076,26 +1028,22 @@ def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkey
     assert not [key for key in calls if key not in ("a", "b", "second3")]
 
 
-def test_a_symbolic_link_that_was_found_can_be_followed(server: Server, tmp_path: Path) -> None:
-    """The kernel follows it after the lookup, whatever has the name by then."""
-    (tmp_path / "link").symlink_to("a")
-    number = server.lookup(1, "link").number
-    server.unlink(1, "link")
-    (tmp_path / "link").write_bytes(b"a file")
-    assert server.readlink(number) == "a"
-
-
-def test_a_listed_symbolic_link_that_was_replaced_is_looked_up_again(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("a")
+@pytest.mark.parametrize("by", ["a lookup", "a listing"])
+def test_a_symbolic_link_that_is_replaced_before_it_is_followed(server: Mount, by: str) -> None:
+    """The kernel follows it after the lookup, whatever has the name by then; after a listing it looks it up again."""
+    (server.root / "link").symlink_to("a")
     listing = server.opendir(1)
-    found = server.entry(listing, place(listing, "link"))
+    found = server.lookup(1, "link") if by == "a lookup" else server.entry(listing, place(listing, "link"))
     assert found is not None
-    os.unlink(tmp_path / "link")
-    (tmp_path / "link").write_bytes(b"a file")
-    assert code(server.readlink, found.number) == errno.ESTALE
+    server.unlink(1, "link") if by == "a lookup" else os.unlink(server.root / "link")
+    (server.root / "link").write_bytes(b"a file")
+    if by == "a lookup":
+        assert server.readlink(found.number) == "a"
+    else:
+        assert code(server.readlink, found.number) == errno.ESTALE
 
 
-def test_only_ftruncate_to_the_present_size_moves_the_time_of_a_file(server: Server) -> None:
+def test_only_ftruncate_to_the_present_size_moves_the_time_of_a_file(server: Mount) -> None:
     fh, made = server.create(1, "empty", 0o600, os.O_RDWR)
     server.setattr(made.number, {"mtime_ns": 10**9, "atime_ns": 10**9})
     assert server.setattr(made.number, {"size": 0}).mtime_ns == 10**9
@@ -1104,7 +1052,7 @@ def test_only_ftruncate_to_the_present_size_moves_the_time_of_a_file(server: Ser
     assert server.getattr(made.number).mtime_ns > 10**9
 
 
-def test_a_write_moves_times_that_were_set_without_a_name(server: Server) -> None:
+def test_a_write_moves_times_that_were_set_without_a_name(server: Mount) -> None:
     fh, made = server.create(1, "gone", 0o600, os.O_RDWR)
     server.unlink(1, "gone")
     server.setattr(made.number, {"mtime_ns": 10**9, "atime_ns": 10**9, "mode": 0o640})

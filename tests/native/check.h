@@ -172,14 +172,6 @@ static MAYBE void join_threads(pthread_t *t, u32 n)
 		EQUAL(pthread_join(t[k], NULL), 0);
 }
 
-static MAYBE void run_threads(u32 n, void *(*run)(void *))
-{
-	pthread_t t[8];
-	CHECK(n <= 8);
-	start_threads(t, n, run);
-	join_threads(t, n);
-}
-
 /* Start a thread. Return: it, when it has arrived at a sync point, which holds it. */
 static MAYBE pthread_t held_at(const char *point, void *(*run)(void *), void *arg)
 {

@@ -64,11 +64,6 @@ static MAYBE void compare(u64 pos, u64 len)
 			check_failed(__FILE__, __LINE__, "byte differs: position, cached", pos + k, got[k]);
 }
 
-static MAYBE void right(void)
-{
-	compare(0, ROOM);
-}
-
 /* All of it is saved. */
 static MAYBE void synced(void)
 {

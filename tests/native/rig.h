@@ -117,14 +117,6 @@ static MAYBE void file_forget(struct file *f)
 	free(f);
 }
 
-/* The only file has gone by the test itself. */
-static MAYBE void file_gone(void)
-{
-	EQUAL(inode_free(file->inode), 0);
-	file_forget(file);
-	rig.nr_files = 0;
-}
-
 /* ---------------------------------------------------------------- requests, as a thread of the volume runs them */
 
 static MAYBE bool is_staged(struct file *f, u64 pos)
@@ -155,14 +147,6 @@ static MAYBE struct call next_call(struct pc_request *r)
 static MAYBE int64_t read_call(const struct call *c)
 {
 	return store_read(&file->store, c->pos, c->parts, c->n);
-}
-
-/* Answer the next call of a fill, as the store does. */
-static MAYBE struct call answer_call(struct pc_request *r)
-{
-	struct call c = next_call(r);
-	EQUAL(pc_fill_answer(r, read_call(&c)), 0);
-	return c;
 }
 
 /* One read call, from the place that the core names. Bytes that are no longer staged because a commit has taken them
@@ -337,17 +321,22 @@ static MAYBE void work_all(struct pc_volume *v)
 		;
 }
 
-/* A commit of the file, taken from the volume's queue but not run. Return: whether there is anything to commit. */
-static MAYBE bool begin_commit(struct file *f)
+/* The requested commit of the file, taken from the volume's queue but not run. Return: whether it begins. */
+static MAYBE bool commit_begins(struct file *f)
 {
 	struct pc_work w;
-	pc_commit_start(f->inode, 0);
 	for (pc_work_next(f->inode->volume, &w); w.kind != PC_WORK_COMMITTING; pc_work_next(f->inode->volume, &w)) {
 		CHECK(w.kind != PC_WORK_NONE);
 		do_work(f->inode->volume, &w);
 	}
 	pc_inode_user_put(w.inode);
 	return pc_commit_begin(f->inode, false);
+}
+
+static MAYBE bool begin_commit(struct file *f)
+{
+	pc_commit_start(f->inode, 0);
+	return commit_begins(f);
 }
 
 /* ---------------------------------------------------------------- waits */
@@ -516,24 +505,17 @@ static MAYBE int64_t file_read(struct file *f, u64 pos, void *to, u64 len)
 	}
 }
 
-/* The caller holds the inode lock X. */
-static MAYBE int file_write_locked(struct file *f, u64 pos, const void *from, u64 len)
-{
-	struct pc_need need = {0};
-	for (u64 done = 0;;) {
-		done += (u64)pc_write(f->inode, pos + done, (const u8 *)from + done, len - done, &need);
-		if (done == len)
-			return 0;
-		int err = provide(f, &need);
-		if (err)
-			return err;
-	}
-}
-
 static MAYBE int file_write(struct file *f, u64 pos, const void *from, u64 len)
 {
+	struct pc_need need = {0};
+	int err = 0;
 	lock_inode(f, PC_EXCLUSIVE);
-	int err = file_write_locked(f, pos, from, len);
+	for (u64 done = 0; !err;) {
+		done += (u64)pc_write(f->inode, pos + done, (const u8 *)from + done, len - done, &need);
+		if (done == len)
+			break;
+		err = provide(f, &need);
+	}
 	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
 	return err;
 }

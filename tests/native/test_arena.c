@@ -1,5 +1,4 @@
-/* Frames and pools: the buddy allocator against a plain array of owners, its bounds, and the memory of a frame's old
- * owner. */
+/* Frames, pools, memory of one request: the buddy allocator against a plain array of owners, its bounds, reuse. */
 #include <sys/mman.h>
 
 #include "check.h"
@@ -65,54 +64,24 @@ TEST(check_random_use_of_all_orders_matches_a_model)
 	pc_arena_destroy(&a);
 }
 
-TEST(check_the_lowest_block_goes_first_and_halves_are_kept)
-{
-	struct pc_arena a = arena_of(FRAMES);
-	EQUAL(pc_arena_alloc(&a, 0), 0);
-	EQUAL(pc_arena_alloc(&a, 3), 8);
-	EQUAL(pc_arena_alloc(&a, 0), 1);
-	EQUAL(pc_arena_alloc(&a, 1), 2);
-	EQUAL(pc_arena_alloc(&a, 2), 4);
-	EQUAL(pc_arena_alloc(&a, 0), 16);
-	pc_arena_free(&a, 4, 2);
-	EQUAL(pc_arena_alloc(&a, 1), 18); /* a block of the size before one that would be split */
-	arena_sound(&a);
-	pc_arena_destroy(&a);
-}
-
-TEST(check_capacity_bounds_use_whatever_the_number_of_frames)
-{
-	u32 odd[] = {16, 17, 100, 511, 513, 1000};
-	for (u32 k = 0; k < sizeof(odd) / sizeof(*odd); k++) {
-		struct pc_arena a = arena_of(odd[k]);
-		u32 n = 0;
-		while (pc_arena_alloc(&a, 0) != PC_NO_FRAME)
-			n++;
-		EQUAL(n, odd[k]);
-		for (u32 f = 0; f < n; f++)
-			pc_arena_free(&a, f, 0);
-		arena_sound(&a);
-		pc_arena_destroy(&a);
-	}
-}
-
 TEST(check_capacity_can_grow_and_shrink_in_use)
 {
-	struct pc_arena a = arena_of(64);
-	u32 frames[64];
-	for (u32 k = 0; k < 64; k++)
+	struct pc_arena a = arena_of(67);
+	u32 frames[67];
+	for (u32 k = 0; k < 67; k++)
 		frames[k] = pc_arena_alloc(&a, 0);
 	EQUAL(pc_arena_alloc(&a, 0), PC_NO_FRAME);
 	EQUAL(pc_arena_resize(&a, 600 * PAGE), 0);
 	EQUAL(pc_arena_alloc(&a, 9), PC_NO_FRAME); /* frames 512..599 are no block of 512 */
-	EQUAL(pc_arena_alloc(&a, 6), 64);
-	EQUAL(pc_arena_resize(&a, 32 * PAGE), 0);
+	u32 large = pc_arena_alloc(&a, 6);
+	EQUAL(large % 64, 0);
+	EQUAL(pc_arena_resize(&a, 33 * PAGE), 0);
 	EQUAL(pc_arena_alloc(&a, 0), PC_NO_FRAME); /* more is in use than allowed */
-	pc_arena_free(&a, 64, 6);
-	for (u32 k = 0; k < 64; k++)
+	pc_arena_free(&a, large, 6);
+	for (u32 k = 0; k < 67; k++)
 		pc_arena_free(&a, frames[k], 0);
 	arena_sound(&a);
-	for (u32 k = 0; k < 32; k++)
+	for (u32 k = 0; k < 33; k++)
 		CHECK(pc_arena_alloc(&a, 0) != PC_NO_FRAME);
 	EQUAL(pc_arena_alloc(&a, 0), PC_NO_FRAME);
 	EQUAL(pc_arena_resize(&a, (u64)a.frames_max * PAGE + PAGE), (u64)-EINVAL);
@@ -168,4 +137,31 @@ TEST(check_ids_are_reused_and_stale_ones_can_be_read)
 	EQUAL(pc_pool_init(&p, 4096, 0, 100000), 0);
 	EQUAL(((volatile u8 *)pc_pool_at(&p, 99999))[0], 0);
 	pc_pool_destroy(&p);
+}
+
+static bool mapped(u8 *memory)
+{
+	unsigned char in_core;
+	return mincore((void *)((uintptr_t)memory & ~(uintptr_t)4095), 4096, &in_core) == 0;
+}
+
+/* Memory of one request. */
+TEST(check_memory_of_any_size_and_large_memory_goes_back)
+{
+	static const size_t sizes[] = {1, 1000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20, 5 << 20};
+	for (size_t k = 0; k < sizeof(sizes) / sizeof(*sizes); k++) {
+		u8 *memory = pc_scratch_new(sizes[k]), *last = memory + sizes[k] - 1;
+		CHECK(memory);
+		EQUAL((uintptr_t)memory % 16, 0);
+		for (size_t b = 0; b < sizes[k]; b++)
+			memory[b] = first_byte(b);
+		for (size_t b = 0; b < sizes[k]; b++)
+			EQUAL(memory[b], first_byte(b));
+		CHECK(mapped(memory) && mapped(last));
+		pc_scratch_free(memory);
+		if (sizes[k] == 5 << 20) /* an allocator would keep it for the thread that freed it */
+			CHECK(!mapped(memory) && !mapped(last));
+	}
+	pc_scratch_free(NULL);
+	CHECK(!pc_scratch_new((size_t)1 << 60));
 }

@@ -1,20 +1,24 @@
-/*
- * When a byte is safe: commits that succeed, fail, keep; stamps; and a random walk of two blocks in which every success
- * of an fsync is checked against the store's committed content (T-18, T-18a, T-75b).
- */
-#include "rig.h"
+/* Commits: their scope, those that fail or meet an abort, the queries of an fsync beside them, also in a random walk,
+ * and bytes read after a
+ * discard of acknowledged ones, which do not outlast the commit (T-18, T-18a, T-75b). */
+#include "staging.h"
 
-enum { BLOCKS = 3, ROOM = BLOCKS * PAGE };
-
-static void start(u64 max_folio, bool durable)
+static void begin(void)
 {
-	open_one(1 << 20, max_folio, 0, ROOM, LIMITS(.durable_writes = durable));
+	open_one(1 << 20, PAGE, 2 * PAGE, ROOM, limits_wide());
+}
+
+static void commit_fails(void)
+{
+	memcpy(file->store.bytes, file->store.stable, ROOM);
+	COUNT(file->inode, failed_commits);
+	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 }
 
 /* A block is acknowledged, and a commit of it has begun. Return: the epoch that waits for it. */
 static u64 commit_a_block(void)
 {
-	start(PAGE, false);
+	begin();
 	put(0, PAGE, 1);
 	u64 stamp = pc_epoch_take(rig.volume);
 	EQUAL(flush(file), 0);
@@ -24,7 +28,7 @@ static u64 commit_a_block(void)
 
 TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 {
-	start(PAGE, false);
+	begin();
 	put(0, PAGE, 1);
 	u64 s = pc_epoch_take(rig.volume);
 	EQUAL(file_sync(file), 0);
@@ -34,44 +38,6 @@ TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 	CHECK(!pc_sync_done(file->inode, ALL));
 	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 	CHECK(pc_sync_done(file->inode, s));
-}
-
-TEST(check_changes_without_a_folio_wait_for_a_commit_too)
-{
-	start(PAGE, false);
-	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0); /* created */
-	CHECK(NUMBER(file->inode, UNSAVED));
-	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 1);
-	CHECK(pc_commit_needed(file->inode, 1));
-	CHECK(!pc_commit_needed(file->inode, 0));
-	CHECK(begin_commit(file));
-	CHECK(!pc_sync_done(file->inode, 1)); /* moved into the commit, not gone */
-	pc_commit_end(file->inode, false, false);
-	CHECK(pc_commit_needed(file->inode, 1));
-	EQUAL(file_sync(file), 0);
-	CHECK(!NUMBER(file->inode, UNSAVED));
-	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 0);
-	put(0, PAGE, 1);
-	u64 s = pc_epoch_take(rig.volume);
-	file_truncate(file, 0); /* the stamp of the bytes it removed is the truncate's */
-	CHECK(!pc_sync_done(file->inode, s));
-	EQUAL(usage(file, NULL).local, 0);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable_size, 0);
-}
-
-TEST(check_nothing_to_commit_gives_the_token_back)
-{
-	start(PAGE, false);
-	CHECK(!begin_commit(file));
-	EQUAL(file->inode->token, PC_TOKEN_FREE);
-	put(0, PAGE, 1);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	pc_commit_start(file->inode, 0); /* in line behind the pass */
-	pc_commit_start(file->inode, 0);
-	work_all(rig.volume);
-	EQUAL(file->store.commits, 1);
-	EQUAL(file->store.stable[0], 1);
 }
 
 THREAD_OF(query_done, pc_sync_done(file->inode, *(u64 *)arg))
@@ -86,41 +52,25 @@ TEST(check_a_commit_that_fails_between_two_questions_is_noticed)
 
 THREAD_OF(poll_sync, pc_sync_poll(file->inode, arg))
 
-static void fail_commit(void)
-{
-	COUNT(file->inode, failed_commits);
-	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
-}
-
-static struct pc_sync waiting_for_commit(void)
-{
-	start(PAGE, false);
-	put(0, PAGE, 1);
-	struct pc_sync s = {.stamp = pc_epoch_take(rig.volume), .end = ALL, .flush = 1, .commit = 1};
-	EQUAL(flush(file), 0);
-	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT);
-	pc_sync_start(file->inode, &s, PC_SYNC_COMMIT);
-	CHECK(begin_commit(file));
-	return s;
-}
-
-/* Bytes that its commit made dirty are a failure of the commit: nothing of them is sent before it is judged. [2.15] */
+/* Bytes that its commit made dirty are a failure of the commit: nothing of them is sent before it is judged. Also if it fails
+ * between the looks for dirty and for unstable bytes: nothing asks for a commit then, and it is not done. [2.15] */
 TEST(check_a_sync_tells_its_failed_commit_before_it_sends)
 {
-	struct pc_sync s = waiting_for_commit();
-	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT); /* and it runs */
-	fail_commit();
-	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT_FAILED);
-	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);
-}
-
-/* The same, between the looks for dirty and for unstable bytes: nothing asks for a commit then, and it is not done. */
-TEST(check_a_sync_tells_a_commit_that_fails_between_its_looks)
-{
-	struct pc_sync s = waiting_for_commit();
-	pthread_t t = held_at("sync_flushed", poll_sync, &s);
-	fail_commit();
-	EQUAL((uintptr_t)let_go("sync_flushed", t), PC_SYNC_COMMIT_FAILED);
+	for (int between = 0; between <= 1; between++) {
+		begin();
+		put(0, PAGE, 1);
+		struct pc_sync s = {.stamp = pc_epoch_take(rig.volume), .end = ALL, .flush = 1, .commit = 1};
+		EQUAL(flush(file), 0);
+		EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT);
+		pc_sync_start(file->inode, &s, PC_SYNC_COMMIT);
+		CHECK(begin_commit(file));
+		EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT); /* and it runs */
+		pthread_t t = between ? held_at("sync_flushed", poll_sync, &s) : 0;
+		commit_fails();
+		u32 next = between ? (u32)(uintptr_t)let_go("sync_flushed", t) : pc_sync_poll(file->inode, &s);
+		EQUAL(next, PC_SYNC_COMMIT_FAILED);
+		EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);
+	}
 }
 
 /* It waits for no commit, so that of another one tells it nothing; but bytes are dirty again. */
@@ -128,10 +78,12 @@ TEST(check_a_sync_is_not_done_after_the_failed_commit_of_another)
 {
 	struct pc_sync s = {.stamp = commit_a_block(), .end = ALL, .flush = 1, .commit = 1};
 	pthread_t t = held_at("sync_flushed", poll_sync, &s);
-	fail_commit();
+	commit_fails();
 	EQUAL((uintptr_t)let_go("sync_flushed", t), PC_SYNC_WAIT);
 	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);
 }
+
+enum { BLOCKS = 3 };
 
 struct claim { /* one fsync: the content it has to find committed when it succeeds */
 	bool live, cut;
@@ -259,9 +211,9 @@ static void abort_step(void)
 		if (s->kept) { /* the spool, from which staged bytes are sent again */
 			store_forget(s);
 		} else { /* it has lost all bytes that were only acknowledged, and truncates */
-			memcpy(s->bytes, s->stable, ROOM);
+			memcpy(s->bytes, s->stable, BLOCKS * PAGE);
 			s->size = s->stable_size;
-			if (lowest < ROOM)
+			if (lowest < BLOCKS * PAGE)
 				store_truncate(s, lowest);
 			store_truncate(s, pc_inode_remote_size(file->inode));
 		}
@@ -306,7 +258,7 @@ static void acknowledged_is_stable(void)
 	struct store *s = &file->store;
 	if (!file->inode->limits.durable_writes)
 		return;
-	memcpy(s->stable, s->bytes, ROOM);
+	memcpy(s->stable, s->bytes, BLOCKS * PAGE);
 	s->stable_size = s->size;
 }
 
@@ -314,7 +266,8 @@ TEST(check_a_random_walk_never_gets_a_false_yes)
 {
 	for (u32 walk = 0; walk < 1500; walk++) {
 		seed(walk);
-		start(walk % 2 ? PAGE : 4 * PAGE, walk % 7 == 0);
+		open_one(1 << 20, walk % 2 ? PAGE : 4 * PAGE, 0, BLOCKS * PAGE,
+			 LIMITS(.durable_writes = walk % 7 == 0));
 		struct pc_limits l = file->inode->limits;
 		l.max_write = draw(2) ? PAGE : 1 << 20;
 		l.stages = walk % 3 == 0 && !l.durable_writes;
@@ -352,38 +305,9 @@ TEST(check_a_random_walk_never_gets_a_false_yes)
 	}
 }
 
-TEST(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says)
-{
-	struct pc_undone_report undone;
-	for (int resumed = 0; resumed < 2; resumed++) {
-		start(PAGE, false);
-		send_bytes(0, PAGE, 1);
-		pc_inode_set_uncommitted(file->inode, true, 7, 0, 0);
-		CHECK(begin_commit(file));
-		pc_volume_abort(rig.volume);
-		CHECK(NUMBER(file->inode, OLD_HANDS));
-		if (resumed)
-			pc_volume_resume(rig.volume);
-		CHECK(NUMBER(file->inode, OLD_HANDS));
-		pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
-		CHECK(!NUMBER(file->inode, OLD_HANDS));
-		EQUAL(usage(file, NULL).dirty, PAGE);
-		EQUAL(usage(file, NULL).unstable, 0);
-		CHECK(pc_commit_needed(file->inode, PC_STAMP_NONE));
-		pc_inode_undone(file->inode, &undone);
-		EQUAL(undone.lowest, 7);
-		CHECK(undone.created);
-		pc_volume_resume(rig.volume);
-		EQUAL(file_sync(file), 0);
-		pc_inode_undone(file->inode, &undone);
-		EQUAL(undone.lowest, ALL);
-		CHECK(!undone.created && !undone.resized);
-	}
-}
-
 TEST(check_no_commit_begins_after_an_abort)
 {
-	start(PAGE, false);
+	begin();
 	send_bytes(0, PAGE, 1);
 	pc_commit_start(file->inode, 0);
 	pc_volume_abort(rig.volume);
@@ -400,34 +324,9 @@ TEST(check_no_commit_begins_after_an_abort)
 	pc_volume_resume(rig.volume);
 }
 
-/* A backend that kept its bytes gets another try, without them; bytes of one that failed for good are parked. */
-TEST(check_a_failed_commit_tells_what_becomes_of_its_bytes)
-{
-	struct {
-		u32 how;
-		u64 dirty, failed, unstable;
-	} rows[] = {{PC_COMMIT_AGAIN, PAGE, 0, 0}, {PC_COMMIT_KEPT, 0, 0, PAGE}, {PC_COMMIT_PARKED, PAGE, PAGE, 0}};
-	for (u32 k = 0; k < 3; k++) {
-		commit_a_block();
-		u32 writes = file->store.writes;
-		pc_commit_end(file->inode, false, rows[k].how);
-		struct pc_usage u = usage(file, NULL);
-		CHECK(u.dirty == rows[k].dirty && u.failed == rows[k].failed && u.unstable == rows[k].unstable);
-		if (u.unstable)
-			CHECK(pc_commit_needed(file->inode, 1));
-		if (u.failed) {
-			EQUAL(pc_flush_start(file->inode, PC_STAMP_NONE - 1, 0, ALL), 0); /* no thread sends it */
-			CHECK(pc_retry(file->inode, 0, ALL, true) > 0);
-		}
-		SAVES({0, 1});
-		EQUAL(file->store.writes - writes, rows[k].how != PC_COMMIT_KEPT);
-		EQUAL(usage(file, NULL).failed, 0);
-	}
-}
-
 TEST(check_credits_of_an_older_era_count_for_nothing)
 {
-	start(PAGE, false);
+	begin();
 	u32 old = pc_credit_try(rig.volume);
 	CHECK(old && pc_credit_try(rig.volume) == old);
 	EQUAL(pc_volume_inflight(rig.volume), 2);
@@ -440,4 +339,143 @@ TEST(check_credits_of_an_older_era_count_for_nothing)
 	EQUAL(pc_volume_inflight(rig.volume), 1);
 	pc_credit_put(rig.volume, fresh);
 	EQUAL(pc_volume_inflight(rig.volume), 0);
+}
+
+/* Acknowledged bytes, and something to commit that no byte carries. Return: the epoch of a waiter for both. */
+static u64 bytes_and_more(void)
+{
+	begin();
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
+	put(0, PAGE, 2);
+	u64 stamp = pc_epoch_take(rig.volume);
+	EQUAL(flush(file), 0);
+	return stamp;
+}
+
+static void end_in_order(void)
+{
+	EQUAL(file->inode->token, PC_TOKEN_FREE);
+	u32 writes = file->store.writes;
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.writes, writes + 1);
+	EQUAL(file->store.commits, 1); /* one, and it had the bytes */
+	EQUAL(file->store.stable[0], 2);
+}
+
+/* The commit fails after a sync has seen that nothing is dirty, and before it asks for its own. */
+TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_a_commit_is_asked_for_go_first)
+{
+	u64 stamp = bytes_and_more();
+	CHECK(begin_commit(file));
+	EQUAL(pc_flush_pending(file->inode, stamp, 0, ALL, NULL), 0);
+	commit_fails();
+	CHECK(pc_commit_needed(file->inode, stamp)); /* the creation */
+	pc_commit_start(file->inode, stamp);
+	CHECK(!commit_begins(file));
+	end_in_order();
+}
+
+/* In the other order, a commit is requested, and while it waits for the token a rollback sends the bytes back. */
+TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_the_token_came_go_first)
+{
+	u64 stamp = bytes_and_more();
+	take_token(file);
+	pc_commit_start(file->inode, stamp);
+	pc_uncommit(file->inode);
+	pc_token_release(file->inode);
+	CHECK(!commit_begins(file));
+	end_in_order();
+}
+
+/* A flag that a rebase within a commit left behind: its work is done, and half of the bytes may be acknowledged. */
+TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself)
+{
+	begin();
+	pc_settle_start(file->inode); /* there is nothing to commit */
+	CHECK(commit_begins(file));
+	CHECK(!NUMBER(file->inode, COMMIT_DUE));
+	EQUAL(file->inode->counters.commits, 0);
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	send_bytes(0, PAGE, 2);
+	CHECK(begin_commit(file));
+	CHECK(NUMBER(file->inode, COMMIT_DUE));
+	pc_settle_start(file->inode); /* while it runs: not lost */
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	u64 commits = file->inode->counters.commits;
+	CHECK(commit_begins(file));
+	CHECK(!NUMBER(file->inode, COMMIT_DUE));
+	EQUAL(file->inode->counters.commits, commits);
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	pc_settle_start(file->inode);
+	pc_commit_start(file->inode, 0); /* a caller does want one */
+	CHECK(commit_begins(file));
+	CHECK(NUMBER(file->inode, COMMIT_DUE));
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+}
+
+/* Stored 1, acknowledged 2, discarded. */
+static void acknowledged_and_given_up(void)
+{
+	begin();
+	put(0, 2 * PAGE, 1);
+	EQUAL(file_sync(file), 0);
+	send_bytes(0, PAGE, 2);
+	EQUAL(file_discard(file, 0, PAGE, NULL, 0), 1);
+}
+
+TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit)
+{
+	acknowledged_and_given_up();
+	for (int again = 0; again < 2; again++) { /* it is unknown which bytes the first one has forgotten */
+		file->store.bytes[0] = 2;
+		pc_invalidate_range(file->inode, 0, PAGE);
+		EQUAL(byte_at(0), 2);
+		CHECK(begin_commit(file));
+		commit_fails();
+		EQUAL(byte_at(0), 1);
+	}
+	u32 reads = file->store.reads;
+	EQUAL(file_sync(file), 0);
+	EQUAL(byte_at(0), 1);
+	EQUAL(file->store.reads, reads + 1);
+	CHECK(!NUMBER(file->inode, UNSAVED));
+}
+
+TEST_OF_FIX("discarded_bytes_are_not_kept", check_a_fill_after_a_discard_reads_again_when_the_commit_fails)
+{
+	acknowledged_and_given_up();
+	struct pc_request *r = begin_fill(file, 0, PAGE);
+	struct call c = next_call(r);
+	int64_t got = read_call(&c);
+	CHECK(begin_commit(file));
+	commit_fails();
+	EQUAL(pc_fill_answer(r, got), 0);
+	EQUAL(run_fill(file, r), 0);
+	EQUAL(byte_at(0), 1);
+}
+
+TEST(check_a_commit_that_keeps_everything_leaves_what_was_read)
+{
+	acknowledged_and_given_up();
+	EQUAL(byte_at(0), 2);
+	CHECK(begin_commit(file));
+	u32 reads = file->store.reads;
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	EQUAL(byte_at(0), 2);
+	EQUAL(file->store.reads, reads);
+}
+
+/* A backend that cannot roll back publishes its staged bytes; reads show that only when it is in the object. */
+TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_the_commit_that_publishes)
+{
+	start(2 * PAGE);
+	u8 old = byte_at(0);
+	send_bytes(0, PAGE, 2);
+	EQUAL(file_discard(file, 0, PAGE, NULL, 0), 1);
+	EQUAL(staged(), 0);
+	EQUAL(byte_at(0), old);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.bytes[0], 2);
+	EQUAL(byte_at(0), 2);
 }

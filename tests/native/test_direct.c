@@ -1,4 +1,4 @@
-/* Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a). */
+/* Direct writes in the core: locks, invalidation, the gate, the ranges that no commit covers (T-26, T-75a). */
 #include "rig.h"
 
 enum { PAGES = 16, ROOM = 64 * PAGE };
@@ -52,27 +52,6 @@ static size_t ranges(u64 *out, bool all)
 	return pc_direct_ranges(file->inode, out, 32, all);
 }
 
-TEST(check_a_direct_write_is_counted_and_published)
-{
-	u64 r[64];
-	for (int durable = 0; durable <= 1; durable++) {
-		start(durable);
-		struct write w = begin(2 * PAGE, 4 * PAGE, PC_SHARED);
-		EQUAL(NUMBER(file->inode, DIRECT), 1);
-		SOUND(&rig);
-		send(&w, 1);
-		CHECK(!NUMBER(file->inode, UNSAVED));
-		CHECK(end_write(&w));
-		EQUAL(NUMBER(file->inode, DIRECT), 0);
-		EQUAL(NUMBER(file->inode, UNSAVED) != 0, !durable); /* to be committed */
-		EQUAL(ranges(r, true), !durable);
-		SOUND(&rig);
-		if (!durable)
-			SAVES({2 * PAGE, 1});
-		CHECK(!NUMBER(file->inode, UNSAVED));
-	}
-}
-
 /* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second
  * one, also if the call fails. [T-26, T-75a] */
 TEST_OF_FIX("direct_write_invalidates_again", check_a_fill_beside_a_write_leaves_no_old_bytes)
@@ -124,35 +103,6 @@ TEST(check_no_pass_goes_past_the_tail_of_a_write)
 	SAVES({(PAGES + 3) * PAGE - 1, 0}, {(PAGES + 6) * PAGE, 7});
 	EQUAL(file->store.size, (PAGES + 7) * PAGE);
 	SEES({(PAGES + 3) * PAGE - 1, 0});
-}
-
-TEST(check_local_bytes_beside_the_range_stay)
-{
-	start(false);
-	put(2 * PAGE, 1, 5);
-	EQUAL(pc_range_local(file->inode, 3 * PAGE, 4 * PAGE), 0);
-	EQUAL(pc_range_local(file->inode, 2 * PAGE + 1, 4 * PAGE), PC_PENDING_DIRTY);
-	direct_write(3 * PAGE, 4 * PAGE, 6, PC_EXCLUSIVE);
-	SEES({2 * PAGE, 5}, {3 * PAGE, 6});
-	EQUAL(flush(file), 0);
-	EQUAL(pc_range_local(file->inode, 2 * PAGE, 4 * PAGE), PC_PENDING_UNSTABLE);
-	EQUAL(file_sync(file), 0);
-	EQUAL(pc_range_local(file->inode, 0, ALL / 2), 0);
-}
-
-TEST(check_holders_that_may_share)
-{
-	start(false);
-	CHECK(pc_direct_may_share(file->inode, 0, PAGES * PAGE));
-	CHECK(!pc_direct_may_share(file->inode, PAGES * PAGE - 1, PAGES * PAGE + 1));
-	direct_write(0, PAGE, 1, PC_SHARED); /* its uncommitted bytes are not local */
-	CHECK(pc_direct_may_share(file->inode, 0, PAGE));
-	put(2 * PAGE, 1, 5);
-	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
-	EQUAL(flush(file), 0);
-	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
-	EQUAL(file_sync(file), 0);
-	CHECK(pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
 }
 
 TEST(check_bytes_that_a_direct_read_takes_from_memory)
@@ -241,43 +191,6 @@ TEST(check_many_ranges_become_few_and_cover_all)
 	}
 }
 
-static void cut(u64 pos, u64 end)
-{
-	stop_the_file(file, pos, end);
-	pc_punch(file->inode, pos, end, true);
-	let_the_file_go(file);
-	store_zero(&file->store, pos, end);
-}
-
-TEST(check_holes_and_truncates_cut_the_ranges)
-{
-	u64 r[64];
-	start(false);
-	direct_write(2 * PAGE, 6 * PAGE, 1, PC_SHARED);
-	cut(3 * PAGE, 4 * PAGE);
-	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 4 * PAGE, 6 * PAGE);
-	cut(5 * PAGE, 7 * PAGE);
-	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 4 * PAGE, 5 * PAGE);
-	cut(0, 3 * PAGE);
-	EQUAL(ranges(r, true), 1);
-	cut(4 * PAGE, 5 * PAGE);
-	EQUAL(ranges(r, true), 0);
-}
-
-TEST(check_a_write_whose_caller_left_keeps_the_file_blocked)
-{
-	start(false);
-	struct write w = begin(0, PAGE, PC_SHARED);
-	CHECK(!NUMBER(file->inode, OLD_HANDS));
-	pc_direct_left(file->inode, 1);
-	CHECK(NUMBER(file->inode, OLD_HANDS));
-	SOUND(&rig);
-	send(&w, 1);
-	pc_direct_left(file->inode, -1);
-	CHECK(end_write(&w));
-	CHECK(!NUMBER(file->inode, OLD_HANDS));
-}
-
 /* Check that the checker finds it. */
 TEST(check_a_count_without_a_lock_is_found)
 {
@@ -300,21 +213,6 @@ static bool begins(void)
 		CHECK(pc_direct_end(file->inode, 0, 0, &failed, true));
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 	return begun;
-}
-
-TEST(check_the_gate_opens_with_the_release_of_the_token)
-{
-	start(false);
-	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
-	take_token(file);
-	EQUAL(pc_gate_close(file->inode), 1);
-	send(&w, 9);
-	CHECK(end_write(&w));
-	CHECK(!begins());
-	CHECK(NUMBER(file->inode, GATE_CLOSED));
-	SOUND(&rig);
-	pc_token_release(file->inode);
-	CHECK(begins());
 }
 
 /* On a backend that takes no direct write beside a commit: the commit waits without the token, and is next. [2.26] */

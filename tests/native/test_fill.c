@@ -38,43 +38,6 @@ TEST(check_units_and_limits_shape_the_calls)
 	}
 }
 
-TEST(check_surplus_bytes_of_a_unit_go_to_a_sink)
-{
-	start(200000, PAGE, LIMITS(.read_unit = 65536));
-	struct pc_request *r = begin_fill(file, 8192, 4096);
-	struct call c = next_call(r);
-	EQUAL(c.n, 3);
-	EQUAL(c.pos, 0);
-	EQUAL(c.parts[0].len, 8192);
-	EQUAL(c.parts[0].frame, PC_NO_FRAME);
-	EQUAL(c.parts[1].len, 4096);
-	EQUAL(c.parts[2].len, 65536 - 12288);
-	EQUAL(c.parts[2].frame, PC_NO_FRAME);
-	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, 3)), 0);
-	EQUAL(call_next(r, &c), 0);
-	pc_request_settle(r);
-	EQUAL(usage(file, NULL).cached, PAGE);
-	reads_right(8192, 4096);
-}
-
-TEST(check_zeros_above_what_storage_has_need_no_call)
-{
-	start(10000, 64 << 10, limits_wide());
-	file_truncate(file, 10000);
-	EQUAL(file_write(file, 90000, "x", 1), 0); /* a hole up to there */
-	EQUAL(file_read(file, 30000, got, 30000), 30000);
-	for (u32 k = 0; k < 30000; k++)
-		EQUAL(got[k], 0);
-	EQUAL(file->store.reads, 0);
-	EQUAL(file_read(file, 0, got, 90001), 90001);
-	EQUAL(file->store.reads, 1);
-	EQUAL(file->store.read_bytes, 10000);
-	CHECK(memcmp(got, file->store.bytes, 10000) == 0);
-	for (u32 k = 10000; k < 90000; k++)
-		EQUAL(got[k], 0);
-	EQUAL(got[90000], 'x');
-}
-
 TEST(check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill)
 {
 	start(5000, 8192, limits_wide());
@@ -106,59 +69,6 @@ TEST(check_no_answer_below_the_end_is_an_error_twice)
 	EQUAL(pc_fill_answer(r, 0), (u64)-EPROTO);
 	pc_request_settle(r);
 	EQUAL(usage(file, NULL).folios, 0); /* a folio that got nothing is gone */
-}
-
-TEST(check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest)
-{
-	start(65536, 16384, limits_wide());
-	EQUAL(file_write(file, 20000, "abc", 3), 0);
-	struct pc_request *r = begin_fill(file, 0, 65536);
-	struct call c = next_call(r);
-	memcpy(c.parts[0].memory, file->store.bytes, 16384);
-	EQUAL(pc_fill_answer(r, 17000), 0); /* one folio and a bit */
-	pc_request_settle(r);
-	EQUAL(usage(file, NULL).cached, 16384 + PAGE); /* the first folio, and the written one */
-	memcpy(file->store.bytes + 20000, "abc", 3);
-	reads_right(0, 65536);
-}
-
-TEST(check_a_fill_writes_only_what_is_missing)
-{
-	start(4096, PAGE, limits_wide());
-	EQUAL(file_write(file, 1000, "mine", 4), 0);
-	struct pc_request *r = begin_fill(file, 0, 4096);
-	u64 calls[][2] = {{0, 1000}, {1004, 4096 - 1004}}; /* around the valid bytes */
-	struct call c;
-	for (u32 k = 0; k < 2; k++) {
-		c = answer_call(r);
-		EQUAL(c.n, 1);
-		EQUAL(c.pos, calls[k][0]);
-		EQUAL(c.parts[0].len, calls[k][1]);
-	}
-	EQUAL(call_next(r, &c), 0);
-	pc_request_settle(r);
-	memcpy(file->store.bytes + 1000, "mine", 4);
-	reads_right(0, 4096);
-}
-
-/* A caller that wants all of a folio asks with the same range again. */
-TEST(check_gaps_behind_the_first_request_of_a_folio_are_found)
-{
-	struct call c;
-	start(65536, 65536, limits_wide());
-	EQUAL(file_write(file, 0, file->store.bytes, 65536), 0);
-	pc_discard(file->inode, 32768, 65536, NULL, 0, false);
-	EQUAL(usage(file, NULL).folios, 1);
-	set_limits(LIMITS(.max_read = 8192));
-	struct pc_request *r = begin_fill(file, 0, 65536);
-	for (u64 at = 32768; at < 65536; at += 8192) {
-		c = answer_call(r);
-		EQUAL(c.pos, at);
-	}
-	EQUAL(call_next(r, &c), 0);
-	pc_request_settle(r);
-	CHECK(!begin_fill(file, 0, 65536));
-	reads_right(0, 65536);
 }
 
 /* T-46, K12: the object changes while a fill reads it. The fill reads again, unless the change was elsewhere; the ring has
@@ -204,23 +114,6 @@ TEST(check_an_endless_stream_of_invalidations_ends_the_fill)
 	EQUAL(answers, 4);
 	pc_request_settle(r);
 	reads_right(0, 4096);
-}
-
-TEST(check_two_fills_meet_at_a_locked_folio)
-{
-	struct pc_need need = {0};
-	start(65536, PAGE, limits_wide());
-	struct pc_request *first = begin_fill(file, 8192, 4096);
-	struct pc_request *second = begin_fill(file, 0, 16384); /* as far as possible without waiting */
-	EQUAL(second->end, 8192);
-	struct pc_request *none;
-	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &none), (u64)-EAGAIN);
-	EQUAL(need.kind, PC_NEED_FOLIO);
-	EQUAL(need.owner, first->id);
-	run_fill(file, second);
-	run_fill(file, first);
-	CHECK(!begin_fill(file, 8192, 100));
-	reads_right(0, 65536);
 }
 
 TEST(check_a_queued_fill_can_be_taken_over_by_its_waiter)
@@ -320,17 +213,4 @@ TEST(check_kept_buffers_of_pinned_pages)
 	BYTES_OF(view.memory, {0, 7}, {99, 7});
 	SOUND(&rig);
 	pc_unpin(rig.cache, &view);
-}
-
-TEST(check_no_memory_means_no_fill_and_no_trace_of_it)
-{
-	start(1 << 20, PAGE, limits_wide());
-	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
-	struct pc_request *r = begin_fill(file, 0, 16 * PAGE), *none;
-	struct pc_need need = {0};
-	EQUAL(r->nr_owned, 16);
-	EQUAL(pc_fill_begin(file->inode, 100 * PAGE, PAGE, &need, &none), (u64)-ENOMEM);
-	SOUND(&rig);
-	run_fill(file, r);
-	reads_right(100 * PAGE, PAGE); /* clean pages are evicted */
 }

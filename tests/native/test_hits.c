@@ -1,5 +1,5 @@
 /* Hits: lock-free reads and writes beside a writer that holds the file, a handle that is closed, a file that is destroyed,
- * a cache that is closed. */
+ * a cache that is closed; when the memory of a closed cache is unmapped. */
 #include "rig.h"
 
 enum { SIZE = 64 << 10 };
@@ -105,4 +105,53 @@ TEST(check_memory_used_by_a_hit_stays)
 	atomic_fetch_add(&rig.cache->copies, 1);
 	EQUAL(pc_hit_read(h, 0, to, PAGE, &marker), 0);
 	pc_hit_close(h);
+}
+
+/* ---------------------------------------------------------------- the end of a cache */
+
+static void open_cached(void)
+{
+	static u8 bytes[1 << 20];
+	open_one(4 << 20, 64 << 10, sizeof(bytes), sizeof(bytes), limits_wide());
+	EQUAL(file_read(file, 0, bytes, sizeof(bytes)), sizeof(bytes));
+}
+
+TEST(check_pins_calls_and_copies_keep_the_frames_and_the_last_one_lets_them_go)
+{
+	struct pc_pin pins[2];
+	open_cached();
+	pc_drop_clean(file->inode, 0, 64 << 10);
+	for (u32 k = 0; k < 2; k++)
+		pins[k] = read_pin(100 * PAGE, 10);
+	struct pc_request *r = begin_fill(file, 0, PAGE);
+	pc_cache_close(rig.cache);
+	pc_cache_release(rig.cache);
+	for (u32 k = 0; k < 2; k++) {
+		EQUAL(pins[1].memory[3], first_byte(100 * PAGE + 3));
+		pc_unpin(rig.cache, &pins[k]);
+		pc_cache_release(rig.cache);
+		CHECK(rig.cache->arena.frames > 0);
+	}
+	EQUAL(run_fill(file, r), 0);
+	CHECK(rig.cache->arena.frames > 0);
+	atomic_fetch_add(&rig.cache->copies, 1);
+	pc_cache_release(rig.cache);
+	CHECK(rig.cache->arena.frames > 0);
+	atomic_fetch_sub(&rig.cache->copies, 1);
+	pc_cache_release(rig.cache);
+	EQUAL(rig.cache->arena.frames, 0);
+}
+
+TEST(check_ids_of_one_extension_class_can_be_read_in_the_others)
+{
+	open_cached();
+	u32 fresh = 1;
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		fresh = rig.cache->exts[k].fresh > fresh ? (u32)rig.cache->exts[k].fresh : fresh;
+	pc_cache_close(rig.cache);
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++) {
+		CHECK(rig.cache->exts[k].reserved < 64 << 20);
+		for (u32 id = 0; id < fresh; id++)
+			CHECK(((volatile u8 *)pc_pool_at(&rig.cache->exts[k], id))[rig.cache->exts[k].size - 1] < 255);
+	}
 }

@@ -54,8 +54,9 @@ static u64 held(void)
 	return pc_cache_held(rig.cache);
 }
 
-/* Test both orders: the holds end before the upload, and after it. */
-TEST(check_a_hold_outlives_the_upload_and_keeps_memory)
+/* Test both orders: the holds end before the upload, and after it. A truncate removes folios beyond the end and zeros the one
+ * with the end; held bytes stay unchanged. */
+TEST(check_a_hold_outlives_the_upload_and_a_truncate)
 {
 	for (int order = 0; order < 4; order++) {
 		struct pc_request *r;
@@ -69,14 +70,13 @@ TEST(check_a_hold_outlives_the_upload_and_keeps_memory)
 		} else {
 			run_write(file, r);
 			EQUAL(held(), 64 << 10);
-			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
-			EQUAL(file_sync(file), 0);
-			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* held memory is not evicted */
+			file_truncate(file, PAGE + 10);
+			file_truncate(file, 64 << 10);
+			put(8 * PAGE, PAGE, 'b');
+			CHECK(held() >= 64 << 10);
 			expect_held(&h, 'a');
 			put_back(&h);
 			EQUAL(held(), 0);
-			CHECK(!(state_at(file, 0) & PC_F_HELD));
-			EQUAL(pc_drop_clean(file->inode, 0, ALL), 64 << 10);
 		}
 	}
 }
@@ -115,38 +115,27 @@ TEST(check_no_writer_waits_for_memory_that_cannot_be_replaced)
 	EQUAL(held(), 0);
 }
 
-/* Truncate: folios beyond the end go, the one with the end is zeroed; held bytes stay unchanged. */
-TEST(check_truncate_leaves_held_bytes)
-{
-	for (int k = 0; k < 2; k++) {
-		struct pc_request *r;
-		struct hold h = hold_bytes(k ? 64 << 10 : PAGE, 64 << 10, &r);
-		run_write(file, r);
-		file_truncate(file, PAGE + 10);
-		file_truncate(file, 64 << 10);
-		put(8 * PAGE, PAGE, 'b');
-		CHECK(held() >= 64 << 10);
-		expect_held(&h, 'a');
-		put_back(&h);
-		EQUAL(held(), 0);
-	}
-}
-
 TEST(check_held_memory_is_no_victim_and_comes_back)
 {
-	struct pc_request *r;
-	struct hold h = hold_bytes(PAGE, 16 * PAGE, &r);
-	run_write(file, r);
-	EQUAL(file_sync(file), 0);
 	static u8 bytes[PAGE];
-	struct file *other = file_open(&rig, 8 << 20, 8 << 20);
-	for (u64 pos = 0; pos < 8 << 20; pos += PAGE)
-		EQUAL(file_read(other, pos, bytes, PAGE), PAGE);
-	EQUAL(held(), 16 * PAGE);
-	expect_held(&h, 'a');
-	CHECK(!(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)));
-	put_back(&h);
-	CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* evictable like any other */
+	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
+		struct pc_request *r;
+		struct hold h = hold_bytes(folio, 16 * PAGE, &r);
+		run_write(file, r);
+		EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
+		EQUAL(file_sync(file), 0);
+		EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
+		struct file *other = file_open(&rig, 8 << 20, 8 << 20);
+		for (u64 pos = 0; pos < 8 << 20; pos += PAGE)
+			EQUAL(file_read(other, pos, bytes, PAGE), PAGE);
+		EQUAL(held(), 16 * PAGE);
+		expect_held(&h, 'a');
+		CHECK(!(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)));
+		put_back(&h);
+		CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* evictable like any other */
+		CHECK(!(state_at(file, 0) & PC_F_HELD));
+		EQUAL(pc_drop_clean(file->inode, 0, ALL), 16 * PAGE);
+	}
 }
 
 static _Atomic bool stop;

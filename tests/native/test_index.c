@@ -139,32 +139,26 @@ TEST(check_random_use_matches_an_array)
 
 TEST(check_sparse_pages_up_to_the_last_are_found_in_order)
 {
+	enum { NR = 54 };
+	u64 pages[NR] = {0}, last = UINT64_MAX >> 12;
 	rig_open(&rig, 4 << 20, 2 << 20);
 	struct pc_inode *i = file_open(&rig, 0, 0)->inode;
 	pc_inode_leaf_lock(i);
-	u64 last = UINT64_MAX >> 12;
-	EQUAL(pc_index_insert(i, last, 0, 100), 0);
-	for (u32 k = 0; k < 52; k++)
-		EQUAL(pc_index_insert(i, 1ull << k, 0, k + 1), 0);
-	EQUAL(pc_index_insert(i, 0, 0, 99), 0);
-	u64 from = 0;
-	EQUAL(pc_index_next(i, 0, last + 1), 99);
-	for (u32 k = 0; k < 52; k++) {
-		EQUAL(pc_index_next(i, from + 1, last + 1), k + 1);
-		from = 1ull << k;
-		EQUAL(pc_index_lookup(i, from), k + 1);
-		EQUAL(pc_index_lookup(i, from + 1), k == 0 ? 2 : 0);
-		pc_index_mark(i, from, 0, PC_MARK_DIRTY, true);
-		EQUAL(pc_index_next_marked(i, 0, last + 1, PC_MARK_DIRTY, NULL), k + 1);
-		pc_index_mark(i, from, 0, PC_MARK_DIRTY, false);
+	for (u32 k = NR; k-- > 0;) {
+		pages[k] = k == NR - 1 ? last : k ? 1ull << (k - 1) : 0;
+		EQUAL(pc_index_insert(i, pages[k], 0, k + 1), 0);
 	}
-	EQUAL(pc_index_next(i, from + 1, last + 1), 100);
-	EQUAL(pc_index_next(i, from + 1, last), 0);
-	EQUAL(pc_index_next(i, 5, 5), 0);
-	for (u32 k = 0; k < 52; k++)
-		pc_index_erase(i, 1ull << k, 0);
-	pc_index_erase(i, 0, 0);
-	pc_index_erase(i, last, 0);
+	for (u32 k = 0; k < NR; k++) {
+		u64 from = k ? pages[k - 1] + 1 : 0;
+		EQUAL(pc_index_next(i, from, last + 1), k + 1);
+		EQUAL(pc_index_next(i, from, pages[k]), 0);
+		EQUAL(pc_index_lookup(i, pages[k]), k + 1);
+		pc_index_mark(i, pages[k], 0, PC_MARK_DIRTY, true);
+		EQUAL(pc_index_next_marked(i, 0, last + 1, PC_MARK_DIRTY, NULL), k + 1);
+		pc_index_mark(i, pages[k], 0, PC_MARK_DIRTY, false);
+	}
+	for (u32 k = 0; k < NR; k++)
+		pc_index_erase(i, pages[k], 0);
 	EQUAL(atomic_load(&i->root), 0);
 	pc_inode_leaf_unlock(i);
 }

@@ -102,13 +102,15 @@ static void *borrow_credits(void *arg MAYBE)
 
 TEST(check_no_wake_up_of_a_credit_is_lost)
 {
+	pthread_t t[4];
 	start();
 	u32 seq = atomic_load(&rig.volume->returned.seq);
 	CHECK(pc_credit_try(rig.volume));
 	pc_credit_put(rig.volume, 1);
 	CHECK(atomic_load(&rig.volume->returned.seq) != seq); /* a waiter that has read it may not count as one yet */
 	pc_volume_set_inflight(rig.volume, 1);
-	run_threads(4, borrow_credits);
+	start_threads(t, 4, borrow_credits);
+	join_threads(t, 4);
 	EQUAL(pc_volume_inflight(rig.volume), 0);
 }
 

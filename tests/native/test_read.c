@@ -23,17 +23,11 @@ static struct pc_need need;
 THREAD_OF(read_page_two, pc_read(file->inode, 2 * PAGE, taken, PAGE, &need))
 THREAD_OF(read_all, pc_read(file->inode, 0, got, SIZE, &need))
 
-/* A reader stops at this point. */
+/* A reader stops at this point. let_go() returns the number of bytes it has got. */
 static pthread_t reader_at(const char *point)
 {
 	memset(taken, 0xee, PAGE);
 	return held_at(point, read_page_two, NULL);
-}
-
-/* It goes on. Return: the number of bytes it has got. */
-static u64 reader_ends(const char *point, pthread_t t)
-{
-	return (uintptr_t)let_go(point, t);
 }
 
 /* T-06: other threads hold every lock of the inode while it is read. */
@@ -84,7 +78,7 @@ TEST(check_a_reader_never_sees_the_bytes_of_another_object)
 		if (way == 2)
 			file_truncate(file, 0);
 		/* Detected: none of it may be in the buffer. */
-		EQUAL(reader_ends("read_before_copy", t), 0);
+		EQUAL((uintptr_t)let_go("read_before_copy", t), 0);
 		EQUAL(need.kind, way == 2 ? PC_NEED_NOTHING : PC_NEED_FILL);
 		for (u32 k = 0; k < PAGE; k++)
 			CHECK(taken[k] == 0 || taken[k] == 0xee);
@@ -99,7 +93,7 @@ TEST(check_a_reader_follows_the_folio_to_its_new_frame)
 	pthread_t t = reader_at("read_before_copy");
 	put(2 * PAGE, 3, 'n'); /* copy on conflict: the call keeps the old frame */
 	run_write(file, r);
-	EQUAL(reader_ends("read_before_copy", t), PAGE);
+	EQUAL((uintptr_t)let_go("read_before_copy", t), PAGE);
 	CHECK(memcmp(taken, "nnn", 3) == 0);
 	CHECK(memcmp(file->store.bytes + 2 * PAGE, "ooo", 3) == 0);
 }
@@ -115,44 +109,10 @@ TEST(check_a_reader_sees_the_size_of_the_bytes_it_copied)
 	for (u32 k = 0; k < 2; k++) {
 		pthread_t t = reader_at(rows[k].point);
 		file_truncate(file, 2 * PAGE + rows[k].left);
-		EQUAL(reader_ends(rows[k].point, t), rows[k].left);
+		EQUAL((uintptr_t)let_go(rows[k].point, t), rows[k].left);
 		right(taken, 2 * PAGE, rows[k].left);
 		EQUAL(need.kind, PC_NEED_NOTHING);
 	}
-}
-
-/* Valid bytes need no request. A read ends at the first missing byte, which it names, and at the end of the file. */
-TEST(check_valid_bytes_are_read_and_the_first_missing_one_is_named)
-{
-	enum { DROPPED = 8192, WRITTEN = DROPPED + 100 }; /* six bytes of the dropped page are written again */
-	struct {
-		u64 pos, len, n, missing;
-	} rows[] = {
-		{WRITTEN, 6, 6, 0},     {WRITTEN + 3, 3, 3, 0},
-		{WRITTEN - 1, 6, 0, 6}, {1000, 20000, DROPPED - 1000, 20000 - 7192},
-		{SIZE, 1, 0, 0},        {UINT64_MAX - 1, 1, 0, 0},
-		{SIZE - 5, 100, 5, 0},  {0, 0, 0, 0},
-	};
-	start(PAGE);
-	pc_drop_clean(file->inode, DROPPED, DROPPED + PAGE);
-	EQUAL(file_write(file, WRITTEN, "abcdef", 6), 0);
-	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		EQUAL(pc_read(file->inode, rows[k].pos, got, rows[k].len, &need), rows[k].n);
-		if (rows[k].n < rows[k].len && rows[k].missing) {
-			EQUAL(need.kind, PC_NEED_FILL);
-			EQUAL(need.pos, rows[k].pos + rows[k].n);
-			EQUAL(need.len, rows[k].missing);
-		} else {
-			EQUAL(need.kind, PC_NEED_NOTHING);
-		}
-		if (k == 1)
-			CHECK(memcmp(got, "def", 3) == 0);
-	}
-	EQUAL(file->store.reads, 1); /* of start() */
-	memcpy(file->store.bytes + WRITTEN, "abcdef", 6);
-	memset(got, 0, sizeof(got));
-	EQUAL(file_read(file, 1000, got, 20000), 20000);
-	CHECK(memcmp(got, file->store.bytes + 1000, 20000) == 0);
 }
 
 TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)

@@ -73,22 +73,6 @@ TEST(check_streams_grow_on_their_markers)
 	}
 }
 
-TEST(check_a_sequential_reader_waits_once)
-{
-	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
-		start(PAGES, folio);
-		struct pc_readahead ra = {.max = 128};
-		u32 waited = 0;
-		for (u64 page = 0; page < PAGES; page += 2) {
-			waited += read_pages(&ra, page, 2);
-			work_all(rig.volume);
-		}
-		EQUAL(waited, 1);
-		EQUAL(file->store.read_bytes, (u64)PAGES * PAGE); /* nothing twice, nothing beyond the end */
-		CHECK(file->store.reads < 60);
-	}
-}
-
 TEST(check_random_reads_fetch_what_was_asked)
 {
 	start(PAGES, PAGE);
@@ -232,33 +216,4 @@ TEST(check_pages_evicted_unread_halve_the_window)
 		pc_readahead_marker(file->inode, &ra, ends[k] - 1);
 		EQUAL(ra.shrink, !k);
 	}
-}
-
-TEST(check_a_failed_window_raises_no_error)
-{
-	start(PAGES, PAGE);
-	file->store.read_error = -EIO;
-	struct pc_readahead ra;
-	EQUAL(extend(&ra, 99, 100, 32), 1);
-	work_all(rig.volume);
-	EQUAL(usage(file, NULL).folios, 0);
-	EQUAL(atomic_load(&rig.cache->ahead), 0);
-	file->store.read_error = 0;
-	EQUAL(file_read(file, 0, bytes, 32 * PAGE), 32 * PAGE);
-}
-
-/* A long read is requested in parts up to its end, and nothing behind it if it is none of a stream. */
-TEST(check_a_long_read_runs_as_several_requests)
-{
-	start(PAGES, 64 << 10);
-	struct pc_readahead ra = {0};
-	u64 part = 256; /* max_read */
-	EQUAL(miss(&ra, 1000, part), 0);
-	EQUAL(pc_readahead_miss(file->inode, &ra, 2000 * PAGE, 1500 * PAGE, (2000 + part) * PAGE), 5);
-	EQUAL(ra.end, 3500);
-	EQUAL(ra.from, UINT64_MAX);
-	EQUAL(pc_readahead_rest(file->inode, &ra, 2000 * PAGE, 1500 * PAGE), 0);
-	work_all(rig.volume);
-	EQUAL(pc_readahead_marker(file->inode, &ra, 2000 + part), 0);
-	EQUAL(file->store.read_bytes, (1500 - part) * PAGE);
 }

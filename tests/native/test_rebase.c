@@ -1,5 +1,4 @@
-/* Another version in storage: local bytes lie over it, others are dropped, all acknowledged bytes are dirty again (contract
- * 2.19). */
+/* Another version in storage: local bytes lie over it, and zeros behind the old end do not (contract 2.19). */
 #include "rig.h"
 
 enum { BLOCKS = 16, ROOM = BLOCKS * PAGE };
@@ -20,33 +19,6 @@ static void replace_storage(u8 value, u64 size)
 {
 	memset(file->store.bytes, value, ROOM);
 	file->store.size = size;
-}
-
-static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
-{
-	start(ROOM, max_folio);
-	EQUAL(fill_range(file, 0, ROOM), 0);
-	send_bytes(2 * PAGE, PAGE, 2);
-	put(4 * PAGE, PAGE, 3);
-	EQUAL(usage(file, NULL).unstable, PAGE);
-	replace_storage(9, ROOM);
-	rebase(ROOM, true);
-	EQUAL(usage(file, NULL).unstable, 0);
-	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-	for (u64 block = 0; block < BLOCKS; block++)
-		EQUAL(byte_at(block * PAGE), block == 2 ? 2 : block == 4 ? 3 : 9);
-	SAVES({2 * PAGE, 2}, {3 * PAGE, 9});
-}
-
-static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
-{
-	start(PAGE + 100, max_folio);
-	put(PAGE + 10, 20, 2);
-	EQUAL(fill_range(file, 0, PAGE + 100), 0);
-	replace_storage(9, 5 * PAGE);
-	rebase(5 * PAGE, false);
-	EQUAL(pc_inode_size(file->inode), 5 * PAGE);
-	SEES({PAGE, 1}, {PAGE + 10, 2}, {PAGE + 99, 1}, {PAGE + 100, 9}, {3 * PAGE, 9}, {0, 9});
 }
 
 /* All extents of the folio are taken: the cut needs one more. */
@@ -96,57 +68,6 @@ TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 	SAVES({3 * PAGE, 2});
 }
 
-TEST(check_the_file_ends_with_the_new_version_or_the_last_local_byte)
-{
-	start(6 * PAGE, PAGE);
-	put(2 * PAGE, 10, 2);
-	replace_storage(9, PAGE);
-	rebase(PAGE, false);
-	EQUAL(pc_inode_remote_size(file->inode), PAGE);
-	EQUAL(pc_inode_size(file->inode), 2 * PAGE + 10);
-	EQUAL(byte_at(PAGE), 0);
-}
-
-/* The last local page has 512 bytes, and the old version had more behind them. [I-10, M6] */
-TEST_OF_FIX("a_local_end_is_a_byte", check_the_file_ends_inside_a_local_block)
-{
-	start(PAGE + 2000, PAGE);
-	put(PAGE, 512, 9);
-	replace_storage(3, 100);
-	rebase(100, false);
-	EQUAL(pc_inode_size(file->inode), PAGE + 512);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.size, PAGE + 512);
-}
-
-TEST(check_bytes_that_the_backend_forgot_are_not_uncommitted)
-{
-	start(4 * PAGE, PAGE);
-	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
-	rebase(4 * PAGE, false);
-	CHECK(NUMBER(file->inode, UNSAVED));
-	rebase(4 * PAGE, true);
-	CHECK(!NUMBER(file->inode, UNSAVED));
-	struct pc_undone_report undone;
-	pc_inode_undone(file->inode, &undone);
-	EQUAL(undone.lowest, UINT64_MAX);
-	CHECK(!undone.created);
-}
-
-static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
-{
-	start(3 * PAGE + 7, max_folio);
-	EQUAL(fill_range(file, 0, PAGE), 0);
-	if (max_folio == PAGE) {
-		WITH_TOKEN(CHECK(!pc_dirty_all(file->inode)));
-		EQUAL(usage(file, NULL).dirty, 0);
-	}
-	EQUAL(fill_range(file, 0, 3 * PAGE + 7), 0);
-	WITH_TOKEN(CHECK(pc_dirty_all(file->inode)));
-	EQUAL(usage(file, NULL).dirty, 4 * PAGE);
-	SAVES({3 * PAGE, 1});
-}
-
 THREAD(write_beyond_the_end, put(2 * PAGE, 2 * PAGE + 100, 7))
 THREAD(rebase_to_two_pages, rebase(2 * PAGE, false))
 
@@ -163,13 +84,4 @@ TEST_OF_FIX("rebase_sees_extension", check_a_rebase_keeps_what_was_extended_besi
 	EQUAL(pc_inode_size(file->inode), 4 * PAGE + 100);
 	SAVES({4 * PAGE, 7}, {2 * PAGE, 7}, {PAGE, 9});
 	EQUAL(file->store.size, 4 * PAGE + 100);
-}
-
-TEST(check_one_page_and_large_folios)
-{
-	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
-		check_local_blocks_lie_over_the_new_version(max_folio);
-		check_the_zeros_behind_the_old_end_are_not_local(max_folio);
-		check_everything_is_dirty_only_if_everything_is_there(max_folio);
-	}
 }

@@ -121,23 +121,6 @@ TEST(check_pages_that_become_clean_are_found_again)
 	}
 }
 
-TEST(check_hit_pages_survive_a_scan)
-{
-	start(1024, 8 << 20);
-	CHECK(hit_and_scan(300, 400, 2000) >= 290);
-}
-
-TEST(check_pages_that_come_back_soon_are_remembered)
-{
-	start(256, 8 << 20);
-	touch_all(0, 800);
-	CHECK(!cached(740));
-	touch(740); /* seen recently: straight to the main queue */
-	CHECK(state_at(file, 740 * PAGE) & PC_F_MAIN);
-	touch(1900);
-	CHECK(state_at(file, 1900 * PAGE) & PC_F_SMALL);
-}
-
 /* T-14: everything of one file is in flight on a stuck backend, its locks held: another file goes on. Reclaim has to
  * skip bytes in flight: if it waited for them, this check would hang. */
 TEST_OF_FIX("reclaim_never_waits", check_a_stuck_file_stops_no_other_file)
@@ -165,28 +148,6 @@ TEST_OF_FIX("reclaim_never_waits", check_a_stuck_file_stops_no_other_file)
 	for (u64 k = 0; k < 200; k++)
 		if (cached(k))
 			pc_folio_unlock(rig.cache, folio_at(file, k * PAGE));
-}
-
-/* T-57, without the threads: capacity goes down as far as clean pages allow, and the memory goes back. */
-TEST(check_capacity_shrinks_to_what_is_local)
-{
-	start(1024, 8 << 20);
-	touch_all(0, 1000);
-	dirty(100, 1);
-	EQUAL(pc_cache_resize(rig.cache, 50 * PAGE), (u64)-EBUSY);
-	EQUAL(cache_usage().capacity, 1024 * PAGE);
-	EQUAL(usage(file, NULL).local, 100 * PAGE);
-	EQUAL(pc_cache_resize(rig.cache, 200 * PAGE), 0);
-	CHECK(cache_usage().used <= 200 * PAGE);
-	SOUND(&rig);
-	EQUAL(file_sync(file), 0);
-	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
-	CHECK(cache_usage().used <= 16 * PAGE);
-	touch(1500);
-	EQUAL(pc_cache_resize(rig.cache, 4096ull * PAGE), 0);
-	touch_all(0, 2000);
-	EQUAL(cache_usage().used, 2000 * PAGE);
-	EQUAL(pc_cache_resize(rig.cache, 1ull << 50), (u64)-EINVAL);
 }
 
 TEST(check_large_blocks_do_not_cost_the_whole_cache)

@@ -1,26 +1,16 @@
 /* Requests: the bytes of one call, and the effect of an answer on it. */
-#include "dirtied.h"
+#include "rig.h"
 
-/* T-08: calls for a MiB of 4 KiB pages, in order and scattered in memory. */
-TEST(check_contiguous_dirty_pages_are_one_call)
+enum { ROOM = 4 << 20 };
+
+static u8 want[ROOM];
+
+/* T-10: the buffers given to a backend lie in the arena. */
+static void in_the_arena(struct call c)
 {
-	struct {
-		u64 max_write, max_folio;
-		u32 calls;
-	} rows[] = {
-		{1 << 20, PAGE, 1},     {64 << 10, PAGE, 16},   {PAGE, PAGE, 256},
-		{1 << 20, 64 << 10, 1}, {100000, 64 << 10, 11},
-	};
-	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		start(rows[k].max_folio, LIMITS(.max_write = rows[k].max_write));
-		for (u64 n = 0; n < 256 && rows[k].max_folio == PAGE; n++)
-			dirty(n * 77 % 256 * PAGE, PAGE);
-		if (rows[k].max_folio > PAGE)
-			dirty(0, 1 << 20);
-		EQUAL(flush(file), 0);
-		EQUAL(file->store.writes, rows[k].calls);
-		EQUAL(file->store.write_bytes, 1 << 20);
-		CHECK(memcmp(file->store.bytes, want, 1 << 20) == 0);
+	for (size_t k = 0; k < c.n; k++) {
+		CHECK(c.parts[k].memory >= rig.cache->arena.base);
+		CHECK(c.parts[k].memory + c.parts[k].len <= rig.cache->arena.base + (16 << 20));
 	}
 }
 
@@ -80,14 +70,16 @@ TEST(check_requests_cross_and_split_folios)
 			EQUAL(file_read(file, 0, want, rows[k].size), rows[k].size); /* in large folios */
 		u64 bytes = 0;
 		for (u32 n = 0; n < 5 && rows[k].writes[n][1]; n++) {
-			for (u64 b = 0; b < rows[k].writes[n][1]; b++)
-				want[rows[k].writes[n][0] + b] ^= 0x55;
-			dirty(rows[k].writes[n][0], rows[k].writes[n][1]);
-			bytes += rows[k].writes[n][1];
+			u64 pos = rows[k].writes[n][0], len = rows[k].writes[n][1];
+			for (u64 b = 0; b < len; b++)
+				want[pos + b] ^= 0x55;
+			EQUAL(file_write(file, pos, want + pos, len), 0);
+			bytes += len;
 		}
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		struct pc_request *r;
 		for (u32 n = 0; (r = next_write()); n++) {
+			in_the_arena(next_call(r));
 			if (n >= 8 || r->start != rows[k].requests[n][0] || r->end != rows[k].requests[n][1])
 				check_failed(__FILE__, __LINE__, rows[k].why, r->start, r->end);
 			CHECK(rows[k].requests[n][1]);
@@ -103,25 +95,10 @@ TEST(check_requests_cross_and_split_folios)
 	}
 }
 
-/* T-10: the buffers given to a backend lie in the arena. */
-TEST(check_buffers_are_the_frames_themselves)
-{
-	start(16 << 10, limits_wide());
-	dirty(0, 100000);
-	struct pc_request *r = hand_over();
-	struct call c = next_call(r);
-	for (size_t k = 0; k < c.n; k++) {
-		CHECK(c.parts[k].memory >= rig.cache->arena.base);
-		CHECK(c.parts[k].memory + c.parts[k].len <= rig.cache->arena.base + (16 << 20));
-	}
-	run_write(file, r);
-	EQUAL(cache_usage().cow_copies, 0);
-}
-
 TEST(check_impossible_answers_are_refused)
 {
-	start(PAGE, limits_wide());
-	dirty(0, 5000);
+	open_one(16 << 20, PAGE, 0, ROOM, limits_wide());
+	put(0, 5000, 1);
 	struct pc_request *r = hand_over();
 	next_call(r);
 	EQUAL(pc_write_answer(r, -5), (u64)-EPROTO);
@@ -138,9 +115,11 @@ TEST(check_impossible_answers_are_refused)
 TEST(check_a_retry_is_divided_anew_and_sends_only_what_is_left)
 {
 	u64 limits[] = {8192, 1 << 20, 20480};
+	for (u64 b = 0; b < 61440; b++)
+		want[b] = first_byte(b);
 	for (u32 k = 0; k < 3; k++) {
-		start(16 << 10, LIMITS(.max_write = 20480));
-		dirty(0, 61440);
+		open_one(16 << 20, 16 << 10, 0, ROOM, LIMITS(.max_write = 20480));
+		EQUAL(file_write(file, 0, want, 61440), 0);
 		file->store.write_error = -EIO;
 		file->store.write_fails_at = 40960; /* two requests get through */
 		EQUAL(flush(file), PC_PENDING_BACKOFF);

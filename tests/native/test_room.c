@@ -179,20 +179,3 @@ TEST(check_a_new_share_moves_the_thresholds)
 	dirty(file, 40, 1);
 	CHECK(pc_flusher_seq(rig.cache) != seq); /* above its own background, though not above the cache's */
 }
-
-TEST(check_running_and_ended_calls_are_counted)
-{
-	start();
-	EQUAL(pressure(rig.volume).running, 0);
-	dirty(file, 0, 10);
-	u64 answers = pressure(rig.volume).answers;
-	EQUAL(flush(file), 0);
-	EQUAL(pressure(rig.volume).acked, 10 * PAGE);
-	CHECK(pressure(rig.volume).answers > answers);
-	CHECK(begin_commit(file));
-	EQUAL(pressure(rig.volume).running, 1);
-	answers = pressure(rig.volume).answers;
-	pc_commit_end(file->inode, true, false);
-	EQUAL(pressure(rig.volume).running, 0);
-	CHECK(pressure(rig.volume).answers > answers);
-}

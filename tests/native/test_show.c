@@ -29,7 +29,9 @@ TEST(check_of_an_inode_that_is_gone_nothing_is_shown)
 	EQUAL(NUMBER(next, SIZE), PAGE);
 	SOUND(&rig);
 	EQUAL(inode_free(next), 0);
-	file_gone();
+	EQUAL(inode_free(file->inode), 0);
+	file_forget(file);
+	rig.nr_files = 0;
 }
 
 TEST(check_the_queue_is_counted_by_class)

@@ -1,5 +1,5 @@
-/* Staged bytes: the map of them, how bytes become staged and how that ends, and the source of missing bytes (contract 0.1
- * S, 1.1 M5, 2.23; T-61, T-70). */
+/* Staged bytes: the map of them, how bytes become staged, the source of missing bytes; staged bytes beside eviction, the end
+ * of a commit, fills and the queries of an fsync, in both orders (contract 0.1 S, 1.1 M5, 2.15, 2.23; T-18a, T-61, T-70). */
 #include "staging.h"
 
 enum { CELLS = 3000 };
@@ -82,35 +82,6 @@ TEST(check_the_map_is_bounded)
 	pc_inode_leaf_unlock(i);
 }
 
-TEST(check_staged_bytes_are_clean_in_memory_and_uncommitted)
-{
-	start(0);
-	send_bytes(0, 8 * PAGE, 1);
-	EQUAL(staged(), 8 * PAGE);
-	EQUAL(usage(file, NULL).local, 0);
-	EQUAL(atomic_load(&rig.cache->local), 0); /* not counted against the limits */
-	CHECK(NUMBER(file->inode, UNSAVED));
-	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 1);
-	EQUAL(pc_inode_destroy(file->inode), (u64)-EBUSY);
-	u64 range[2];
-	RANGES(range, pc_ranges(file->inode, PC_RANGES_LOCAL, range, 1), 0, 8 * PAGE);
-	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
-	SOUND(&rig);
-	evict_all();
-	EQUAL(usage(file, NULL).cached, 0);
-	u32 reads = file->store.reads;
-	see(0, 8 * PAGE, 1);
-	EQUAL(file->store.reads, reads);
-	CHECK(file->store.staged_reads);
-	evict_all();
-	SAVES({0, 1}, {8 * PAGE - 1, 1}); /* all of it evicted: the fsync still has something to commit (T-70) */
-	EQUAL(staged(), 0);
-	EQUAL(file->store.stable_size, 8 * PAGE);
-	evict_all();
-	see(0, 8 * PAGE, 1); /* from the object now */
-	CHECK(file->store.reads > reads);
-}
-
 /* The first half of the limit is written as usual; bytes beyond it are staged, if the backend can. */
 TEST(check_only_what_passes_the_files_share_is_staged)
 {
@@ -146,30 +117,6 @@ TEST(check_writes_that_meet_staged_bytes_are_staged)
 	SAVES({PAGE + 100, 3});
 }
 
-/* A block whose missing bytes are of S, of the object and dirty: each comes from its own place, and the newest wins. */
-TEST(check_a_page_of_three_origins)
-{
-	start(2 * PAGE);
-	u8 bytes[2 * PAGE];
-	send_bytes(100, 50, 1);
-	send_bytes(300, 4000, 2);
-	evict_all();
-	put(350, 10, 3);
-	EQUAL(file_read(file, 0, bytes, 2 * PAGE), 2 * PAGE);
-	for (u64 k = 0; k < 2 * PAGE; k++)
-		EQUAL(bytes[k], k >= 350 && k < 360    ? 3
-				: k >= 300 && k < 4300 ? 2
-				: k >= 100 && k < 150  ? 1
-						       : first_byte(k));
-	SOUND(&rig);
-	EQUAL(flush(file), 0);
-	evict_all();
-	see(350, 10, 3); /* staged again, over staged bytes */
-	see(360, 3940, 2);
-	EQUAL(staged(), 4300); /* a block goes with all its valid bytes */
-	SAVES({355, 3});
-}
-
 /* All eight extents of a page in use, with staged bytes between them: closing the gaps takes no ninth. */
 TEST(check_gaps_with_staged_bytes_close)
 {
@@ -188,52 +135,6 @@ TEST(check_gaps_with_staged_bytes_close)
 	}
 }
 
-TEST(check_a_failed_commit_leaves_staged_bytes_where_they_are)
-{
-	start_with(0, PAGE, 4, limits_wide());
-	send_bytes(0, 2 * PAGE, 1);
-	send_bytes(2 * PAGE, 4 * PAGE, 2);
-	EQUAL(usage(file, NULL).unstable, 2 * PAGE);
-	EQUAL(staged(), 4 * PAGE);
-	u64 s = pc_epoch_take(rig.volume);
-	CHECK(begin_commit(file));
-	store_forget(&file->store);
-	pc_commit_end(file->inode, false, false);
-	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-	EQUAL(staged(), 4 * PAGE);
-	CHECK(!pc_sync_done(file->inode, s));
-	SOUND(&rig);
-	evict_all();
-	see(2 * PAGE, 4 * PAGE, 2);
-	u64 sent = file->store.write_bytes;
-	SAVES({0, 1}, {5 * PAGE, 2});
-	EQUAL(file->store.write_bytes, sent + 2 * PAGE);
-}
-
-TEST(check_truncate_and_punch_cut_what_is_staged)
-{
-	start(0);
-	send_bytes(0, 10 * PAGE, 1);
-	evict_all();
-	u64 s = pc_epoch_take(rig.volume);
-	stop_the_file(file, 0, ALL);
-	store_zero(&file->store, PAGE + 5, 3 * PAGE + 9);
-	pc_punch(file->inode, PAGE + 5, 3 * PAGE + 9, true);
-	let_the_file_go(file);
-	EQUAL(staged(), 8 * PAGE - 4);
-	file_truncate(file, 5 * PAGE + 100);
-	EQUAL(staged(), 3 * PAGE + 96);
-	SOUND(&rig);
-	see(0, PAGE + 5, 1);
-	see(PAGE + 5, 2 * PAGE + 4, 0);
-	see(3 * PAGE + 9, 2 * PAGE + 91, 1);
-	file_truncate(file, 0);
-	EQUAL(staged(), 0);
-	CHECK(!pc_sync_done(file->inode, s)); /* as old as the bytes it removed */
-	file_truncate(file, 8 * PAGE);
-	see(0, 8 * PAGE, 0);
-}
-
 TEST(check_discard_names_staged_and_dirty_bytes_once)
 {
 	u64 lost[8];
@@ -250,27 +151,6 @@ TEST(check_discard_names_staged_and_dirty_bytes_once)
 	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
 }
 
-/* Another version, shorter than what is staged: S stays, and the object that it is sent to again is as long as it. */
-TEST(check_staged_bytes_lie_over_another_version)
-{
-	start(8 * PAGE);
-	send_bytes(4 * PAGE, 2 * PAGE, 1);
-	evict_all();
-	see(5 * PAGE, PAGE, 1);
-	WITH_TOKEN(pc_rebase(file->inode, 2 * PAGE, false));
-	EQUAL(staged(), 2 * PAGE);
-	EQUAL(usage(file, NULL).dirty, 0);
-	EQUAL(pc_inode_size(file->inode), 6 * PAGE);
-	EQUAL(pc_inode_remote_size(file->inode), 6 * PAGE);
-	EQUAL(NUMBER(file->inode, STAGED_END), 6 * PAGE);
-	SOUND(&rig);
-	see(4 * PAGE, 2 * PAGE, 1);
-	file_truncate(file, PAGE);
-	EQUAL(NUMBER(file->inode, STAGED_END), 0);
-}
-
-static bool sending;
-
 /* The test is a caller of pc_spill: it copies what is dirty to the spool. Return: bytes that are staged now. */
 static u64 spill(void)
 {
@@ -285,7 +165,7 @@ static u64 spill(void)
 		s->size = pc_max(s->size, end);
 		pthread_mutex_unlock(&s->lock);
 		free(part.memory);
-		moved += pc_spill(file->inode, pos, end, sending);
+		moved += pc_spill(file->inode, pos, end, false);
 		from = end;
 	}
 	return moved;
@@ -313,53 +193,6 @@ TEST(check_spilled_bytes_are_staged_without_a_call)
 	evict_all();
 	see(PAGE, PAGE, 2);
 	see(2 * PAGE, PAGE, 1);
-}
-
-/* While the store is asked to commit what is staged. */
-static void spill_beside(struct store *s, enum store_moment when)
-{
-	if (when != STORE_COMMITS || sending)
-		return;
-	sending = true;
-	put(PAGE, 2 * PAGE, 2);
-	EQUAL(spill(), 2 * PAGE);
-	SOUND(&rig);
-}
-
-TEST(check_a_commit_leaves_what_was_spilled_beside_it)
-{
-	for (int fails = 0; fails < 2; fails++) {
-		start_with(8 * PAGE, 4 * PAGE, 1000, limits_wide());
-		put(0, 2 * PAGE, 1);
-		EQUAL(spill(), 2 * PAGE);
-		file->store.meet = spill_beside;
-		file->store.commit_error = fails ? -EIO : 0;
-		file_sync(file);
-		file->store.meet = NULL;
-		CHECK(sending);
-		sending = false;
-		EQUAL(staged(), fails ? 3 * PAGE : 2 * PAGE);
-		SOUND(&rig);
-		see(PAGE, 2 * PAGE, 2);
-		evict_all();
-		file->store.commit_error = 0;
-		file_sync(file);
-		EQUAL(staged(), 0);
-		SOUND(&rig);
-	}
-}
-
-TEST(check_a_unit_that_the_backend_has_in_part_is_not_spilled)
-{
-	start_with(16 * PAGE, PAGE, 1000, LIMITS(.write_unit = 4 * PAGE));
-	send_bytes(0, 4 * PAGE, 1); /* unstable: not staged below half of the limit */
-	EQUAL(usage(file, NULL).unstable, 4 * PAGE);
-	put(PAGE, PAGE, 2);
-	put(6 * PAGE, PAGE, 3);
-	EQUAL(spill(), PAGE);
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	EQUAL(staged(), PAGE);
-	SOUND(&rig);
 }
 
 /* The engine keeps a record of their failure until they are sent. */
@@ -391,4 +224,72 @@ TEST(check_bytes_that_joined_a_block_after_the_copy_keep_it_dirty)
 	CHECK(pc_spill_find(file->inode, 0, PAGE, &pos, &end));
 	EQUAL(end - pos, PAGE);
 	SOUND(&rig);
+}
+
+/* A read of staged bytes was called before the commit and answers after it, or is called after it. */
+TEST(check_a_fill_beside_the_end_of_a_commit)
+{
+	for (int late = 0; late < 2; late++) {
+		start(0);
+		send_bytes(0, 2 * PAGE, 1);
+		evict_all();
+		struct pc_request *r = begin_fill(file, 0, 2 * PAGE);
+		struct call c = next_call(r);
+		CHECK(r->staged);
+		int64_t got = late ? 0 : store_read_staged(&file->store, c.pos, c.parts, c.n);
+		CHECK(begin_commit(file));
+		EQUAL(store_commit(&file->store), 0);
+		if (late)
+			EQUAL(store_read_staged(&file->store, c.pos, c.parts, c.n), (u64)-ENOENT);
+		pc_commit_end(file->inode, true, false);
+		if (!late)
+			EQUAL(pc_fill_answer(r, got), 0);
+		else
+			CHECK(!is_staged(file, c.pos)); /* so it is requested again, elsewhere */
+		EQUAL(run_fill(file, r), 0);
+		see(0, 2 * PAGE, 1);
+	}
+}
+
+THREAD_OF(evict_in_thread, pc_reclaim(rig.cache, 1))
+
+/* Eviction has locked its victim; then the commit ends, or it ended before. */
+TEST(check_eviction_beside_the_end_of_a_commit)
+{
+	for (int order = 0; order < 2; order++) {
+		start_with(0, PAGE, 1, limits_wide());
+		send_bytes(0, PAGE, 1);
+		CHECK(begin_commit(file));
+		EQUAL(store_commit(&file->store), 0);
+		if (order)
+			pc_commit_end(file->inode, true, false);
+		pthread_t t = held_at("evict_locked", evict_in_thread, NULL);
+		if (!order)
+			pc_commit_end(file->inode, true, false);
+		EQUAL((uintptr_t)let_go("evict_locked", t), 1);
+		SOUND(&rig);
+		see(0, PAGE, 1);
+	}
+}
+
+THREAD_OF(query_done, pc_sync_done(file->inode, PC_STAMP_NONE - 1))
+
+/* The answer of `stage` comes between the two queries of an fsync, or before both: never "done" before the commit. */
+TEST(check_a_stage_that_is_answered_between_two_questions)
+{
+	for (int order = 0; order < 2; order++) {
+		start(0);
+		put(0, PAGE, 1);
+		struct pc_request *r = hand_over();
+		CHECK(r->stage);
+		EQUAL(send_call(file, r), 1);
+		if (order)
+			pc_write_done(r, true, false);
+		pthread_t t = held_at("sync_between", query_done, NULL);
+		if (!order)
+			pc_write_done(r, true, false);
+		CHECK(!let_go("sync_between", t));
+		EQUAL(file_sync(file), 0);
+		CHECK(query_done(NULL));
+	}
 }

@@ -100,39 +100,6 @@ TEST(check_a_random_walk_loses_and_invents_nothing)
 	}
 }
 
-TEST(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over)
-{
-	start(8192, PAGE);
-	put_random(3000, 100); /* a ragged extent in an uncached page */
-	EQUAL(file->store.reads, 0);
-	cut(2900);
-	EQUAL(usage(file, NULL).dirty, 0);
-	synced();
-	EQUAL(file->store.writes, 0);
-	put_random(2800, 300);
-	cut(2900); /* part of the extent is left: it stays dirty */
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	synced();
-}
-
-TEST(check_truncate_waits_for_a_fill_and_a_fill_for_truncate)
-{
-	start(40000, 4 * PAGE);
-	struct pc_need need = {0};
-	struct pc_request *r, *other;
-	r = begin_fill(file, 8192, 100);
-	stop_the_file(file, 30000, ALL); /* elsewhere: no need to wait */
-	EQUAL(pc_range_busy(file->inode, 0, ALL, &need), 1);
-	EQUAL(need.kind, PC_NEED_FOLIO);
-	EQUAL(need.owner, r->id);
-	EQUAL(pc_fill_begin(file->inode, 0, 100, &need, &other), (u64)-EAGAIN);
-	EQUAL(need.kind, PC_NEED_INVALIDATE);
-	run_fill(file, r);
-	EQUAL(pc_range_busy(file->inode, 0, ALL, &need), 0);
-	let_the_file_go(file);
-	compare(0, 40000);
-}
-
 TEST(check_discard_gives_up_what_it_lists)
 {
 	u64 lost[8];

@@ -52,24 +52,6 @@ TEST(check_neighbours_are_read_once)
 	synced();
 }
 
-/* A cache in which everything is dirty can be written: neighbours need no room in it. */
-TEST(check_a_full_cache_can_be_written)
-{
-	start_in_units(ROOM, PAGE, 65536);
-	pc_cache_configure(rig.cache, 1 << 20, 1 << 20, PAGE, true);
-	u64 k = 0;
-	struct pc_need need = {0};
-	for (; k < 256; k++) {
-		memset(want + k * 8192, (int)k, PAGE);
-		if (pc_write(file->inode, k * 8192, want + k * 8192, PAGE, &need) < PAGE)
-			break;
-	}
-	CHECK(k > 200);
-	EQUAL(flush(file), 0);
-	memcpy(want + k * 8192, file->store.bytes + k * 8192, k < 256 ? PAGE : 0);
-	synced();
-}
-
 /* Failed bytes in a unit keep their retry time when the unit is sent for other bytes. */
 TEST(check_back_off_of_a_neighbour_goes_on)
 {
@@ -102,25 +84,6 @@ TEST(check_an_invalidated_unit_is_read_again)
 	u32 reads = file->store.reads;
 	run_write(file, r);
 	CHECK(file->store.reads > reads);
-	synced();
-}
-
-TEST(check_a_short_last_unit_is_sent_again_when_the_file_grows)
-{
-	start_in_units(0, PAGE, 65536);
-	put_random(0, 70000);
-	EQUAL(flush(file), 0);
-	put_random(70000, 5); /* in the same unit */
-	EQUAL(flush(file), 0);
-	EQUAL(file->store.size, 70005);
-	EQUAL(file_sync(file), 0);
-	pc_drop_clean(file->inode, 0, ALL);
-	u64 bytes = file->store.write_bytes;
-	put_random(200000, 10); /* beyond it: its last byte is read first */
-	CHECK(file->store.reads > 0);
-	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-	EQUAL(flush(file), 0);
-	EQUAL(file->store.write_bytes - bytes, 65536 + 200010 - 196608);
 	synced();
 }
 
@@ -189,12 +152,15 @@ TEST(check_background_work_takes_wholly_dirty_units)
 		}
 }
 
-/* A unit counts when its last byte is written, in whatever order; otherwise a background pass takes the dirty bytes. */
+/* A unit counts when its last byte is written, in whatever order: only then a thread that waits for whole units is woken.
+ * Without commit_on_close a background pass takes the dirty bytes. */
 TEST(check_a_unit_goes_when_it_is_full)
 {
 	start_published(4 * U);
 	for (u32 n = 0; n < 16; n++) {
+		u32 seq = pc_flusher_seq(rig.cache);
 		put_random(U + (n * 7 % 16) * PAGE, PAGE);
+		EQUAL(pc_flusher_seq(rig.cache) != seq, n == 15);
 		EQUAL(sent_in_background(false), n == 15 ? U : 0);
 	}
 	put_random(0, 10);
@@ -215,36 +181,6 @@ TEST(check_a_unit_waits_for_its_writer)
 	EQUAL(sent_in_background(false), U);
 	EQUAL(usage(file, NULL).dirty, 0);
 	EQUAL(file->store.write_bytes, 2 * U);
-	synced();
-}
-
-/* A thread that waits for whole units is woken when enough is dirty for one, not by every write. */
-TEST(check_the_flusher_is_woken_for_units_as_they_fill)
-{
-	start_published(4 * U);
-	for (u32 n = 0; n < 32; n++) {
-		u32 seq = pc_flusher_seq(rig.cache);
-		put_random(n * PAGE, PAGE);
-		EQUAL(pc_flusher_seq(rig.cache) != seq, n % 16 == 15);
-	}
-	synced();
-}
-
-/* A commit takes everything along, the short last unit too; it is dirty again when the file grows. */
-TEST(check_a_short_last_unit_goes_with_the_commit)
-{
-	start_published(0);
-	put_random(0, U + 100);
-	EQUAL(sent_in_background(false), U);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.size, U + 100);
-	put_random(U + 100, U - 100); /* full now */
-	EQUAL(usage(file, NULL).dirty, U);
-	EQUAL(sent_in_background(false), U);
-	put_random(2 * U, 100);
-	EQUAL(file_sync(file), 0);
-	put_random(4 * U, 100); /* beyond it: that unit is sent again, whole */
-	CHECK(usage(file, NULL).dirty > PAGE);
 	synced();
 }
 

@@ -1,38 +1,39 @@
-/* Memory that views may store to: the bytes sent of it, the bytes left dirty, and its maximum. */
-#include "views.h"
+/* Memory that views may store to: the bytes sent of it, calls that cut it off from the file, the races around a pin. */
+#include "rig.h"
 
-/* T-76 in one thread: the call's bytes stand still, the fsync ends, later stores are dirty. [1.3, 2.11] */
-TEST(check_a_call_gets_a_copy)
+enum { ROOM = 1 << 20 };
+
+static void start_with(u64 size, u64 capacity, u64 max_folio, struct pc_limits l)
 {
-	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
-		start(64 << 10, folio);
-		struct pc_pin p = pin(100, 200);
-		store(&p, 1);
-		u64 stamp = pc_epoch_take(rig.volume);
-		struct pc_request *r = hand_over();
-		struct call c = next_call(r);
-		EQUAL(c.parts[0].len, PAGE); /* the block, not the folio */
-		CHECK(c.parts[0].memory + 100 != p.memory);
-		store(&p, 2);
-		put(50, 10, 3); /* nor does a writer wait for the call, or get other memory */
-		EQUAL(c.parts[0].memory[100], 1);
-		EQUAL(c.parts[0].memory[50], first_byte(50));
-		SOUND(&rig);
-		CHECK(run_write(file, r));
-		CHECK(state_at(file, 100) & PC_F_DIRTY);
-		EQUAL(fsync_stamp(file, stamp), 0);
-		EQUAL(file->store.stable[100], 1);
-		EQUAL(byte_at(100), 2);
-		struct pc_counters counters;
-		EQUAL(usage(file, &counters).write_pinned, PAGE);
-		EQUAL(counters.staged_copies, 1);
-		EQUAL(counters.cow_copies, 0);
-		store(&p, 4);
-		pc_unpin(rig.cache, &p);
-		EQUAL(usage(file, NULL).pinned, 0);
-		SAVES({299, 4}, {50, 3});
-		EQUAL(usage(file, NULL).local, 0);
-	}
+	open_one(capacity, max_folio, size, ROOM, l);
+	file->store.unit = l.write_unit;
+}
+
+/* All of it is cached, in the largest possible folios. */
+static void start(u64 size, u64 max_folio)
+{
+	start_with(size, 4 << 20, max_folio, limits_wide());
+	u8 *bytes = malloc(size + 1);
+	EQUAL(file_read(file, 0, bytes, size), size);
+	free(bytes);
+}
+
+static struct pc_pin pin(u64 pos, u64 len)
+{
+	struct pc_pin p;
+	lock_inode(file, PC_EXCLUSIVE);
+	EQUAL(pin_to_store(file, pos, len, &p), 0);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(p.len, len);
+	return p;
+}
+
+static void store(const struct pc_pin *p, u8 value)
+{
+	u8 *bytes = malloc(p->len);
+	memset(bytes, value, p->len);
+	view_store(p->memory, bytes, p->len);
+	free(bytes);
 }
 
 TEST(check_background_passes_skip_it)
@@ -113,58 +114,144 @@ TEST(check_a_request_without_a_call)
 	}
 }
 
-/* Released while a call has its copy. */
-TEST(check_a_release_while_a_call_runs)
+/* Without memory for a copy nothing is cut, and nothing is truncated. */
+TEST(check_truncate_is_refused_without_memory)
 {
-	for (u64 folio = PAGE; folio <= 16 << 10; folio *= 4) {
-		start(64 << 10, folio);
-		struct pc_pin p = pin(0, 100);
-		store(&p, 1);
-		struct pc_request *r = hand_over();
-		store(&p, 2);
-		pc_unpin(rig.cache, &p);
+	struct pc_pin all[16];
+	start_with(64 * PAGE, 16 * PAGE, PAGE, limits_wide());
+	struct pc_pin p = pin(0, PAGE);
+	for (u64 k = 1; k < 16; k++) {
+		byte_at(k * PAGE);
+		all[k] = read_pin(k * PAGE, 1);
+	}
+	stop_the_file(file, 0, ALL);
+	EQUAL(pc_views_reserve(file->inode, 100), (u64)-ENOMEM);
+	EQUAL(pc_views_cut(file->inode, 0, ALL, false), (u64)-ENOMEM);
+	pc_unpin(rig.cache, &all[1]);
+	EQUAL(pc_views_reserve(file->inode, 100), 0);
+	SOUND(&rig);
+	pc_views_unreserve(file->inode);
+	let_the_file_go(file);
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	for (u64 k = 2; k < 16; k++)
+		pc_unpin(rig.cache, &all[k]);
+	pc_unpin(rig.cache, &p);
+}
+
+/* A view that comes between the two steps of a discard is later than it, and keeps its memory. */
+TEST(check_a_view_comes_while_a_part_is_discarded)
+{
+	start(64 << 10, 16 << 10);
+	put(0, 3 * PAGE, 9);
+	take_token(file);
+	EQUAL(pc_views_cut(file->inode, PAGE, 3 * PAGE, true), 0);
+	struct pc_pin p = pin(PAGE, 100);
+	u64 ranges[8];
+	RANGES(ranges, pc_discard(file->inode, PAGE, 3 * PAGE, ranges, 4, true), 2 * PAGE, 3 * PAGE);
+	pc_token_release(file->inode);
+	SOUND(&rig);
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	store(&p, 1);
+	SAVES({0, 9}, {PAGE, 1}, {2 * PAGE, first_byte(2 * PAGE)});
+	pc_unpin(rig.cache, &p);
+}
+
+static struct pc_pin raced;
+
+THREAD(pin_once, raced = pin(0, 100))
+THREAD(read_pin_once, raced = read_pin(0, 100))
+THREAD(put_once, put(0, 50, 2))
+THREAD(cut_once, file_truncate(file, 50))
+
+/* It tries again, and finds it pinned. For the other order see above. */
+TEST(check_a_pass_meets_a_folio_that_is_being_pinned)
+{
+	struct pc_request *r;
+	start(0, PAGE);
+	put(0, PAGE, 1);
+	pthread_t t = held_at("pin_before_dirty", pin_once, NULL);
+	EQUAL(pc_flush_start(file->inode, ALL, 0, ALL), PAGE);
+	EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN);
+	let_go("pin_before_dirty", t);
+	for (int tries = 0; pc_write_next(file->inode, &r) != 1; tries++)
+		CHECK(tries < 3); /* the pass ends, and begins again for the rest */
+	store(&raced, 2);
+	run_write(file, r);
+	CHECK(state_at(file, 0) & PC_F_DIRTY);
+	pc_unpin(rig.cache, &raced);
+	SAVES({0, 2});
+}
+
+static struct pc_need unmet;
+
+THREAD_OF(pin_the_second_page, pc_pin(file->inode, PAGE, 100, true, &raced, &unmet))
+
+/* A discard of the file's local end moves the end before a view that is being made, or meets the view. [I-9, I-10] */
+TEST(check_a_view_comes_while_a_discard_moves_the_end)
+{
+	for (int made = 0; made <= 1; made++) {
+		u64 end = made ? 2 * PAGE : PAGE;
+		start(PAGE, PAGE);
+		put(2 * PAGE, PAGE, 1);
+		EQUAL(byte_at(PAGE), 0);
+		lock_inode(file, PC_EXCLUSIVE);
+		if (made)
+			CHECK(!pin_the_second_page(NULL));
+		pthread_t t = made ? 0 : held_at("pin_before_dirty", pin_the_second_page, NULL);
+		EQUAL(file_discard(file, 2 * PAGE, 3 * PAGE, NULL, 0), 1);
+		if (!made)
+			EQUAL((intptr_t)let_go("pin_before_dirty", t), -ENXIO);
+		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		EQUAL(pc_inode_size(file->inode), end);
 		SOUND(&rig);
-		put(10, 10, 3);
-		EQUAL(usage(file, NULL).write_pinned, 0);
-		run_write(file, r);
-		SOUND(&rig);
-		EQUAL(usage(file, NULL).pinned, 0);
-		SAVES({99, 2}, {10, 3});
+		if (made)
+			pc_unpin(rig.cache, &raced);
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.stable_size, end);
 	}
 }
 
-/* A folio in flight gets other memory, or the pin waits for the call if that is impossible. */
-TEST(check_a_pin_never_changes_what_a_call_sends)
+/* A writer copies on conflict while a view comes: the view keeps the memory, the writer waits for the call. */
+TEST(check_a_view_comes_while_the_folio_gets_other_memory)
 {
-	for (int wait = 0; wait <= 1; wait++) {
-		start(0, PAGE);
-		if (wait)
-			pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, true);
-		put(0, PAGE, 1);
-		struct pc_request *r = hand_over();
-		struct pc_need need = {0};
-		struct pc_pin p;
-		struct call c = next_call(r);
-		lock_inode(file, PC_EXCLUSIVE);
-		int err = pc_pin(file->inode, 0, 100, true, &p, &need);
-		if (wait) {
-			EQUAL(err, (u64)-EAGAIN);
-			EQUAL(need.kind, PC_NEED_FLIGHT);
-			CHECK(!(state_at(file, 0) & PC_F_LOCKED));
-			run_write(file, r);
-			err = pc_pin(file->inode, 0, 100, true, &p, &need);
+	start(0, PAGE);
+	put(0, PAGE, 1);
+	struct pc_request *r = hand_over();
+	check_threads = true;
+	pthread_t t = held_at("exchange_copied", put_once, NULL);
+	read_pin_once(NULL);
+	pc_sync_release("exchange_copied");
+	while (!(state_at(file, 0) & PC_F_WRITER_WAITS))
+		usleep(200);
+	run_write(file, r);
+	pthread_join(t, NULL);
+	check_threads = false;
+	SOUND(&rig);
+	EQUAL(raced.memory[0], 2);
+	CHECK(!pc_pin_detached(rig.cache, &raced));
+	pc_unpin(rig.cache, &raced);
+}
+
+/* A view is released while a truncate cuts it off, and after it. */
+TEST(check_a_release_meets_a_cut)
+{
+	for (int after = 0; after <= 1; after++) {
+		start(PAGE, PAGE);
+		byte_at(0);
+		struct pc_pin p = pin(0, 100);
+		store(&p, 7);
+		pthread_t t = held_at("exchange_copied", cut_once, NULL);
+		if (!after)
+			pc_unpin(rig.cache, &p);
+		let_go("exchange_copied", t);
+		if (after) {
+			CHECK(pc_pin_detached(rig.cache, &p));
+			pc_unpin(rig.cache, &p);
 		}
-		EQUAL(err, 0);
-		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-		store(&p, 2);
-		if (!wait) {
-			EQUAL(c.parts[0].memory[0], 1);
-			run_write(file, r);
-		}
-		EQUAL(file->store.bytes[0], 1);
-		SEES({0, 2});
-		SAVES({0, 2});
-		pc_unpin(rig.cache, &p);
+		EQUAL(pc_cache_held(rig.cache), 0);
+		EQUAL(byte_at(49), 7);
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.stable_size, 50);
 	}
 }
 

@@ -26,7 +26,7 @@ TEST(check_the_method_table)
 			change(rows[k].writes[n][0], rows[k].writes[n][1], (u8)(n + 1));
 		EQUAL(file->store.reads, rows[k].reads_for_writing);
 		EQUAL((state_at(file, 0) & PC_F_UPTODATE) != 0, rows[k].uptodate);
-		right();
+		compare(0, ROOM);
 		EQUAL(file->store.reads, rows[k].reads_after);
 	}
 }
@@ -40,23 +40,7 @@ TEST(check_large_writes_make_large_folios_and_small_ones_small)
 	EQUAL(pc_folio_order(folio_at(file, 2 << 20)), 8);
 	change(3 << 20, 100, 2);
 	EQUAL(pc_folio_order(folio_at(file, 3 << 20)), 0);
-	right();
-}
-
-TEST(check_what_was_accepted_is_all_that_changes)
-{
-	start(0, PAGE);
-	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
-	struct pc_need need = {0};
-	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-	memset(want, 5, 20 * PAGE);
-	EQUAL(pc_write(file->inode, 10, want, 20 * PAGE, &need), 16 * PAGE - 10);
-	EQUAL(need.kind, PC_NEED_ROOM);
-	EQUAL(pc_inode_size(file->inode), 16 * PAGE);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	EQUAL(usage(file, NULL).dirty, 16 * PAGE);
-	SOUND(&rig);
-	EQUAL(pc_cache_resize(rig.cache, 16 << 20), 0);
+	compare(0, ROOM);
 }
 
 /* T-11: copy on conflict. */
@@ -79,33 +63,6 @@ TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 		synced();
 	}
-}
-
-TEST(check_a_folio_in_several_requests_keeps_its_old_frame_for_all)
-{
-	start(0, 64 << 10);
-	set_limits(LIMITS(.max_write = 16 << 10));
-	change(0, 64 << 10, 1);
-	struct pc_request *r[4];
-	r[0] = hand_over();
-	for (u32 k = 1; k < 4; k++)
-		CHECK(r[k] = next_write());
-	run_write(file, r[2]);
-	change(40000, 1, 2); /* of the request that has ended: in place, the others read elsewhere */
-	EQUAL(cache_usage().cow_copies, 0);
-	change(100, 1, 3); /* in flight: new memory; the old one serves the three remaining calls */
-	change(20000, 1, 4);
-	EQUAL(cache_usage().cow_copies, 1);
-	for (u32 k = 0; k < 4; k++) {
-		SOUND(&rig);
-		EQUAL(cache_usage().shadows, 1);
-		if (k != 2)
-			run_write(file, r[k]);
-	}
-	EQUAL(cache_usage().shadows, 0);
-	for (u32 b = 0; b < 64 << 10; b++)
-		EQUAL(file->store.bytes[b], 1);
-	synced();
 }
 
 /* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
@@ -177,27 +134,6 @@ TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 	synced();
 }
 
-TEST(check_the_writer_of_a_pinned_folio_waits)
-{
-	start(0, 64 << 10);
-	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 1 << 20, true);
-	change(0, 64 << 10, 1);
-	struct pc_need need = {0};
-	struct pc_pin pin = read_pin(0, 10);
-	struct pc_request *r = hand_over();
-	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-	EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);
-	EQUAL(need.kind, PC_NEED_FLIGHT);
-	CHECK(state_at(file, 0) & PC_F_WRITER_WAITS);
-	CHECK(!(state_at(file, 0) & PC_F_LOCKED)); /* K10: no thread waits while holding it */
-	u32 seq = atomic_load(&pc_folio_event(rig.cache, need.folio)->seq);
-	run_write(file, r);
-	CHECK(atomic_load(&pc_folio_event(rig.cache, need.folio)->seq) != seq);
-	EQUAL(pc_write(file->inode, 100, "z", 1, &need), 1);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	pc_unpin(rig.cache, &pin);
-}
-
 /* The race of the decision: the call ends while the writer is about to check (both orders). */
 THREAD(put_once, EQUAL(file_write(file, 10, want + 10, 5), 0))
 
@@ -226,7 +162,7 @@ TEST(check_a_write_back_never_crops_what_is_being_appended)
 	const char *points[] = {"write_before_copy", "write_published"};
 	for (u32 k = 0; k < 2; k++) {
 		start(5000, 8192);
-		right();
+		compare(0, ROOM);
 		change(4990, 10, 1);
 		memset(want + 5000, 2, 1000);
 		want_size = 6000;
@@ -259,42 +195,20 @@ TEST(check_memory_of_another_volume_is_never_shown)
 	}
 }
 
-/* Whatever stops one of its folios, no byte of the others changes, and none stays locked. */
+/* A page that needs a read stops it: no byte of the others changes, and none stays locked. */
 TEST(check_a_whole_write_is_all_or_nothing)
 {
-	u32 kinds[] = {PC_NEED_FOLIO, PC_NEED_FILL, PC_NEED_FLIGHT, PC_NEED_NOTHING, PC_NEED_NOTHING};
+	struct pc_need need = {0};
 	u8 data[3 * PAGE];
 	memset(data, 0xee, sizeof(data));
-	for (int stop = 0; stop < 5; stop++) {
-		start(8 * PAGE, PAGE);
-		struct pc_need need = {0};
-		struct pc_request *fill = NULL, *r = NULL;
-		u64 pos = stop == 3 ? 0 : 100, len = 2 * PAGE + 50; /* pages 0, 1 and 2 */
-		if (stop == 0)
-			fill = begin_fill(file, 2 * PAGE, 1);
-		for (u64 k = 0; stop == 1 && k < 8; k++)
-			change(2 * PAGE + 400 + 200 * k, 1, 5);
-		if (stop == 2) {
-			pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* nothing is copied aside */
-			change(2 * PAGE, PAGE, 5);
-			r = hand_over();
-		}
-		if (stop == 3)
-			right();
-		u64 dirty = usage(file, NULL).dirty;
-		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-		i64 n = pc_write_whole(file->inode, pos, data, len, &need);
-		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-		EQUAL(n, stop < 3 ? 0 : len);
-		EQUAL(need.kind, kinds[stop]);
-		if (stop < 3)
-			EQUAL(usage(file, NULL).dirty, dirty);
-		memcpy(want + pos, data, (u64)n);
-		if (fill)
-			run_fill(file, fill);
-		if (r)
-			run_write(file, r);
-		SOUND(&rig);
-		right();
-	}
+	start(8 * PAGE, PAGE);
+	for (u64 k = 0; k < 8; k++)
+		change(2 * PAGE + 400 + 200 * k, 1, 5);
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write_whole(file->inode, 100, data, 2 * PAGE + 50, &need), 0);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(need.kind, PC_NEED_FILL);
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	SOUND(&rig);
+	compare(0, ROOM);
 }

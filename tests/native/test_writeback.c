@@ -1,49 +1,11 @@
 /* Passes: which of them gets the token when, which pages are marked and for how long, and the order of files. */
-#include "dirtied.h"
+#include "rig.h"
 
-TEST(check_a_flush_takes_what_was_dirty_and_nothing_later)
-{
-	start(PAGE, limits_wide());
-	dirty(0, PAGE);
-	u64 s = pc_epoch_take(rig.volume);
-	dirty(8192, PAGE);
-	u64 unsent;
-	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE);
-	EQUAL(unsent, PAGE);
-	EQUAL(pc_unsaved_bytes(file->inode, ALL, NULL), 2 * PAGE);
-	EQUAL(pc_flush_start(file->inode, s, 0, ALL), PAGE);
-	struct pc_request *r = next_write();
-	EQUAL(r->start, 0);
-	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* in flight */
-	EQUAL(unsent, PAGE);
-	EQUAL(r->end, PAGE);
-	dirty(16384, PAGE);
-	run_write(file, r);
-	CHECK(!next_write());
-	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-	EQUAL(pc_flush_pending(file->inode, s, 0, ALL, NULL), 0);
-	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* unstable */
-	EQUAL(unsent, 0);
-	EQUAL(pc_flush_start(file->inode, ALL, 8192, 12288), PAGE); /* a range */
-	EQUAL(flush_range(file, ALL, 8192, 12288), 0);
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	dirty(0, 1);
-	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* dirtied again later */
-	EQUAL(unsent, 0);
-}
+enum { ROOM = 4 << 20 };
 
-TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
+static void start(u64 max_folio, struct pc_limits l)
 {
-	start(PAGE, LIMITS(.max_write = PAGE));
-	dirty(0, 2 * PAGE);
-	CHECK(!NUMBER(file->inode, PASS_ENDING));
-	struct pc_request *first = hand_over(), *second = next_write();
-	run_write(file, second);
-	CHECK(!NUMBER(file->inode, PASS_ENDING)); /* one is in flight */
-	run_write(file, first);
-	CHECK(NUMBER(file->inode, PASS_ENDING) && NUMBER(file->inode, STORAGE_BUSY));
-	CHECK(!next_write());
-	CHECK(!NUMBER(file->inode, PASS_ENDING) && !NUMBER(file->inode, STORAGE_BUSY));
+	open_one(16 << 20, max_folio, 0, ROOM, l);
 }
 
 /* A page behind the cursor is found; one requested while it is in flight goes again as soon as its answer is there,
@@ -51,13 +13,13 @@ TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
 TEST(check_a_running_pass_takes_new_marks_along)
 {
 	start(PAGE, limits_wide());
-	dirty(20480, PAGE);
+	put(20480, PAGE, 7);
 	struct pc_request *first = hand_over();
 	for (int again = 0; again <= 1; again++) {
-		dirty(0, PAGE);
+		put(0, PAGE, 7);
 		struct pc_request *r = hand_over();
 		EQUAL(r->start, 0);
-		dirty(0, PAGE);
+		put(0, PAGE, 7);
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		CHECK(!next_write()); /* it is in flight */
 		run_write(file, r);
@@ -74,7 +36,7 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
 	for (u32 k = 0; k < 20; k++)
-		dirty(k * 2 * PAGE, PAGE);
+		put(k * 2 * PAGE, PAGE, 7);
 	CHECK(pc_pass_background(file->inode, 3 * PAGE, false));
 	CHECK(!pc_pass_background(file->inode, PAGE, false)); /* one at a time */
 	work_all(rig.volume);
@@ -99,7 +61,7 @@ TEST(check_a_running_background_pass_takes_another_budget)
 	struct pc_request *r[3];
 	struct pc_waiter w = {0};
 	start(PAGE, LIMITS(.max_write = PAGE));
-	dirty(0, 4 * PAGE);
+	put(0, 4 * PAGE, 7);
 	CHECK(pc_pass_background(file->inode, 2 * PAGE, false));
 	CHECK((r[0] = next_write()) && (r[1] = next_write()));
 	CHECK(!next_write()); /* the budget is used up */
@@ -120,7 +82,7 @@ TEST(check_a_running_background_pass_takes_another_budget)
 TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
-	dirty(0, 200 * PAGE);
+	put(0, 200 * PAGE, 7);
 	struct pc_request *r = hand_over();
 	struct pc_waiter w = {0};
 	CHECK(!queue_for_token(file, &w));
@@ -142,7 +104,7 @@ TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 	struct pc_request *r[3];
 	struct pc_waiter w = {0};
 	start(PAGE, LIMITS(.max_write = PAGE));
-	dirty(0, 6 * PAGE);
+	put(0, 6 * PAGE, 7);
 	CHECK(pc_pass_background(file->inode, ALL >> 1, false));
 	CHECK(r[0] = next_write());
 	pc_flush_start(file->inode, ALL, 4 * PAGE, 6 * PAGE);
@@ -157,45 +119,6 @@ TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 	pc_token_release(file->inode);
 }
 
-static u32 marked(void)
-{
-	u32 n = 0;
-	pc_inode_leaf_lock(file->inode);
-	for (u64 k = 0; k < ROOM / PAGE; k++)
-		n += pc_index_marked(file->inode, k, PC_MARK_TOWRITE);
-	pc_inode_leaf_unlock(file->inode);
-	return n;
-}
-
-/* Marks bound the work of a pass: each ends with a write-back, a failure, a cut or an abort. */
-TEST(check_no_mark_outlives_its_pass)
-{
-	start(PAGE, limits_wide());
-	dirty(0, 10 * PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(marked(), 10);
-	stop_the_file(file, 8 * PAGE, ALL); /* waits for the pass */
-	EQUAL(marked(), 0);
-	let_the_file_go(file);
-	dirty(0, 10 * PAGE);
-	file->store.write_error = -EIO;
-	CHECK(flush(file) & PC_PENDING_BACKOFF);
-	EQUAL(marked(), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(marked(), 0); /* in backoff: nothing to wait for here */
-	file->store.write_error = 0;
-	pc_retry(file->inode, 0, ALL, true);
-	pc_flush_start(file->inode, ALL, 0, 3 * PAGE);
-	pc_volume_abort(rig.volume);
-	pc_inode_aborted(file->inode);
-	work_all(rig.volume);
-	EQUAL(marked(), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(marked(), 0);
-	SOUND(&rig);
-	pc_volume_resume(rig.volume);
-}
-
 static u64 first_with(u64 pos, u64 end, u32 states)
 {
 	return pc_range_next(file->inode, pos, end, states);
@@ -208,9 +131,9 @@ TEST(check_the_first_byte_with_a_state_is_found)
 	for (u32 pages = 1; pages <= 16; pages *= 16) {
 		start(pages * PAGE, limits_wide());
 		EQUAL(first_with(0, ALL, PC_PENDING_DIRTY), ALL);
-		dirty(0, 400 * PAGE);
+		put(0, 400 * PAGE, 7);
 		EQUAL(flush(file), 0);
-		dirty(from, 2 * PAGE);
+		put(from, 2 * PAGE, 7);
 		EQUAL(first_with(0, ALL, PC_PENDING_WRITEBACK | PC_PENDING_BACKOFF | PC_PENDING_FAILED), ALL);
 		u64 rows[][3] = {{0, ALL, from}, {from + 5, ALL, from + 5}, {from + 2 * PAGE, ALL, ALL},
 				 {0, from, ALL}, {0, from + 1, from},       {from, from, ALL}};
@@ -222,7 +145,7 @@ TEST(check_the_first_byte_with_a_state_is_found)
 		file->store.write_error = -ENOSPC;
 		file->store.parked = true;
 		CHECK(!run_write(file, r));
-		dirty(from - PAGE, PAGE); /* dirty, and it waits only in the folio of failed bytes */
+		put(from - PAGE, PAGE, 7); /* dirty, and it waits only in the folio of failed bytes */
 		EQUAL(first_with(0, ALL, PC_PENDING_WRITEBACK), ALL);
 		EQUAL(first_with(0, ALL, PC_PENDING_DIRTY), from - PAGE);
 		EQUAL(first_with(0, ALL, PC_PENDING_FAILED), from);
@@ -240,7 +163,7 @@ TEST(check_a_file_never_has_all_of_the_volumes_calls)
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		start(PAGE, LIMITS(.max_write = PAGE));
 		pc_volume_set_inflight(rig.volume, rows[k][0]);
-		dirty(0, 70 * PAGE);
+		put(0, 70 * PAGE, 7);
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		u32 n = 0;
 		while ((r[n] = next_write()))
@@ -251,48 +174,13 @@ TEST(check_a_file_never_has_all_of_the_volumes_calls)
 	}
 }
 
-/* While a big file's pass has its full share, a small file gets the rest, and its turn after that. */
-TEST(check_a_big_file_does_not_starve_a_small_one)
-{
-	struct pc_limits l = LIMITS(.max_write = PAGE);
-	struct pc_work w;
-	struct pc_request *r[8];
-	start(PAGE, l);
-	struct file *small = file_open_in(&rig, rig.volume, 0, ROOM, l);
-	dirty(0, 1000 * PAGE);
-	EQUAL(file_write(small, 0, want, 2 * PAGE), 0);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	u32 n = 0;
-	for (pc_work_next(rig.volume, &w); w.kind != PC_WORK_NONE; pc_work_next(rig.volume, &w)) {
-		CHECK(w.inode == file->inode);
-		if (pc_write_next(w.inode, &r[n]) == 1)
-			r[n++]->credit = w.credit;
-		else
-			pc_credit_put(rig.volume, w.credit);
-		pc_inode_user_put(w.inode);
-	}
-	EQUAL(n, 7);
-	pc_flush_start(small->inode, ALL, 0, ALL);
-	pc_work_next(rig.volume, &w);
-	CHECK(w.kind == PC_WORK_PASS && w.inode == small->inode);
-	CHECK(pc_write_next(w.inode, &r[n]) == 1);
-	r[n++]->credit = w.credit;
-	pc_inode_user_put(w.inode);
-	for (u32 k = 0; k < n; k++)
-		run_write(k < 7 ? file : small, r[k]);
-	for (u32 k = 0; k < 4; k++) /* in turn: two of the small file's among the next four */
-		work(rig.volume);
-	EQUAL(usage(small, NULL).dirty + usage(small, NULL).writeback, 0);
-	CHECK(usage(file, NULL).dirty > 900 * PAGE);
-}
-
 /* From low to high, each after the answer of the one before; pages behind the cursor wait for the next round. */
 TEST(check_ordered_writes_ascend)
 {
 	start(PAGE, LIMITS(.max_write = 2 * PAGE, .ordered_writes = 1));
 	u64 pages[] = {9, 3, 20, 4, 30, 11}, at = 0;
 	for (u32 k = 0; k < 6; k++)
-		dirty(pages[k] * PAGE, PAGE);
+		put(pages[k] * PAGE, PAGE, 7);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	u32 n = 0;
 	for (struct pc_request *r; (r = next_write()); n++) {
@@ -300,7 +188,7 @@ TEST(check_ordered_writes_ascend)
 		at = r->end;
 		CHECK(!next_write());
 		if (n == 1) {
-			dirty(0, PAGE); /* behind: after the last */
+			put(0, PAGE, 7); /* behind: after the last */
 			pc_flush_start(file->inode, ALL, 0, ALL);
 		}
 		run_write(file, r);
@@ -314,8 +202,7 @@ TEST(check_ordered_writes_ascend)
 TEST(check_no_pass_waits_for_a_fill)
 {
 	open_one(4 << 20, PAGE, PAGE, PAGE, limits_wide());
-	memset(want, 7, PAGE);
-	dirty(100, 50);
+	put(100, 50, 7);
 	struct pc_request *fill = begin_fill(file, 0, PAGE);
 	struct call c = next_call(fill);
 	struct pc_request *r = hand_over();
@@ -334,7 +221,7 @@ THREAD(fill_once, CHECK(!begin_fill(file, 0, 10))) /* all requested bytes became
 TEST(check_a_fill_that_wants_nothing_never_looks_like_an_owner)
 {
 	open_one(4 << 20, PAGE, PAGE, PAGE, limits_wide());
-	dirty(5, 50);
+	put(5, 50, 7);
 	pthread_t t = held_at("fill_locked", fill_once, NULL);
 	struct pc_folio *f = folio_at(file, 0);
 	CHECK(pc_folio_state(f) & PC_F_LOCKED);
@@ -354,8 +241,9 @@ TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_
 {
 	start(PAGE, limits_wide());
 	struct file *busy = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = PAGE));
-	dirty(0, PAGE);
-	EQUAL(file_write(busy, 0, want, 64 * PAGE), 0);
+	put(0, PAGE, 7);
+	static u8 bytes[64 * PAGE];
+	EQUAL(file_write(busy, 0, bytes, sizeof(bytes)), 0);
 	CHECK(pc_pass_background(file->inode, PAGE, false));
 	pc_flush_start(busy->inode, ALL, 0, ALL);
 	pc_commit_start(file->inode, 0);
@@ -367,20 +255,4 @@ TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_
 	}
 	CHECK(met);
 	EQUAL(flush(busy), 0);
-}
-
-TEST(check_an_inode_can_go_while_its_ended_pass_is_queued)
-{
-	start(PAGE, limits_wide());
-	for (int again = 0; again <= 1; again++) {
-		dirty(0, PAGE);
-		run_write(file, hand_over());
-		CHECK(!next_write()); /* the pass has ended, the inode is still in the volume's queue */
-		if (!again)
-			EQUAL(file_sync(file), 0);
-	}
-	CHECK(begin_commit(file));
-	pc_commit_end(file->inode, true, false);
-	file_gone();
-	CHECK(!work(rig.volume));
 }

@@ -8,10 +8,10 @@ static u64 spans[64];
 /* The local bytes that were written since the last commit are these ranges, [pos, end). */
 #define WRITTEN(...) (SOUND(&rig), RANGES(spans, pc_ranges(file->inode, PC_RANGES_WRITTEN, spans, 32), __VA_ARGS__))
 
-static void open_clean(u64 size, u64 max_folio)
+static void open_clean(u64 max_folio)
 {
-	start_with(size, max_folio, 64, limits_wide());
-	EQUAL(fill_range(file, 0, size), 0);
+	start_with(BLOCKS * PAGE, max_folio, 64, limits_wide());
+	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
 }
 
 static void end(struct pc_request *r, bool ok)
@@ -27,32 +27,6 @@ static u64 map_bytes(void)
 	return cache_usage().staged_map_bytes;
 }
 
-static size_t nr_borrowed(void)
-{
-	return pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32);
-}
-
-static void check_a_part_of_a_clean_block(u64 max_folio)
-{
-	open_clean(BLOCKS * PAGE, max_folio);
-	put(PAGE + 10, 20, 2);
-	put(PAGE + 100, 1, 2);
-	put(3 * PAGE - 5, PAGE + 10, 2);
-	WRITTEN(PAGE + 10, PAGE + 30, PAGE + 100, PAGE + 101, 3 * PAGE - 5, 4 * PAGE + 5);
-	EQUAL(nr_borrowed(), 4);
-	put(PAGE, PAGE, 3);
-	put(2 * PAGE, 3 * PAGE, 3);
-	WRITTEN(PAGE, 5 * PAGE);
-	EQUAL(nr_borrowed(), 0);
-	put(PAGE + 7, 1, 4); /* of a block that is all written */
-	WRITTEN(PAGE, 5 * PAGE);
-	put(PAGE + 7, 1, 4);
-	put(5 * PAGE + 7, 1, 4);
-	EQUAL(file_sync(file), 0);
-	WRITTEN();
-	EQUAL(map_bytes(), 0);
-}
-
 /* Saved by the write alone: no commit follows that would drop it. */
 static void check_bytes_saved_by_their_write(u64 max_folio)
 {
@@ -66,38 +40,11 @@ static void check_bytes_saved_by_their_write(u64 max_folio)
 	WRITTEN();
 }
 
-/* The fill publishes what lies around. */
-static void check_a_part_of_a_block_that_is_read_later(u64 max_folio)
-{
-	start_with(BLOCKS * PAGE, max_folio, 64, limits_wide());
-	put(PAGE + 10, 20, 2);
-	WRITTEN(PAGE + 10, PAGE + 30);
-	EQUAL(nr_borrowed(), 0);
-	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
-	WRITTEN(PAGE + 10, PAGE + 30);
-	EQUAL(nr_borrowed(), 2);
-}
-
-/* Zeros between an old end and a write, of an extending truncate, and of a hole: no program has written them. */
-static void check_zeros_of_gaps_and_holes(u64 max_folio)
-{
-	open_clean(0, max_folio);
-	put(0, 100, 2);
-	put(200, 10, 2);
-	WRITTEN(0, 100, 200, 210);
-	WITH_TOKEN((pc_truncate(file->inode, 150, false), pc_truncate(file->inode, 300, false)));
-	WRITTEN(0, 100);
-	put(300, 5, 2); /* where the file ends */
-	WRITTEN(0, 100, 300, 305);
-	WITH_TOKEN(pc_punch(file->inode, 50, 60, false));
-	WRITTEN(0, 50, 60, 100, 300, 305);
-}
-
 /* A block is written again while it is sent: bytes that were written earlier are forgotten by their commit, and unite with
  * the later ones if they come back. */
 static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
 {
-	open_clean(BLOCKS * PAGE, max_folio);
+	open_clean(max_folio);
 	put(PAGE + 10, 10, 2);
 	struct pc_request *r = hand_over();
 	WRITTEN(PAGE + 10, PAGE + 20);
@@ -117,20 +64,6 @@ static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
 	WRITTEN(PAGE + 1, PAGE + 2);
 	EQUAL(file_sync(file), 0);
 	WRITTEN();
-}
-
-/* Sent and acknowledged, written again and sent again: both are uncommitted. */
-static void check_a_block_that_is_sent_twice(u64 max_folio)
-{
-	open_clean(BLOCKS * PAGE, max_folio);
-	put(10, 10, 2);
-	end(hand_over(), true);
-	put(30, 10, 3);
-	end(hand_over(), true);
-	put(50, 10, 3);
-	WRITTEN(10, 20, 30, 40, 50, 60);
-	pc_uncommit(file->inode);
-	WRITTEN(10, 20, 30, 40, 50, 60);
 }
 
 /* Bytes around the written ones are staged with them, and only the latter are kept over another version. */
@@ -202,7 +135,7 @@ THREAD(write_behind, put(PAGE + 40, 10, 4))
 /* A writer extends a range of a page whose sent bytes come back: before, in between, and after. */
 TEST(check_bytes_come_back_beside_a_writer)
 {
-	open_clean(BLOCKS * PAGE, PAGE);
+	open_clean(PAGE);
 	put(PAGE + 10, 10, 2);
 	end(hand_over(), true);
 	put(PAGE + 30, 10, 3);
@@ -221,7 +154,7 @@ TEST(check_bytes_come_back_beside_a_writer)
 
 static void check_a_folio_gets_another_frame(u64 max_folio)
 {
-	open_clean(BLOCKS * PAGE, max_folio);
+	open_clean(max_folio);
 	put(PAGE + 10, 10, 2);
 	put(PAGE + 30, 10, 2);
 	put(2 * PAGE + 30, 10, 2);
@@ -233,19 +166,9 @@ static void check_a_folio_gets_another_frame(u64 max_folio)
 	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40, 2 * PAGE + 30, 2 * PAGE + 40);
 }
 
-/* The file grows, so the unit of its old end is sent again: nothing of that is written. */
-static void check_the_unit_of_the_old_end(u64 max_folio)
-{
-	start_with(PAGE + 100, max_folio, 64, LIMITS(.write_unit = 4 * PAGE));
-	EQUAL(fill_range(file, 0, PAGE + 100), 0);
-	put(9 * PAGE, 10, 2);
-	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-	WRITTEN(9 * PAGE, 9 * PAGE + 10);
-}
-
 TEST(check_many_ranges_of_a_page)
 {
-	open_clean(BLOCKS * PAGE, PAGE);
+	open_clean(PAGE);
 	for (u64 pos = 0; pos < PAGE; pos += 8)
 		put((pos * 5) % PAGE, 3, 2);
 	SOUND(&rig);
@@ -257,53 +180,12 @@ TEST(check_many_ranges_of_a_page)
 	EQUAL(map_bytes(), 0);
 }
 
-static void check_borrowed_bytes_are_replaced(u64 max_folio)
-{
-	u8 page[PAGE], other[PAGE], same[PAGE];
-	memset(page, 9, PAGE);
-	open_clean(BLOCKS * PAGE, max_folio);
-	EQUAL(file_read(file, 2 * PAGE, other, PAGE), PAGE);
-	put(PAGE + 10, 10, 2);
-	WITH_TOKEN(EQUAL(pc_borrowed_put(file->inode, PAGE, page), 0));
-	WITH_TOKEN(EQUAL(pc_borrowed_put(file->inode, 2 * PAGE, page), 0)); /* borrows nothing */
-	see(PAGE, 10, 9);
-	see(PAGE + 10, 10, 2);
-	see(PAGE + 20, PAGE - 20, 9);
-	EQUAL(file_read(file, 2 * PAGE, same, PAGE), PAGE);
-	EQUAL(memcmp(same, other, PAGE), 0);
-}
-
-/* A shorter version lies below: the file ends with the last written byte, behind which are zeros. */
-static void check_the_end_is_the_last_written_byte(u64 max_folio)
-{
-	static const u8 zeros[PAGE];
-	open_clean(3 * PAGE, max_folio);
-	put(PAGE + 10, 10, 2);
-	put(2 * PAGE + 1, 1, 2);
-	take_token(file);
-	pc_truncate(file->inode, 2 * PAGE + 1, false); /* nothing of that page is written any longer */
-	for (u64 pos = 0; pos < 3 * PAGE; pos += PAGE)
-		EQUAL(pc_borrowed_put(file->inode, pos, zeros), 0);
-	pc_rebase(file->inode, 100, true);
-	pc_end_at_written(file->inode);
-	pc_token_release(file->inode);
-	EQUAL(pc_inode_size(file->inode), PAGE + 20);
-	WRITTEN(PAGE + 10, PAGE + 20);
-}
-
 TEST(check_one_page_and_large_folios)
 {
 	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
-		check_a_part_of_a_clean_block(max_folio);
 		check_bytes_saved_by_their_write(max_folio);
-		check_a_part_of_a_block_that_is_read_later(max_folio);
-		check_zeros_of_gaps_and_holes(max_folio);
 		check_a_block_that_is_sent_and_dirty(max_folio, true);
 		check_a_block_that_is_sent_and_dirty(max_folio, false);
-		check_a_block_that_is_sent_twice(max_folio);
 		check_a_folio_gets_another_frame(max_folio);
-		check_the_unit_of_the_old_end(max_folio);
-		check_borrowed_bytes_are_replaced(max_folio);
-		check_the_end_is_the_last_written_byte(max_folio);
 	}
 }

@@ -18,20 +18,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-__all__ = [
-    "Answer",
-    "Imitation",
-    "Request",
-    "answers_completions_without_etag",
-    "answers_one_put_with_etag",
-    "decodes_sources_twice",
-    "ignores",
-    "ignores_tags_of_uploads",
-    "keeps_plus_in_tags",
-    "refuses_each_if_match_of_put",
-    "refuses_omitted_parts",
-]
-
 HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -61,36 +62,31 @@ class Model:
         self.volume.cache.configure(dirty_background=0.0, dirty_limit=0.1)  # first: a whole unit is sent at once
         self.staged(AT, PART)
 
-    def cut(self) -> None:
-        self._truncate(AT + 50_001)
-
-    def cut_low(self) -> None:
-        self._truncate(AT + 10_001)
-
-    def grow(self) -> None:
-        self._truncate(UNITS * PART)
-
-    def _truncate(self, size: int) -> None:
+    def truncate(self, size: int) -> None:
         self.file.truncate(size)
         self.content[size:] = bytes(max(0, size - len(self.content)))
 
-    def punch(self) -> None:
-        self._punch(AT + 40_001, 10_000)
-
-    def punch_over(self) -> None:
-        self._punch(AT - 100, 30_000)
-
-    def _punch(self, at: int, length: int) -> None:
+    def punch(self, at: int, length: int) -> None:
         self.file.punch_hole(at, length)
         end = min(at + length, len(self.content))
         self.content[at:end] = bytes(max(0, end - at))
 
-    def fail(self) -> None:
-        """The next part that is sent fails, and later ones too."""
-        self.proxy.rules.append(ProxyRule("status", is_for("UploadPart"), status=500, times=3))
+    def fail(self, request: str, times: int) -> None:
+        """Let the next requests of this name fail."""
+        self.proxy.rules.append(ProxyRule("status", is_for(request), status=500, times=times))
 
-    def failed_commit(self) -> None:
-        self.proxy.rules.append(ProxyRule("status", is_for("CompleteMultipartUpload"), status=500, times=2))
+
+STEPS: dict[str, Callable[[Model], object]] = {
+    "whole": Model.whole,
+    "staged": Model.staged,
+    "spooled": Model.spooled,
+    "cut": lambda model: model.truncate(AT + 50_001),
+    "cut_low": lambda model: model.truncate(AT + 10_001),
+    "grow": lambda model: model.truncate(UNITS * PART),
+    "punch": lambda model: model.punch(AT + 40_001, 10_000),
+    "punch_over": lambda model: model.punch(AT - 100, 30_000),
+    "failed_commit": lambda model: model.fail("CompleteMultipartUpload", 2),
+}
 
 
 ORDERS = [
@@ -122,10 +118,10 @@ def test_a_cut_unit_is_completed_from_its_newest_bytes(
         with volume.open(key, "r+" if base else "x+") as file:
             model = Model(volume, file, proxy, base)
             for step in key.split():
-                getattr(model, step)()
+                STEPS[step](model)
                 volume.cache.check()
             if fail:
-                model.fail()
+                model.fail("UploadPart", 3)
             assert file.pread(len(model.content) + 1, 0) == model.content
             file.fsync()
             assert bucket.get(key) == model.content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from urllib3.connection import HTTPConnection
 from werkzeug.serving import make_ssl_devcert
 
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 
-from ..file.rig import Patch, raises, stored
+from ..file.rig import Patch, attached, raises, stored
 from .imitation import Answer, Imitation, Request
 from .servers import Bucket, Server, new_bucket
 
@@ -81,6 +83,23 @@ def test_an_answer_that_begins_with_white_space_is_read(bucket: Bucket) -> None:
         stored(volume, "k", LARGE, "xb")
         assert requests[-1].is_completion  # nothing is asked after it
     assert bucket.client.head_object(Bucket=bucket.name, Key="k")["ContentLength"] == len(LARGE)
+
+
+def test_the_body_of_a_request_does_not_wait_until_its_headers_arrive(bucket: Bucket, monkeypatch: Patch) -> None:
+    """Without TCP_NODELAY it waits for the server's delayed acknowledgement: 40 ms for each small object on Linux."""
+    made: list[int] = []
+    connect = HTTPConnection._new_conn
+
+    def connected(self: HTTPConnection) -> socket.socket:
+        sock = connect(self)
+        made.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return sock
+
+    monkeypatch.setattr(HTTPConnection, "_new_conn", connected)
+    with attached(bucket.backend()) as volume:
+        stored(volume, "new", b"bytes", "xb")
+    assert made
+    assert all(made)
 
 
 class Nothing(BaseHTTPRequestHandler):

@@ -8,8 +8,8 @@ from itertools import islice
 
 import pytest
 
-from examples.proxy import FaultyProxy, ProxyRule
-from pagecache import PageCache, RetryPolicy, Volume, WritebackError
+from examples.proxy import FaultyProxy
+from pagecache import PageCache, Volume, WritebackError
 from pagecache.backends import backend_from_url
 from pagecache.backends.s3 import S3Backend
 
@@ -20,9 +20,7 @@ from .servers import Bucket
 ODD = ["a b", "plus+plus", "per%20cent", "two//slashes", "ends/", "question?x=1&y", "hash#part", "😀/emoji", "é",
        "<&>'\"", "semi;colon=,", "~tilde", ".hidden", ".pagecache", "back\\slash", "[1]*", "$HOME",
        "x" * 1000]  # fmt: skip
-
-FEW = RetryPolicy()
-BACKEND, VOLUME = {"prefix": "pre fix/é"}, {"retry": FEW}
+BACKEND = {"prefix": "pre fix/é"}
 
 
 def test_keys_with_odd_characters(bucket: Bucket, volume: Volume) -> None:
@@ -52,20 +50,6 @@ def test_a_list_asks_for_a_page_at_a_time(bucket: Bucket, proxy: FaultyProxy, vo
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
     assert sum(1 for _ in entries) == 1_000
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
-
-
-def test_queries_are_not_repeated_forever_and_not_after_a_definite_answer(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
-    volume.list("k")
-    proxy.taken()
-    proxy.rules = [ProxyRule("reset", times=100)]
-    raises(ConnectionResetError, volume.stat, "k", match="HEAD of s3://")
-    assert counted(proxy.taken()) == {"HeadObject": FEW.attempts}  # by the cache: the backend asks once
-    proxy.rules = [ProxyRule("status", status=403)]
-    raises(OSError, volume.stat, "k", match="403")
-    assert counted(proxy.taken()) == {"HeadObject": 1}
-    proxy.rules.clear()
 
 
 def fill(bucket: Bucket, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -16,7 +17,7 @@ from pagecache.backends.s3.errors import may_pass
 from pagecache.backends.s3.plan import Copy, Send, Sent, Sizes, Step, assembly
 from pagecache.backends.spool import Spool
 
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 
 UNIT = 8
 SPOOL = Spool(None)
@@ -248,3 +249,32 @@ def test_work_ends_where_nearly_all_of_it_fails() -> None:
 
     raises(ConnectionRefusedError, side_by_side, work, range(1000), 4, may_pass)
     assert 4 <= len(asked) <= 8
+
+
+def test_an_error_is_raised_when_running_work_has_ended_and_no_other_is_begun(monkeypatch: Patch) -> None:
+    begun, waited_for, ended = threading.Event(), threading.Event(), list[int]()
+    caller, join = threading.current_thread(), threading.Thread.join
+
+    def work(item: int) -> None:
+        if threading.current_thread() is caller:
+            assert begun.wait(60)
+            raise OSError(errno.EIO, "broken")
+        begun.set()
+        assert waited_for.wait(60)
+        ended.append(item)
+
+    def joined(thread: threading.Thread, timeout: float | None = None) -> None:
+        waited_for.set()
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", joined)
+    raises(OSError, side_by_side, work, range(100), 2, match="broken")
+    assert len(ended) == 1
+
+
+def test_where_no_thread_can_be_started_the_caller_does_all_work(monkeypatch: Patch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert side_by_side(lambda item: 2 * item, range(5), 4) == [0, 2, 4, 6, 8]

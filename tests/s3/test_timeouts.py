@@ -18,7 +18,7 @@ from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import BackendError, Event, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
 
-from ..file.rig import Task, eventually, raises
+from ..file.rig import Task, content_of, eventually, raises, stored
 from .requests import is_for
 from .servers import Bucket, Server, new_bucket
 
@@ -135,23 +135,12 @@ def test_a_close_ends_though_uploads_cannot_be_aborted(proxy: FaultyProxy, backe
 OLD, NEW = os.urandom(100_000), os.urandom(100_000)
 
 
-def written(volume: Volume) -> None:
-    with volume.open("new", "wb") as file:
-        file.write(NEW)
-        file.fsync()
-
-
-def read(volume: Volume) -> bytes:
-    with volume.open("old", "rb") as file:
-        return file.read()
-
-
 RETRIED: dict[str, Callable[[Volume], object]] = {
     "open": lambda volume: volume.open("old", "rb").close(),
     "stat": lambda volume: volume.stat("old"),
     "list": lambda volume: list(volume.list()),
-    "read": read,
-    "write": written,
+    "read": lambda volume: content_of(volume, "old"),
+    "write": lambda volume: stored(volume, "new", NEW),
     "remove": lambda volume: volume.remove("useless"),
     "rename": lambda volume: volume.rename("moved", "there"),
 }

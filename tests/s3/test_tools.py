@@ -1,18 +1,20 @@
-"""`pagecache check-backend` and `pagecache stress` find nothing wrong with S3 objects, nor with faults on the way."""
+"""`pagecache stress` finds nothing wrong with S3 objects, nor with faults on the way; what tests themselves rely on."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
 from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache.stress import Plan, run
 
-from .requests import name_of
-from .servers import Bucket
+from .requests import is_for, name_of
+from .servers import Bucket, new_bucket
 
 SERVERS = ("ministack",)
 SHORT: dict[str, Any] = {
@@ -21,6 +23,28 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>made up</Message></Error>"
 SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", 600))
+
+
+def test_leftovers_of_a_test_are_found(bucket: Bucket) -> None:
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key="k")
+    bucket.put("p/.pagecache/s/1", b"")
+    assert bucket.left_behind() == ["upload of 'k'", "object 'p/.pagecache/s/1'"]
+    with pytest.raises(AssertionError, match="left behind"), new_bucket(bucket.server) as other:
+        other.client.create_multipart_upload(Bucket=other.name, Key="k")
+    bucket.clear()
+
+
+@pytest.mark.parametrize("fault", ["reset", "lost", "midway"])
+def test_a_proxy_resets_a_connection_before_or_after_the_server_has_the_request(
+    bucket: Bucket, proxy: FaultyProxy, fault: Any
+) -> None:
+    client = bucket.server.client(proxy.endpoint)
+    proxy.rules.append(ProxyRule(fault, is_for("PutObject"), nth=2))
+    for key in "abc":
+        with pytest.raises(ConnectionClosedError) if key == "b" else nullcontext():
+            client.put_object(Bucket=bucket.name, Key=key, Body=bytes(100_000))
+    assert bucket.keys() == (["a", "b", "c"] if fault == "lost" else ["a", "c"])
+    assert [call.fault for call in proxy.taken()] == ["", fault, ""]
 
 
 def carries(call: ProxyCall) -> bool:
@@ -44,9 +68,19 @@ def small(bucket: Bucket, endpoint: str) -> str:
     return bucket.url("stressed", endpoint, part_size="64KiB", least_part="1")
 
 
-@pytest.mark.parametrize("faults", [pytest.param("none", marks=pytest.mark.slow), "flaky"])
-def test_a_short_run_of_the_stress_tester_is_clean(bucket: Bucket, faults: str) -> None:
-    report = run(Plan(seed=1, faults=faults, **SHORT), small(bucket, bucket.server.endpoint))
+RUNS: dict[str, dict[str, Any]] = {
+    "no faults": {},
+    "flaky": {"faults": "flaky"},
+    "losses of others": {"profile": "losses", "seed": 5},
+    "saving": {"profile": "saving", "seed": 5},
+}
+SLOW = ("no faults", "saving")
+
+
+@pytest.mark.parametrize("how", [pytest.param(how, marks=[pytest.mark.slow] * (how in SLOW)) for how in RUNS])
+def test_a_short_run_of_the_stress_tester_is_clean(bucket: Bucket, how: str) -> None:
+    """Also with commits, discards and versions of another client beside reads of evicted bytes."""
+    report = run(Plan(**{"seed": 1, **SHORT, **RUNS[how]}), small(bucket, bucket.server.endpoint))
     assert report.ok, f"{report.story}\n{report.replay}"
     assert report.counters["operations"] > 100
 
@@ -56,13 +90,6 @@ def test_a_short_run_through_an_unreliable_proxy_is_clean(bucket: Bucket, proxy:
     report = run(Plan(seed=2, **SHORT), small(bucket, proxy.endpoint))
     assert report.ok, f"{report.story}\n{report.replay}"
     assert sum(bool(call.fault) for call in proxy.taken()) > 5
-
-
-@pytest.mark.parametrize("profile", ["losses", pytest.param("saving", marks=pytest.mark.slow)])
-def test_staged_bytes_survive_the_actions_of_others(bucket: Bucket, profile: str) -> None:
-    """Commits, discards and versions of another client, beside reads of evicted bytes."""
-    report = run(Plan(seed=5, profile=profile, **SHORT), small(bucket, bucket.server.endpoint))
-    assert report.ok, f"{report.story}\n{report.replay}"
 
 
 Rules = Callable[[], list[ProxyRule]]

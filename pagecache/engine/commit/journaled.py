@@ -231,13 +231,13 @@ class VolumeJournal:
                     delay = min(delay, left)
         if self._turn:
             delay = 0.0
-        due = [file for file in due if file.may_be_saved()]
-        if due and now < self._not_before:
+        ready = [file for file in due if file.may_be_saved()]
+        if ready and now < self._not_before:
             return min(delay, self._not_before - now)
-        if due and len(self._saving) < SAVING_MAX:
-            for file in due:
+        if ready and len(self._saving) < SAVING_MAX:
+            for file in ready:
                 file.set_sent(True)
-            self._saving[self.begin_saving([file.file for file in due])] = due
+            self._saving[self.begin_saving([file.file for file in ready])] = ready
         return min(delay, AGAIN) if due or self._saving else delay
 
     def unsaved(self) -> int:

@@ -252,13 +252,6 @@ static void act_direct(struct client *self, u32 file)
 
 /* ---------------------------------------------------------------- saving */
 
-/* Sync as fsync_stamp of the rig does, and note in the model that a commit is wanted. */
-static int sync_once(u32 file, u64 stamp)
-{
-	world.commit_requested[file] = true;
-	return fsync_stamp(world.files[file], stamp);
-}
-
 /* The user repairs the cause of failures. */
 static void repair(struct file *f)
 {
@@ -276,7 +269,8 @@ static void client_sync(u32 file)
 	u32 before[CELLS];
 	note_done(c, before, 0, CELLS);
 	u64 stamp = pc_epoch_take(f->inode->volume);
-	for (int tries = 0; sync_once(file, stamp); tries++) {
+	world.commit_requested[file] = true;
+	for (int tries = 0; fsync_stamp(f, stamp); tries++) {
 		CHECK(tries < 1000);
 		repair(f);
 		if (check_threads)
