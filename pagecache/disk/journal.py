@@ -495,9 +495,8 @@ class Journal:
     def _poison(self, error: OSError) -> None:
         """After a failed sync the kernel may have dropped the bytes: no unconfirmed record counts."""
         low, high = self._confirmed, self._lsn
-        if self._void and self._void[-1][0] == low:
-            low = self._void.pop()[0]
-        self._void.append((low, high, error))
+        again = bool(self._void) and self._void[-1][0] == low
+        self._void[-1 if again else len(self._void) :] = [(low, high, error)]  # at once: others look
         self._counts = self._confirmed
         void = {segment.number for segment in self._unsynced if segment.first > self._confirmed}
         for file in self._files.values():

@@ -29,17 +29,14 @@ def options_from(
         more = options_of(backend_options)
     except BadTarget as error:
         raise WrongOption(str(error)) from None
-    options = with_words(MountOptions(url=_absolute(url), mountpoint=os.path.abspath(directory)), words)
+    scheme, colon, path = url.partition(":")
+    if colon and scheme == "dir" and path:
+        url = f"dir:{os.path.abspath(path)}"  # a background server has another working directory
+    options = with_words(MountOptions(url=url, mountpoint=os.path.abspath(directory)), words)
     fields = {name: value for name, value in given.items() if value not in (None, False)}
     # All at once: single checks would refuse combinations that are valid together.
     known = {name: getattr(options, name) for name in MountOptions.__dataclass_fields__}
     return MountOptions(**{**known, **fields, "backend_options": more})
-
-
-def _absolute(url: str) -> str:
-    """Make the path of a URL absolute: a background server has another working directory."""
-    scheme, colon, path = url.partition(":")
-    return f"dir:{os.path.abspath(path)}" if colon and scheme == "dir" and path else url
 
 
 def mount_and_serve(options: MountOptions, started: Started | None, report: Callable[[str], object]) -> NoReturn:

@@ -205,6 +205,7 @@ class Recovery:
             each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
             if each.inode is not None:
                 self._laid[each.inode] = each
+                each.held &= not each.inode.writers  # by another name
                 self._tier.errors += len(each.unsaved.damaged)
                 if not each.held:
                     _release(each.inode)
@@ -244,6 +245,8 @@ class Recovery:
                         over, each.over = each.over, True  # none begins
             try:
                 lost += self._forget(each)
+                if each.inode is None and each.begun is not None and not each.begun.freed:
+                    _take_back(self._volume, each, each.begun)
             except BaseException:
                 each.over = over
                 raise
@@ -289,7 +292,7 @@ class Recovery:
         """End the hold of a file, before a handle can change it: so no file that is held has unsaved changes."""
         if (each := self._laid.get(inode)) is not None and each.held:
             each.held = False
-            _release(inode)
+            inode.set_aside(withheld=False)
 
     # -- in the background
 
@@ -486,6 +489,8 @@ def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
     inode.settled(partial(_forget, inode, each.size_before))
     inode.set_aside(withheld=False)
     inode.set_recovering(False)
+    if inode.conflict is not None:
+        inode.settled(partial(remote.take, inode))  # the laying compares again
     each.begun = None
 
 

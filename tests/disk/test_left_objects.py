@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,22 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pagecache import Advice, CachedFile, DiskTier, PageCache, RetryPolicy, ShutdownError, UnsavedDataError, Volume
+from pagecache import (
+    Advice,
+    CachedFile,
+    ConflictError,
+    DiskTier,
+    PageCache,
+    RetryPolicy,
+    ShutdownError,
+    UnsavedDataError,
+    Volume,
+)
 from pagecache.backends import DirectoryBackend
 from pagecache.cli import main
 from pagecache.disk.device import OS
 from pagecache.disk.recovery import Unsaved
+from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.park import start_thread
 from pagecache.fuse.namespace import namespace_of
 from pagecache.volume import lifetimes, recovered
@@ -173,7 +184,7 @@ def test_bytes_that_were_left_belong_to_an_object_and_not_to_its_name(tmp_path: 
         with volume.open("k", "r+b") as file:
             assert file.read() == FOREIGN
             file.pwrite(b"last", 0)
-        volume.sync()
+        volume.sync(durability="backend")
         assert listed(volume) == ["k"]
     assert (tmp_path / folder / "k").read_bytes() == b"last" + FOREIGN[4:]
 
@@ -577,7 +588,7 @@ LOOKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("options", [{"on_recovery": "hold"}, {"read_only": True}], ids=["held", "read-only"])
-@pytest.mark.parametrize("look", [*LOOKS, "a failed sync of another file"])
+@pytest.mark.parametrize("look", [*LOOKS, "a failed sync of another file", "an fsync that fails for another file"])
 def test_a_look_at_a_held_file_saves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch, look: str, options: dict[str, Any]
 ) -> None:
@@ -593,9 +604,9 @@ def test_a_look_at_a_held_file_saves_nothing(
         with beside.open("o", "r+b") as one:
             one.pwrite(b"new", 0)
             one.fsync()
-            one.pwrite(b"more", 100)
+            one.truncate(100)
             with losing_a_sync(after):
-                one.fsync()
+                (one if look.startswith("a failed") else file).fsync(durability="disk")
     after.volume.sync()
     assert after.stored() == OLD
     assert after.volume.detach(on_failed="discard") == []
@@ -662,15 +673,81 @@ def test_a_direct_write_to_a_file_that_was_held_is_saved_by_a_sync(world: World,
 
 
 @WHOLE
-def test_a_save_in_the_background_publishes_no_bytes_that_a_writer_has_not_saved(make: Make) -> None:
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda file: file.pwrite(b"half", 100), changed(100, b"half", HELD)),
+        (lambda file: file.truncate(10), HELD[:10]),
+        (lambda file: file.truncate(30_000), HELD.ljust(30_000, b"\0")),
+        (lambda file: file.punch_hole(0, 8192), bytes(8192) + HELD[8192:]),
+    ],
+    ids=["bytes", "a cut", "an extension", "a hole"],
+)
+def test_a_save_in_the_background_publishes_nothing_that_a_writer_has_not_saved(
+    make: Make, change: Any, expected: bytes
+) -> None:
     """[2.22]"""
-    world = make(dirty_expire=0.02)
+    world = make(dirty_expire=0.1)
     file = world.synced(b"new", 5000)
-    file.pwrite(b"half", 100)
-    time.sleep(0.2)
+    change(file)
+    time.sleep(0.4)
     assert world.saved() in (OLD, HELD)
     file.fsync()
-    eventually(lambda: world.saved() == changed(100, b"half", HELD))
+    eventually(lambda: world.saved() == expected)
+
+
+def test_an_fsync_beside_one_that_fails_has_no_bytes_that_do_not_count(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, sync, counts = world.synced(b"base", 12000), OS.fdatasync, Journaled._counts
+    journal, begun, going = world.journal(), threading.Event(), threading.Event()
+    end, generation = journal._current.used, journal.generation
+
+    def fail_once(fd: int) -> None:
+        if not begun.is_set():
+            begun.set()
+            assert going.wait(WAIT_LIMIT_S)
+            os.pwrite(fd, bytes(16384), end)
+            failing()
+        sync(fd)
+
+    def before_the_failure(self: Journaled) -> bool:
+        found = counts(self)
+        if not going.is_set():
+            going.set()
+            eventually(lambda: journal.generation > generation)
+        return found
+
+    monkeypatch.setattr(OS, "fdatasync", fail_once)
+    file.pwrite(b"one", 0)
+    first = Task(file.fsync)
+    assert begun.wait(WAIT_LIMIT_S)
+    file.pwrite(b"two", 8192)
+    monkeypatch.setattr(Journaled, "_counts", before_the_failure)
+    file.fsync()
+    assert world.copied(on_recovery="hold").read() == changed(0, b"one", changed(8192, b"two", changed(12000, b"base")))
+    first.result()
+
+
+def test_bytes_that_are_laid_below_a_writer_are_not_held(tmp_path: Path) -> None:
+    with left(tmp_path, "k") as volume:
+        os.rename(tmp_path / "store/k", tmp_path / "store/m")
+        with volume.open("m", "r+b") as file:
+            os.rename(tmp_path / "store/m", tmp_path / "store/k")
+            assert read(volume, "k") == LAID
+            file.pwrite(b"mine", 100)
+            volume.sync(durability="backend")
+            assert (tmp_path / "store/k").read_bytes() == changed(100, b"mine", LAID)
+
+
+def test_a_failed_sync_beside_a_rename_keeps_no_volume_from_ending(world: World) -> None:
+    after = held(world)
+    after.read()
+    after.volume.rename("k", "m")
+    with losing_a_sync(after), suppress(OSError):
+        after.volume.rename("m", "k")
+    after.volume.sync()
+    assert after.volume.detach() == []
 
 
 @WHOLE
@@ -776,7 +853,7 @@ def test_tries_to_lay_a_held_file_take_its_memory_once(world: World) -> None:
     assert after.read("n") == BIG[:600_000]
 
 
-@pytest.mark.parametrize("then", ["a detach", "a reconnect"])
+@pytest.mark.parametrize("then", ["a detach", "a reconnect", "a discard"])
 def test_an_abort_in_the_middle_of_a_laying_loses_nothing(world: World, then: str) -> None:
     world.synced(BIG)
     after = world.crash(on_recovery="hold", memory="32MiB")
@@ -787,10 +864,22 @@ def test_an_abort_in_the_middle_of_a_laying_loses_nothing(world: World, then: st
         assert World(after.folder, after._after(), after.number, memory="32MiB").read() == BIG
         return
     after.store = after._after()
-    if not isinstance(after.store, ObjectBackend):
+    if then == "a discard":
+        after.volume.reconnect(after.store)
+        assert after.volume.discard("k")
+        after.open().pwrite(b"mine", 100)
+        after.volume.sync(durability="backend")
+        assert after.saved() == changed(100, b"mine")
+    elif isinstance(after.store, ObjectBackend):
+        after.store.put("k", FOREIGN)
+        after.volume.reconnect(after.store)
+        raises(ConflictError, after.read)
+        after.volume.resolve("k", "discard")
+        assert after.read() == FOREIGN
+    else:
         after.store.change_remotely("k", OLD[::-1])
-    after.volume.reconnect(after.store)
-    assert after.read() == BIG
+        after.volume.reconnect(after.store)
+        assert after.read() == BIG
 
 
 def test_a_held_file_is_resumed_by_the_name_that_it_has_now(world: World) -> None:

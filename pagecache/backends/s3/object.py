@@ -129,7 +129,8 @@ class S3Object(ObjectFile[Stored]):
         while begin < end:
             stop = min(begin - begin % self._unit + self._unit, end)
             with revoked(parts_of_buffers(buffers, begin - offset, stop - offset)) as parts:
-                if self._is_part(begin, stop):
+                direct = stop - begin == self._unit and begin // self._unit < self._backend.sizes.direct
+                if direct and self._backend.honours(self.name).copies:  # others may refuse to replace a part
                     self._send(begin, stop, parts)
                 else:
                     self._forget_sent(begin)
@@ -138,11 +139,6 @@ class S3Object(ObjectFile[Stored]):
                     self.draft.put(begin, stop, spool, begin)
             begin = stop
         return end - offset
-
-    def _is_part(self, begin: int, end: int) -> bool:
-        """Return whether a piece is sent as it comes. Servers without copies may refuse to replace a part."""
-        direct = end - begin == self._unit and begin // self._unit < self._backend.sizes.direct
-        return direct and self._backend.honours(self.name).copies
 
     def _forget_sent(self, begin: int) -> None:
         """Forget what tries of a commit have sent of a unit, before other bytes take their place in the spool."""

@@ -141,7 +141,7 @@ class VolumeJournal:
             error = self.confirm_all() if clean else self.confirm(journal.last)
             left += [file for file, generation in done if error or generation != journal.generation]
             left += clean if error else []
-        return left
+        return [file for file in left if not (file.withheld and file.journaled.has_all())]  # what was recovered
 
     def confirm(self, lsn: int) -> OSError | None:
         """Wait until the device has all records up to this one; return the error that keeps it from that."""
@@ -262,6 +262,7 @@ class Journaled:
         self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
         self._lacks = False  # one of them may be missing
+        self._noted = False  # some came after the last fsync
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self._bases = self._known_bases = 0  # times that another version came below its bytes, and those in its records
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
@@ -287,18 +288,20 @@ class Journaled:
         with self._lock:
             try:
                 journal = self._owner.journal()
+                generation = journal.generation  # first: what an earlier one has may stop to count at any moment
                 self._settle(journal)
                 if not file.has_local():
                     file.cut_unlogged()
-                    return journal.generation
+                    return generation
                 if not self._counts():
                     self._whole = True
                     self._lacks |= self._cut
-                self._generation = journal.generation
+                self._generation = generation
                 if not self._may_append():
                     return None
                 self._append_changes(journal)
-                return self._generation
+                self._noted = False
+                return generation
             except NotStagedError:
                 return None
             except (OSError, ValueError) as error:
@@ -483,7 +486,7 @@ class Journaled:
         journal.release(self._number)
         self._marks.clear()
         self._number, self._whole, self._known = 0, True, None
-        self._cut = self._lacks = False
+        self._cut = self._lacks = self._noted = False
         self._known_bases = self._bases
 
     def confirm_saved(self) -> None:
@@ -527,7 +530,8 @@ class Journaled:
     def _counts(self) -> bool:
         """Return whether each of its records counts, as no sync of the device has failed that was about one."""
         journal = self._owner.journal()
-        return journal.generation == self._generation or not journal.has_void(self._last)
+        last = self._marks[-1].lsn if self._marks else self._last  # of its content
+        return journal.generation == self._generation or not journal.has_void(last)
 
     def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
         """Append a record of something that has happened, or with `confirm` is about to happen, to the file. False: the
@@ -539,6 +543,7 @@ class Journaled:
             record = make(self._number)
             changes = record.kind in records.CONTENT
             self._cut |= changes
+            self._noted |= changes
             try:
                 self._put(self._owner.journal(), record)
                 if changes:
@@ -673,9 +678,8 @@ class Journaled:
         a writer has not saved yet of a whole object (contract 2.22).
         """
         file = self.file
-        if file.freed or file.is_given_up() or (file.limits().commit_on_close and file.unlogged()):
-            return False
-        return self._sent is not self._oldest()
+        unsaved = file.limits().commit_on_close and (self._noted or file.unlogged())
+        return self._sent is not self._oldest() and not (file.freed or file.is_given_up() or unsaved)
 
     def set_sent(self, sent: bool) -> None:
         """Record that a save of it runs, or has ended."""
