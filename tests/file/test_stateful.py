@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -423,6 +423,8 @@ class CacheMachine(RuleBasedStateMachine):
             self.rig.backend.clear_faults()
             for view, *_rest in self.views:
                 view.release()
+            with suppress(WritebackError):  # a call that has taken a fault before may run still
+                Task(self.rig.volume.sync, 20).result()
             for handle in self.handles:
                 if handle.reads:
                     with self.reading(handle):
