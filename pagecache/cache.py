@@ -464,12 +464,12 @@ class PageCache:
             raise closing.together(WritebackError, errors, "could not be saved")
 
     def _begin_syncs(self, errors: list[OSError], deadline: Deadline) -> list[SyncTicket]:
-        """Begin one ticket per volume, all at once, those first that wait for no disk; errors go to `errors`."""
+        """Begin one ticket per volume, those first that wait for no disk; `errors`: of ended volumes and hung disks."""
         tickets = []
-        for volume in sorted(self.volumes(), key=lambda each: each.engine.durability):
+        for volume in sorted(self.volumes(), key=lambda each: each.engine.durability == "disk"):
             try:
                 tickets.append(volume._begin_sync(None, deadline))
-            except OSError as error:
+            except (ShutdownError, TimeoutError) as error:
                 errors.append(error)
         return tickets
 

@@ -648,13 +648,13 @@ class EngineFile(NativeInode):
 
     def flush_start(self, stamp: int, pos: int = 0, end: int = END) -> int:
         """Begin a pass, unless only an explicit call may save the file."""
-        return 0 if self._is_kept() else super().flush_start(stamp, pos, end)
+        return 0 if self._waits_for_call() else super().flush_start(stamp, pos, end)
 
     def start_commit(self, stamp: int = 0) -> None:
-        if not self._is_kept():
+        if not self._waits_for_call():
             super().start_commit(stamp)
 
-    def _is_kept(self) -> bool:
+    def _waits_for_call(self) -> bool:
         return self.withheld and self.conflict is None  # a conflict sends nothing: it marks bytes as failed
 
     def begin_hand_over(self, start: int, end: int) -> None:

@@ -434,7 +434,7 @@ class CachedFile(Handle, io.RawIOBase):
         """
         self._check_open()
         start, end = extent(offset, length, self._inode.size)
-        if start < end and not self._inode.withheld:
+        if start < end and (self._writable or not self._inode.withheld):  # a held file has no writer
             barrier.flush(self._inode, start, end)
 
     # -- the end

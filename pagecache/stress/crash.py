@@ -116,7 +116,7 @@ class Crash(NoCrash):
         stored = [target.store(number) for number in range(len(world.models))] if on_disk else []
         target.resume()
         tier = target.cache.tier
-        if world.plan.durability == "disk" and tier is not None and (lost := tier.journal().recovered.lost):
+        if on_disk and tier is not None and (lost := tier.journal().recovered.lost):
             raise Broken(f"the journal reports lost records: {lost}", "crash")  # the disk has lost nothing confirmed
         world.count("files recovered", target.recovered)
         for number, model in enumerate(world.models):

@@ -33,10 +33,11 @@ def invalidate(inode: Inode, offset: int, length: int | None) -> None:
     """
     start, end = extent(offset, length, inode.size)
     for _ in range(ROUNDS):
-        if inode.has_local() and not inode.withheld:
+        if inode.has_local():
             if inode.limits().commit_on_close and (inode.writers or inode.unclosed):
                 raise BlockingIOError(errno.EAGAIN, "invalidate: the object is open for writing", inode.key)
-            barrier.fsync(inode)
+            if not inode.withheld:
+                barrier.fsync(inode)
         if inode.invalidate_range(start, END if length is None else end) or inode.withheld:
             return
         if inode.usage()["write_pinned"]:

@@ -241,8 +241,7 @@ def _cut_views(volume: Volume, deadline: Deadline) -> bool:
 
 def _stays(volume: Volume, file: EngineFile) -> bool:
     """Return whether the unsaved bytes of a file stay in the disk tier."""
-    kept = file.withheld or volume.engine.durability == "disk"
-    return file.recovering or (kept and file.journaled.has_all())
+    return file.recovering or ((file.withheld or volume.engine.durability == "disk") and file.journaled.has_all())
 
 
 def _unsaved(volume: Volume) -> list[FailedRange]:

@@ -160,15 +160,14 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.limits()
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
-            on_disk = volume.engine.durability == "disk"  # the journal keeps what a close saves
+            on_disk = volume.engine.durability == "disk" and volume.options.sync_on_close is not False
             if inode.conflict is not None:
                 raise inode.conflict_error()
             if inode.withheld:
                 inode.set_aside(withheld=False)
             if inode.unclosed:
                 inode.set_unclosed(False)
-            unsaved = inode.has_local() or inode.journaled.is_live()
-            if on_disk and volume.options.sync_on_close is not False and unsaved:
+            if on_disk and inode.has_local():
                 barrier.save(inode, timeout)
                 if inode.journaled.is_live():
                     inode.journaled.save_soon()
@@ -176,6 +175,8 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 barrier.fsync(inode, timeout)
             elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
                 barrier.flush(inode, version=True)
+            if on_disk:
+                inode.journaled.confirm_saved()  # a crash must not bring back what was replaced since
     finally:
         release(use)
 

@@ -408,8 +408,7 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     inode.lose_direct(forget=True)
     durable = inode.limits().durable_writes
     keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
-    owed = [step._replace(behind=inode.withheld) for step in _owed(inode, durable)]  # held: with its first save
-    kept = inode.owe_instead(owed, keep=keep)
+    kept = inode.owe_instead(_owed(inode, durable), keep=keep)
     if not (inode.commits.holes or inode.limits().commit_on_close):  # else they are owed, and later writes sent again
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
     if tail:
@@ -487,15 +486,15 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
 
 
 def _owed(inode: Inode, durable: bool) -> list[Step]:
-    """Return the steps that repeat acknowledged changes."""
+    """Return the steps that repeat acknowledged changes. No read makes those of a held file: its first save does."""
     undone = inode.undone()
     lowest = undone["lowest"]
     if undone["created"] and inode.limits().commit_on_close:
         lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
-    steps = [] if lowest == END else [Step("truncate", (lowest,))]
+    steps = [] if lowest == END else [Step("truncate", (lowest,), inode.withheld)]
     cut = inode.tail() or (not durable and inode.owed.owes("truncate"))  # otherwise owed ones stay
     if steps or cut or inode.staged_bytes() or undone["created"] or (undone["resized"] and not durable):
-        steps.append(Step("truncate", (inode.remote_size,)))
+        steps.append(Step("truncate", (inode.remote_size,), inode.withheld))
     holes, end = inode.commits.holes, inode.remote_size
     return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 

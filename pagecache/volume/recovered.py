@@ -244,9 +244,9 @@ class Recovery:
                     if settled := job is each.laying:
                         over, each.over = each.over, True  # none begins
             try:
-                lost += self._forget(each)
                 if each.inode is None and each.begun is not None and not each.begun.freed:
                     _take_back(self._volume, each, each.begun)
+                lost += self._forget(each)
             except BaseException:
                 each.over = over
                 raise
@@ -488,9 +488,9 @@ def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
     lifetimes.drop_local(volume, inode, 0, END, cut=False)
     inode.settled(partial(_forget, inode, each.size_before))
     inode.set_aside(withheld=False)
-    inode.set_recovering(False)
     if inode.conflict is not None:
         inode.settled(partial(remote.take, inode))  # the laying compares again
+    inode.set_recovering(False)
     each.begun = None
 
 

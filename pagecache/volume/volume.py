@@ -234,7 +234,7 @@ class Volume:
                         handle = opening.bind(use, key, bits, make)
             if self.recovery is not None and not lays:
                 self.recovery.opened(canonical, handle._inode, tries)
-                if bits & os.O_ACCMODE != os.O_RDONLY:
+                if bits & (os.O_ACCMODE | os.O_TRUNC):
                     self.recovery.opened_for_writing(handle._inode)
             if bits & os.O_TRUNC and handle._inode.size:
                 handle._empty(tries)

@@ -163,6 +163,9 @@ class World:
     def saved(self, key: str = "k") -> bytes | None:
         return self.store.committed(key)
 
+    def has_saved(self, content: bytes, key: str) -> bool:
+        return self.saved(key) == content
+
     def stored(self, key: str = "k") -> bytes | None:
         whole = isinstance(self.store, ObjectBackend)
         return self.saved(key) if whole else bytes(self.store.objects[key].written)

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -36,7 +35,7 @@ from pagecache.disk.recovery import Unsaved
 from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.park import start_thread
 from pagecache.fuse.namespace import namespace_of
-from pagecache.volume import lifetimes, recovered
+from pagecache.volume import lifetimes, opening, recovered
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import IN_PLACE, OLD, WHOLE, Make, World, changed, disk_fails, failing, losing_a_sync
@@ -663,6 +662,16 @@ def test_an_open_for_writing_ends_the_hold_of_a_file(
     assert World(after.folder, after._after(), after.number).read() == expected
 
 
+def test_another_handle_for_writing_of_an_open_object_ends_the_hold_too(world: World) -> None:
+    after = held(world, durability="backend")
+    again = opening.open_again(after.open(mode="rb"), os.O_RDWR)
+    assert again is not None
+    after.files.append(again)
+    again.pwrite(b"mine", 100)
+    after.volume.sync()
+    assert after.saved() == changed(100, b"mine", HELD)
+
+
 @IN_PLACE
 @pytest.mark.parametrize("durability", ["backend", "disk"])
 def test_a_direct_write_to_a_file_that_was_held_is_saved_by_a_sync(world: World, durability: str) -> None:
@@ -690,7 +699,9 @@ def test_a_save_in_the_background_publishes_nothing_that_a_writer_has_not_saved(
     world = make(dirty_expire=0.1)
     file = world.synced(b"new", 5000)
     change(file)
-    time.sleep(0.4)
+    for key in ("o", "p"):  # its turns come later
+        world.synced(b"other", key=key, mode="x+b")
+        eventually(partial(world.has_saved, b"other", key))
     assert world.saved() in (OLD, HELD)
     file.fsync()
     eventually(lambda: world.saved() == expected)
@@ -718,14 +729,22 @@ def test_an_fsync_beside_one_that_fails_has_no_bytes_that_do_not_count(
             eventually(lambda: journal.generation > generation)
         return found
 
+    def fsync_and_read_after_a_crash() -> bytes:
+        file.fsync()
+        return world.copied(on_recovery="hold").read()
+
     monkeypatch.setattr(OS, "fdatasync", fail_once)
+    for op in ("write_from", "commit"):
+        world.store.gate(op, times=1000)
     file.pwrite(b"one", 0)
     first = Task(file.fsync)
     assert begun.wait(WAIT_LIMIT_S)
     file.pwrite(b"two", 8192)
     monkeypatch.setattr(Journaled, "_counts", before_the_failure)
-    file.fsync()
-    assert world.copied(on_recovery="hold").read() == changed(0, b"one", changed(8192, b"two", changed(12000, b"base")))
+    second = Task(fsync_and_read_after_a_crash)
+    assert second.waits()  # both are saved in the store
+    world.store.open_all_gates()
+    assert second.result() == changed(0, b"one", changed(8192, b"two", changed(12000, b"base")))
     first.result()
 
 
@@ -777,9 +796,13 @@ def test_an_fsync_does_not_return_if_the_store_has_become_read_only_before(make:
 
 
 @IN_PLACE
-def test_a_close_confirms_a_hole_over_all_that_was_unsaved(world: World) -> None:
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_close_confirms_a_hole_over_all_that_was_unsaved(world: World, *, settled: bool) -> None:
+    """`settled`: the flusher has recorded before that it is saved."""
     file = world.synced(b"x" * 4096, 4096)
     file.punch_hole(4096, 4096)
+    if settled:
+        file._inode.journaled.settle()
     with disk_fails("fdatasync"):
         raises(OSError, file.close)  # a crash might bring the old bytes back
 
@@ -817,8 +840,10 @@ def test_a_sync_past_its_deadline_publishes_nothing_of_a_file_that_is_being_laid
     with before_read(hanging):
         look = Task(after.read)
         assert begun.wait(WAIT_LIMIT_S)
-        raises(TimeoutError, after.volume.sync, 0.05, durability="backend")
-        time.sleep(0.2)
+        for key in ("o", "p"):  # the ticket goes on, and so does the next one
+            after.open(key, "x+b").pwrite(b"other", 0)
+            raises(TimeoutError, after.volume.sync, 0.05, durability="backend")
+            eventually(partial(after.has_saved, b"other", key))
         assert after.saved() == OLD
         going.set()
         assert look.result() == BIG
@@ -873,6 +898,8 @@ def test_an_abort_in_the_middle_of_a_laying_loses_nothing(world: World, then: st
     elif isinstance(after.store, ObjectBackend):
         after.store.put("k", FOREIGN)
         after.volume.reconnect(after.store)
+        after.store.fault("open", PermissionError(errno.EACCES, "refused"), times=1)
+        raises(PermissionError, after.read)
         raises(ConflictError, after.read)
         after.volume.resolve("k", "discard")
         assert after.read() == FOREIGN

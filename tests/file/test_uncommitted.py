@@ -260,6 +260,18 @@ def test_a_handle_that_is_collected_publishes_nothing(objects: Rig) -> None:
     assert objects.backend.committed(KEY) == NEW
 
 
+def test_a_range_of_an_object_that_an_exit_withholds_is_sent_for_its_writer(objects: Rig) -> None:
+    """[2.22]"""
+    file = objects.volume.open(KEY, "r+b")
+    file.pwrite(NEW, 0)
+    assert lifetimes.withhold(objects.volume) == [file._inode]
+    raises(BlockingIOError, objects.volume.invalidate, KEY)
+    file.sync_range(0, len(NEW))
+    assert objects.backend.seen("write_from")
+    assert objects.backend.committed(KEY) == BEFORE
+    file.close()
+
+
 def test_resize_leaves_objects_uncommitted(make: Make) -> None:
     """This holds even if uncommitted data does not fit: BlockingIOError. [T-77, 2.22]"""
     options = {"spool": None}

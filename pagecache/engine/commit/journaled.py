@@ -529,8 +529,7 @@ class Journaled:
 
     def _counts(self) -> bool:
         """Return whether each of its records counts, as no sync of the device has failed that was about one."""
-        journal = self._owner.journal()
-        last = self._marks[-1].lsn if self._marks else self._last  # of its content
+        journal, last = self._owner.journal(), self._marks[-1].lsn if self._marks else self._last  # of its content
         return journal.generation == self._generation or not journal.has_void(last)
 
     def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
