@@ -715,7 +715,7 @@ def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries
     the base.
     """
     usage = inode.usage()
-    if inode.has_local() and not inode.withheld and not usage["dirty"] and not usage["writeback"]:
+    if inode.has_local() and not usage["dirty"] and not usage["writeback"]:
         with contextlib.suppress(OSError):  # otherwise it is a conflict
             barrier.fsync(inode, tries.deadline.timeout())
             changes = inode.changes()

@@ -22,6 +22,7 @@ from pagecache import (
     CachedFile,
     ConflictError,
     DiskTier,
+    Event,
     PageCache,
     RetryPolicy,
     ShutdownError,
@@ -616,14 +617,18 @@ def test_a_look_at_a_held_file_saves_nothing(
 @pytest.mark.parametrize("options", [{"on_recovery": "hold"}, {"read_only": True}], ids=["held", "read-only"])
 @pytest.mark.parametrize("what", ["cut", "gone"])
 def test_a_reconnect_and_a_read_change_nothing_below_a_held_file(
-    world: World, what: str, options: dict[str, Any]
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str, options: dict[str, Any]
 ) -> None:
+    monkeypatch.setattr("pagecache.engine.volume.IDLE_FILES_MAX", 0)
     file = world.synced(b"new", 50)
     if what == "cut":
         file.truncate(9000)
         file.fsync()
     after = world.crash(lose=True, **options)
     expected = after.read()
+    after.volume.engine.close_idle()
+    after.volume.sync()
+    assert after.stored() == OLD
     after.volume.abort()
     after.store = after._after()
     if what == "gone":
@@ -905,8 +910,12 @@ def test_an_abort_in_the_middle_of_a_laying_loses_nothing(world: World, then: st
         assert after.read() == FOREIGN
     else:
         after.store.change_remotely("k", OLD[::-1])
+        events: list[Event] = []
+        end = after.cache.subscribe(events.append)
         after.volume.reconnect(after.store)
         assert after.read() == BIG
+        end()
+        assert not [event for event in events if event.kind in ("conflict", "loss")]
 
 
 def test_a_held_file_is_resumed_by_the_name_that_it_has_now(world: World) -> None:
