@@ -312,6 +312,7 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
 struct pc_sync {
 	uint64_t stamp, pos, end;
 	uint8_t flush, commit;
+	uint8_t unasked; /* no caller waits: see pc_commit_try() */
 	uint8_t version; /* its requests have ended too, so that the version that they made can be read */
 	uint8_t stale; /* it is to be read */
 	uint8_t backoff; /* bytes wait for the time of a retry */
@@ -331,6 +332,7 @@ enum pc_sync_next {
 };
 bool pc_sync_begin(struct pc_inode *i, struct pc_sync *s);
 void pc_commit_start(struct pc_inode *i, uint64_t stamp);
+void pc_commit_try(struct pc_inode *i, uint64_t stamp);
 void pc_settle_start(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
 bool pc_changed_since(struct pc_inode *i, uint64_t stamp);

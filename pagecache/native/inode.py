@@ -254,12 +254,12 @@ class NativeInode:
         return int(lib.pc_flush_start(self._i, stamp, pos, end))
 
     def begin_sync(
-        self, stamp: int | None, pos: int, end: int, *, flush: bool, commit: bool, version: bool
+        self, stamp: int | None, pos: int, end: int, *, flush: bool, commit: bool, version: bool, unasked: bool
     ) -> tuple[Any, bool]:
         """Return the state of a sync, for `advance`: see `struct pc_sync`; and whether bytes have failed. `stamp`: None
         takes an epoch.
         """
-        state = ffi.new("struct pc_sync *", (stamp or 0, pos, end, flush, commit, version))
+        state = ffi.new("struct pc_sync *", (stamp or 0, pos, end, flush, commit, unasked, version))
         return state, bool(lib.pc_sync_begin(self._i, state))
 
     def advance(self, sync: Any, allowed: int, here: int, what: str | None = None) -> int:
@@ -317,8 +317,10 @@ class NativeInode:
         return bool(lib.pc_sync_done(self._i, stamp))
 
     def start_commit(self, stamp: int = 0) -> None:
-        """Commit acknowledged bytes, unless any bytes up to the stamp are dirty again by then."""
-        lib.pc_commit_start(self._i, stamp)
+        """Commit acknowledged bytes. With a stamp no caller waits: unless bytes up to it are dirty again by then, or a
+        whole object has changed since.
+        """
+        (lib.pc_commit_try if stamp else lib.pc_commit_start)(self._i, stamp)
 
     commit_due = _flag("commit_due")
     """Return whether `self.commit` was entered for a commit, and not only for work under the token."""

@@ -22,6 +22,7 @@ from ..engine.attempts import Attempts
 from ..engine.commit import remote
 from ..engine.gone import GoneFile
 from ..engine.io import barrier
+from ..engine.park import Deadline
 from ..engine.report.notices import cause, spans
 from ..errors import LostRange
 from ..native import END, TOKEN
@@ -176,7 +177,8 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
             elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
                 barrier.flush(inode, version=True)
             if on_disk:
-                inode.journaled.confirm_saved()  # a crash must not bring back what was replaced since
+                # A crash must not bring back what was replaced since.
+                inode.journaled.confirm_saved(Deadline(volume.engine.clock, timeout))
     finally:
         release(use)
 

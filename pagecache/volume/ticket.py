@@ -77,11 +77,12 @@ class SyncTicket:
         files: list[EngineFile] | None = None,
         *,
         names: bool = True,
-        ordered: bool = True,
+        asked: bool = True,
         failed: Sequence[OSError] = (),
     ) -> None:
         """Begin a sync of these files; None: of all that are unsaved. `names`: also of names, by `Backend.sync`;
-        `ordered`: it is over only after earlier ones; `failed`: the first errors.
+        `asked`: by a caller; otherwise it is over without the earlier ones, and saves whole objects up to their last
+        fsync at "disk"; `failed`: the first errors.
         """
         engine = volume.engine
         self._engine, self._aside = engine, volume.aside
@@ -89,7 +90,7 @@ class SyncTicket:
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
         self.total = engine.native.unsaved()
-        self._names, self._ordered = names, ordered
+        self._names, self._asked = names, asked
         self._files: list[EngineFile] | None = files  # None: not listed yet, or all are collected
         self._next = 0  # index of the first uncollected one; an interrupt may come at any point
         self._taken_up = False
@@ -199,7 +200,7 @@ class SyncTicket:
                     self._take_up()
             if self._pending:
                 self._advance_files()
-            over = (first or not self._ordered) and self._taken_up and not self._pending and self._names_done()
+            over = (first or not self._asked) and self._taken_up and not self._pending and self._names_done()
         except ShutdownError as error:
             self._errors, over = [*self._errors, error], True
         if over:
@@ -237,9 +238,10 @@ class SyncTicket:
 
     def _take(self, file: EngineFile) -> None:
         gone = file.freed or file.removed or file.abandoned
-        if gone or file.withheld or file.recovering or file.is_synced(self._stamp):
+        stamp = self._stamp if self._asked or not file.limits().commit_on_close else file.journaled.asked
+        if gone or file.withheld or file.recovering or file.is_synced(stamp):
             return
-        sync = FileSync(file, self._stamp)
+        sync = FileSync(file, stamp, asked=self._asked)
         _, self._unsent[sync] = file.unsaved_up_to(self._stamp)
         self._pending[self._events.add(file)] = sync
 

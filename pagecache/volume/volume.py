@@ -432,7 +432,7 @@ class Volume:
         if self.engine.level(durability) == "backend" or self.engine.journal is None:
             failed = [] if self.recovery is None else self.recovery.all_first(deadline)
             return self._add_ticket(SyncTicket(self, failed=failed))
-        left = self.engine.journal.append(self.engine.dirty_files(), deadline.until())
+        left = self.engine.journal.append(self.engine.dirty_files(), deadline)
         return self._add_ticket(SyncTicket(self, left, names=False))
 
     def _add_ticket(self, ticket: SyncTicket) -> SyncTicket:
@@ -440,7 +440,7 @@ class Volume:
         return ticket
 
     def _begin_saving(self, files: builtins.list[EngineFile]) -> SyncTicket:
-        return self._add_ticket(SyncTicket(self, files, ordered=False))
+        return self._add_ticket(SyncTicket(self, files, asked=False))
 
     # -- what the disk tier had
 

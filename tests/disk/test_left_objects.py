@@ -575,6 +575,7 @@ LOOKS: dict[str, Any] = {
     "a sync": lambda after, file: after.volume.sync(durability="backend"),
     "a sync at disk": lambda after, file: after.volume.sync(durability="disk"),
     "an fsync at disk": lambda after, file: file.fsync(durability="disk"),
+    "a sync of a range": lambda after, file: file.sync_range(0, 9000),
     "an invalidation": lambda after, file: after.volume.invalidate(),
     "advice": lambda after, file: file.advise(Advice.DONTNEED),
     "an announcement": lambda after, file: after.volume.invalidate_remote("k", 0, 100, version="77"),
@@ -687,6 +688,7 @@ def test_a_direct_write_to_a_file_that_was_held_is_saved_by_a_sync(world: World,
 
 
 @WHOLE
+@pytest.mark.parametrize("beside", ["", "write_from", "commit"], ids=["before", "in its write", "in its commit"])
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -698,18 +700,44 @@ def test_a_direct_write_to_a_file_that_was_held_is_saved_by_a_sync(world: World,
     ids=["bytes", "a cut", "an extension", "a hole"],
 )
 def test_a_save_in_the_background_publishes_nothing_that_a_writer_has_not_saved(
-    make: Make, change: Any, expected: bytes
+    make: Make, change: Any, expected: bytes, beside: str
 ) -> None:
     """[2.22]"""
-    world = make(dirty_expire=0.1)
-    file = world.synced(b"new", 5000)
-    change(file)
+    world = make(dirty_expire=0.1 if not beside else 0.02)
+    with world.store.gate(beside) as gate:
+        file = world.synced(b"new", 5000)
+        if beside:
+            gate.wait_entered()
+        running = Task(change, file)
+        running.waits()
+    running.result()
     for key in ("o", "p"):  # its turns come later
         world.synced(b"other", key=key, mode="x+b")
         eventually(partial(world.has_saved, b"other", key))
     assert world.saved() in (OLD, HELD)
     file.fsync()
     eventually(lambda: world.saved() == expected)
+
+
+@WHOLE
+def test_a_cut_as_a_save_in_the_background_begins_is_not_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, begun = make(dirty_expire=0.1), threading.Event()
+    file, real = world.open(), Journaled.may_be_saved
+
+    def may_be_saved(self: Journaled) -> bool:
+        found = real(self)
+        if found and not begun.is_set():
+            Task(file.truncate, 10).result()
+            begun.set()
+        return found
+
+    monkeypatch.setattr(Journaled, "may_be_saved", may_be_saved)
+    file.pwrite(b"new", 5000)
+    file.fsync()
+    assert begun.wait(WAIT_LIMIT_S)
+    world.synced(b"other", key="o", mode="x+b")
+    eventually(partial(world.has_saved, b"other", "o"))
+    assert world.saved() == OLD
 
 
 def test_an_fsync_beside_one_that_fails_has_no_bytes_that_do_not_count(
@@ -855,23 +883,60 @@ def test_a_sync_past_its_deadline_publishes_nothing_of_a_file_that_is_being_laid
     after.settles(BIG)
 
 
+@contextmanager
+def hanging_disk(monkeypatch: pytest.MonkeyPatch, call: str) -> Iterator[threading.Event]:
+    """Let calls of the tier's disk hang; the event says that one does."""
+    going, begun, real = threading.Event(), threading.Event(), getattr(OS, call)
+
+    def hanging(*arguments: Any) -> Any:
+        begun.set()
+        assert going.wait(WAIT_LIMIT_S)
+        return real(*arguments)
+
+    monkeypatch.setattr(OS, call, hanging)
+    yield begun
+    going.set()
+
+
 def test_a_close_of_the_cache_has_a_deadline_beside_an_append_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, going, begun, write = world.synced(b"new", 5000), threading.Event(), threading.Event(), OS.pwritev
+    file = world.synced(b"new", 5000)
     file.pwrite(b"mine", 0)
-
-    def hanging(*arguments: Any) -> int:
-        begun.set()
-        assert going.wait(WAIT_LIMIT_S)
-        return write(*arguments)
-
-    monkeypatch.setattr(OS, "pwritev", hanging)
-    fsync = Task(file.fsync)
-    assert begun.wait(WAIT_LIMIT_S)
-    raises((TimeoutError, UnsavedDataError), Task(world.cache.close, timeout=0.2).result)
-    going.set()
+    with hanging_disk(monkeypatch, "pwritev") as begun:
+        fsync = Task(file.fsync)
+        assert begun.wait(WAIT_LIMIT_S)
+        raises((TimeoutError, UnsavedDataError), Task(world.cache.close, timeout=0.2).result)
     fsync.result()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda world, file: file.fsync(timeout=0.2),
+        lambda world, file: file.fsync(timeout=0.2, durability="backend"),
+        lambda world, file: world.volume.sync(0.2),
+        lambda world, file: world.volume.sync(0.2, durability="backend"),
+        lambda world, file: world.cache.sync(0.2),
+        lambda world, file: world.cache.close(timeout=0.2),
+    ],
+    ids=["fsync", "fsync at the store", "sync", "sync at the store", "sync of all", "close of all"],
+)
+def test_a_disk_that_hangs_in_a_sync_keeps_no_call_beyond_its_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: Any
+) -> None:
+    store = RecordingBackend({"o": OLD})
+    other = world.cache.attach(store, volume_id="other").open("o", "r+b")
+    file = world.synced(b"new", 5000)
+    file.pwrite(b"mine", 0)
+    with hanging_disk(monkeypatch, "fdatasync"):
+        other.pwrite(b"other", 0)
+        raises((TimeoutError, UnsavedDataError), Task(call, world, file).result)
+        if "cache" in call.__code__.co_names:  # the other volume is saved
+            assert bytes(store.committed("o") or b"")[:5] == b"other"
+    file.fsync()
+    other.close()
+    assert world.crash().read() == changed(0, b"mine", HELD)
 
 
 def test_tries_to_lay_a_held_file_take_its_memory_once(world: World) -> None:

@@ -387,6 +387,27 @@ TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_the_to
 	end_in_order();
 }
 
+/* A change comes while the commit waits for the token. If nobody waits for it, a whole object is left to its writer. */
+TEST(check_a_commit_that_nobody_asks_for_publishes_no_later_change)
+{
+	for (int row = 0; row < 4; row++) {
+		bool whole = row & 1, asked = row & 2;
+		u64 stamp = bytes_and_more();
+		file->inode->limits.commit_on_close = whole;
+		take_token(file);
+		pc_commit_try(file->inode, stamp);
+		if (asked)
+			pc_commit_start(file->inode, stamp);
+		pc_commit_try(file->inode, stamp);
+		put(PAGE, PAGE, 3);
+		pc_token_release(file->inode);
+		EQUAL(commit_begins(file), asked || !whole);
+		if (asked || !whole)
+			pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
+		EQUAL(file_sync(file), 0);
+	}
+}
+
 /* A flag that a rebase within a commit left behind: its work is done, and half of the bytes may be acknowledged. */
 TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself)
 {

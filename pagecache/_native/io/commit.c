@@ -58,18 +58,31 @@ static void queue_for_commit(struct pc_inode *i)
 	}
 }
 
-/* Request a commit by the volume's threads as soon as the token is free. @stamp: the caller has seen that everything
- * dirtied up to there was written back. If any of it is dirty again when the token is granted, no commit runs, and the
- * caller requests again. 0: commit whatever is acknowledged. Has no effect while a commit runs. */
-void pc_commit_start(struct pc_inode *i, uint64_t stamp)
+static void request(struct pc_inode *i, u64 stamp, bool unasked)
 {
 	pc_inode_leaf_lock(i);
 	if (!i->commit_running && !atomic_load(&i->volume->aborted)) {
+		i->commit_unasked = unasked && (i->commit_unasked || !i->commit_requested);
 		i->commit_requested = 1;
 		i->commit_stamp = pc_max(i->commit_stamp, stamp);
 	}
 	queue_for_commit(i);
 	pc_inode_leaf_unlock(i);
+}
+
+/* Request a commit by the volume's threads as soon as the token is free. @stamp: the caller has seen that everything
+ * dirtied up to there was written back. If any of it is dirty again when the token is granted, no commit runs, and the
+ * caller requests again. 0: commit whatever is acknowledged. Has no effect while a commit runs. */
+void pc_commit_start(struct pc_inode *i, uint64_t stamp)
+{
+	request(i, stamp, false);
+}
+
+/* Request a commit for which no caller waits: of a whole object it begins only if nothing has changed since @stamp, as it
+ * would publish what its writer has not saved (contract 2.22). */
+void pc_commit_try(struct pc_inode *i, uint64_t stamp)
+{
+	request(i, stamp, true);
 }
 
 /* Make the engine run its own work under the token, in place of a commit unless one is wanted. Leaf lock held. */
@@ -97,12 +110,15 @@ bool pc_changed_since(struct pc_inode *i, uint64_t stamp)
 
 /* Whether bytes that a caller waits for are dirty again: a failed commit or a rollback sent them back after the
  * caller's check and before the token was granted. Changes without bytes (m) must not become visible without those
- * bytes. The token is held, so no more bytes go back from here on. */
+ * bytes. The token is held, so no more bytes go back from here on. Or nobody asks for it, and the file has changed. */
 static bool too_early(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	u64 stamp = i->commit_stamp;
+	bool unasked = i->commit_unasked && i->limits.commit_on_close;
 	pc_inode_leaf_unlock(i);
+	if (unasked && pc_changed_since(i, stamp))
+		return true;
 	return stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
 }
 

@@ -120,5 +120,8 @@ void pc_sync_start(struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next
 		s->commit_seq = pc_inode_number(i, PC_BY_COMMITS_ENDED);
 		s->waits_for_commit = 1;
 	}
-	pc_commit_start(i, s->flush ? s->stamp : 0);
+	if (s->unasked)
+		pc_commit_try(i, s->stamp);
+	else
+		pc_commit_start(i, s->flush ? s->stamp : 0);
 }

@@ -74,6 +74,7 @@ struct pc_inode {
 	u8 aside; /* the same: enum pc_aside */
 	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
 	u8 commit_requested; /* a commit is wanted, not only work of the engine */
+	u8 commit_unasked; /* ... and no caller waits for it */
 	u8 commit_due; /* the one that runs is to commit */
 	u8 commit_plain; /* ... and nothing else */
 	u8 gate; /* closed by the holder of the token, until it releases it: no direct write begins */

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
+from ...disk.journal import JournalLate
 from ...native import END, LOCK
-from ..park import SLICE, Deadline, deadline_error
+from ..park import NEVER, SLICE, Deadline, deadline_error
 from ..report.notices import cause
 from .staging import NotStagedError
 
@@ -119,9 +120,12 @@ class VolumeJournal:
 
     # -- fsync
 
-    def append(self, files: Iterable[EngineFile], until: float | None = None) -> list[EngineFile]:
+    def append(self, files: Iterable[EngineFile], deadline: Deadline = NEVER) -> list[EngineFile]:
         """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
         the store.
+
+        Raises:
+            TimeoutError: a file was busy until the deadline, or the device.
         """
         done: list[tuple[EngineFile, int]] = []
         left: list[EngineFile] = []
@@ -132,24 +136,33 @@ class VolumeJournal:
             if not (file.has_local() or file.journaled.is_live()):
                 clean.append(file)
                 continue
-            generation = file.journal().begin(until)
+            generation = file.journal().begin(deadline.until())
             if generation is None:
                 left.append(file)
             else:
                 done.append((file, generation))
         if (journal := self._journal) is not None:  # also that older records of clean files are settled
-            error = self.confirm_all() if clean else self.confirm(journal.last)
+            error = self.confirm_all(deadline) if clean else self.confirm(journal.last, deadline)
             left += [file for file, generation in done if error or generation != journal.generation]
             left += clean if error else []
         return [file for file in left if not (file.withheld and file.journaled.has_all())]  # what was recovered
 
-    def confirm(self, lsn: int) -> OSError | None:
-        """Wait until the device has all records up to this one; return the error that keeps it from that."""
-        return self._tried(lambda: self.journal().confirm(lsn))
+    def confirm(self, lsn: int, deadline: Deadline = NEVER) -> OSError | None:
+        """Wait until the device has all records up to this one; return the error that keeps it from that.
+
+        Raises:
+            TimeoutError: the deadline passed.
+        """
+        return self._tried(lambda: self._confirm(lsn, deadline))
+
+    def _confirm(self, lsn: int, deadline: Deadline) -> None:
+        self.journal().confirm(lsn, None if deadline.at is None else deadline.left)
 
     def _tried(self, call: Callable[[], object]) -> OSError | None:
         try:
             call()
+        except JournalLate:
+            raise
         except OSError as error:
             self.failed(error)
             return error
@@ -162,40 +175,48 @@ class VolumeJournal:
         for file in list(self._waiting):
             if (error := file.settle(deadline)) is not None:
                 return error
-        return self.confirm_all()
+        return self.confirm_all(deadline)
 
-    def confirm_all(self) -> OSError | None:
-        """Wait until the device has all records, and return its error."""
+    def confirm_all(self, deadline: Deadline = NEVER) -> OSError | None:
+        """Wait until the device has all records, and return its error.
+
+        Raises:
+            TimeoutError: the deadline passed.
+        """
         journal = self._journal
-        return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last))
+        return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last, deadline))
 
-    def confirm_saved(self, lsn: int) -> None:
+    def confirm_saved(self, lsn: int, deadline: Deadline = NEVER) -> None:
         """Wait until the device has what was recorded of saved files, up to this record.
 
         Raises:
-            OSError: of the disk.
+            OSError: of the disk. TimeoutError: the deadline passed.
         """
         journal = self.journal()
-        if not journal.owes():
-            with contextlib.suppress(OSError):
-                journal.confirm(lsn)
-                return
-        journal.restate()
-        journal.confirm(journal.last)
+        try:
+            if not journal.owes():
+                self._confirm(lsn, deadline)
+        except JournalLate:
+            raise
+        except OSError:
+            pass
+        if journal.owes():
+            journal.restate()
+            self._confirm(journal.last, deadline)
 
     def owes(self) -> bool:
         """Return whether a crash might bring bytes back under names that have other ones now."""
         return self._journal is not None and self._journal.owes()
 
-    def confirm_file(self, file: EngineFile) -> None:
+    def confirm_file(self, file: EngineFile, deadline: Deadline) -> None:
         """Record that the store has a file, and wait for the device: a crash must bring no older bytes back.
 
         Raises:
-            OSError: the disk fails: it might.
+            OSError: the disk fails: it might. TimeoutError: the deadline passed.
         """
-        file.journaled.confirm_saved()
+        file.journaled.confirm_saved(deadline)
         if self._journal is not None and self._journal.owes():
-            self.confirm_saved(self._journal.last)
+            self.confirm_saved(self._journal.last, deadline)
 
     # -- saving in the background, on the flusher
 
@@ -262,12 +283,13 @@ class Journaled:
         self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
         self._lacks = False  # one of them may be missing
-        self._noted = False  # some came after the last fsync
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self._bases = self._known_bases = 0  # times that another version came below its bytes, and those in its records
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
         self.due = 0.0
         """When its oldest unsaved record was appended."""
+        self.asked = 0
+        """The epoch up to which its writer has saved it: the last fsync that the journal took."""
 
     # -- append
 
@@ -300,7 +322,7 @@ class Journaled:
                 if not self._may_append():
                     return None
                 self._append_changes(journal)
-                self._noted = False
+                self._add_asked_mark()
                 return generation
             except NotStagedError:
                 return None
@@ -435,6 +457,10 @@ class Journaled:
         else:  # a sync between the two may save bytes that no record has, over records of the first mark alone
             self._marks.append(mark)
 
+    def _add_asked_mark(self) -> None:
+        self._add_mark()
+        self.asked = self._marks[-1].stamp if self._marks else 0
+
     # -- saved
 
     def settle(self, deadline: Deadline | None = None) -> OSError | None:
@@ -486,19 +512,19 @@ class Journaled:
         journal.release(self._number)
         self._marks.clear()
         self._number, self._whole, self._known = 0, True, None
-        self._cut = self._lacks = self._noted = False
+        self._cut = self._lacks = False
         self._known_bases = self._bases
 
-    def confirm_saved(self) -> None:
+    def confirm_saved(self, deadline: Deadline) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
 
         Raises:
-            OSError: the disk fails: it might.
+            OSError: the disk fails: it might. TimeoutError: the deadline passed.
         """
         if self._last:
             with self._lock:
                 self._settle(self._owner.journal())
-            self._owner.confirm_saved(self._last)
+            self._owner.confirm_saved(self._last, deadline)
 
     def freed(self) -> None:
         """Record that nothing of the file is unsaved: CORE has freed it."""
@@ -542,7 +568,6 @@ class Journaled:
             record = make(self._number)
             changes = record.kind in records.CONTENT
             self._cut |= changes
-            self._noted |= changes
             try:
                 self._put(self._owner.journal(), record)
                 if changes:
@@ -663,7 +688,7 @@ class Journaled:
             self._generation, self._whole, self._cut = journal.generation, False, True
             self._bases += self.file.size != state.size  # another program has appended in place
             self.file.cut_unlogged()
-            self._add_mark()
+            self._add_asked_mark()
             if state.renaming is not None or state.removing:  # whether that was done is known now
                 self._known = self._base()
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
@@ -677,7 +702,7 @@ class Journaled:
         a writer has not saved yet of a whole object (contract 2.22).
         """
         file = self.file
-        unsaved = file.limits().commit_on_close and (self._noted or file.unlogged())
+        unsaved = file.limits().commit_on_close and file.changed_since(self.asked)
         return self._sent is not self._oldest() and not (file.freed or file.is_given_up() or unsaved)
 
     def set_sent(self, sent: bool) -> None:

@@ -55,6 +55,7 @@ class FileSync:
 
     It is for everything dirtied up to the epoch `stamp`, or so far, in [start, end). `version`: it also waits until the
     stored version that its writes have made is known, so that this cache's own change does not look like a foreign one.
+    `asked`: a caller wants it; otherwise it ends without a commit once a whole object has changed since.
 
     Attributes:
         here: what the thread that drives it does itself, of `ALL`.
@@ -71,13 +72,16 @@ class FileSync:
         flush: bool = True,
         commit: bool = True,
         version: bool = True,
+        asked: bool = True,
     ) -> None:
         self.file = file
         self.here = 0
         self.start, self.end = start, end
         self.commit = commit
         self.not_before = 0.0
-        self._state, failed = file.begin_sync(stamp, start, end, flush=flush, commit=commit, version=version)
+        whole = file.limits().commit_on_close
+        wanted = {"flush": flush, "commit": commit, "version": version, "unasked": whole and not asked}
+        self._state, failed = file.begin_sync(stamp, start, end, **wanted)
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._began = file.volume.reconnects
@@ -104,13 +108,15 @@ class FileSync:
         return not self._state.stale or (self.here != 0 and self._ended())
 
     def poll(self) -> bool:
-        """Do all work that is possible now; True: nothing up to the stamp is left.
+        """Do all work that is possible now; True: nothing up to the stamp is left, or may be saved without a caller.
 
         Raises:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
         file, more = self.file, 0
         file.volume.check_alive(file.key, self._began)
+        if self._state.unasked and file.changed_since(self._state.stamp):
+            return True
         while self._version is None:
             allowed = self._allowed() if file.is_troubled() else ALL
             if allowed is None:
@@ -304,8 +310,9 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
     """
     if file.withheld:
         file.set_aside(withheld=False)  # the caller publishes it on purpose
+    deadline = Deadline(file.volume.clock, timeout)
     drive(FileSync(file), timeout, "fsync")
-    file.confirm_saved()
+    file.confirm_saved(deadline)
 
 
 def log(file: EngineFile, timeout: float | None = None) -> bool:
@@ -313,14 +320,13 @@ def log(file: EngineFile, timeout: float | None = None) -> bool:
     saved in the store instead.
 
     Raises:
-        TimeoutError: the file was busy until the deadline.
+        TimeoutError: the file or the disk was busy until the deadline.
     """
     volume = file.volume
     volume.check_wait("fsync", file.key)
     if volume.journal is None:
         return False
-    until = None if timeout is None else Deadline(volume.clock, timeout).at
-    return not volume.journal.append([file], until)
+    return not volume.journal.append([file], Deadline(volume.clock, timeout))
 
 
 def save(file: EngineFile, timeout: float | None = None) -> None:
