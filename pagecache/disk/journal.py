@@ -2,7 +2,7 @@
 
     append   copies a record into the kernel, at the end of the current segment; files in the order of their appends
     confirm  waits for the device. One caller syncs for all that wait: it leads, and wakes those that are done and,
-             if others remain, one that leads next. For callers with a deadline a thread leads: the device may hang
+             if others remain, one that leads next
     removal  segments go in order, each when no file has an unsaved record in it
 
 Nothing reads the log while the process lives. `recovery.py` reads it at the next start.
@@ -31,7 +31,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from queue import SimpleQueue
 from typing import Any
 
 from .device import OS, Device
@@ -56,10 +55,6 @@ were never written changes metadata: on ext4 it takes three times as long. Large
 
 class JournalFull(OSError):
     """The journal has reached its limit. Saving the files of `Journal.oldest()` makes room."""
-
-
-class JournalLate(TimeoutError):
-    """The device has not confirmed a record by the deadline. It may later."""
 
 
 class _Segment:
@@ -147,11 +142,10 @@ class Journal:
         self._waiters: list[_Waiter] = []
         self._void: list[tuple[int, int, OSError]] = []  # LSNs after the first up to the second do not count
         self._attempt: _Attempt | None = None  # its result is not recorded
-        self._leader: threading.Thread | None = None
-        self._to_lead: SimpleQueue[bool] = SimpleQueue()  # false: it ends
         self._closed = False
         self._readers = 0  # no segment is removed under them
         self._restates = False  # the next segment begins with the state of every file
+        self._restated = 0  # LSN of the last such state
         self.generation = 0
         """Changes when unconfirmed records stop to count: append all unsaved bytes anew. An fsync has succeeded if it
         is the same after `confirm` as before the first `append`."""
@@ -350,7 +344,8 @@ class Journal:
 
     def _failure(self, error: OSError, what: str) -> OSError:
         text = f"the journal {what} in {self._folder!r}: {os.strerror(error.errno or errno.EIO)}"
-        return OSError(error.errno or errno.EIO, text, self._folder)
+        number = errno.EIO if error.errno in (None, errno.ETIMEDOUT) else error.errno  # no deadline has passed
+        return OSError(number, text, self._folder)
 
     def _roll(self, settles: bool) -> _Segment:
         """Begin a segment. Its start is confirmed before the first record is written."""
@@ -389,7 +384,7 @@ class Journal:
             for file in self._files.values():
                 if file.content and segment.used + self._needed(file, Kind.DATA, 0, segment) <= segment.size:
                     self._restate(segment, file)
-            self._restates = False
+            self._restates, self._restated = False, self._lsn
         return segment
 
     def _end_current(self) -> None:
@@ -406,23 +401,16 @@ class Journal:
 
     # ------------------------------------------------------------------------------------------------ confirm
 
-    def confirm(self, lsn: int, left: Callable[[], float] | None = None) -> None:
-        """Return when the device has confirmed all records up to this one. `left` returns the seconds that the caller
-        has.
+    def confirm(self, lsn: int) -> None:
+        """Return when the device has confirmed all records up to this one.
 
         Raises:
             OSError: a sync failed, and the record does not count any longer. `generation` has changed.
-            JournalLate: no time is left.
         """
         try:
             while not self._is_confirmed(lsn):
-                if left is not None:
-                    if not left():
-                        text = f"the deadline passed; the disk of the journal in {self._folder!r} has not answered"
-                        raise JournalLate(errno.ETIMEDOUT, text, self._folder)
-                    self._lead_aside()
-                if left is not None or self._sync.locked():
-                    self._wait(lsn, left)
+                if self._sync.locked():
+                    self._wait(lsn)
                     continue
                 with self._sync:
                     if not self._is_confirmed(lsn):
@@ -434,25 +422,9 @@ class Journal:
                 self._wake()  # another one leads
             raise
 
-    def _lead_aside(self) -> None:
-        """Have a thread lead, or this one if Python starts none any longer."""
-        self._to_lead.put(True)
-        if self._leader is None or not self._leader.is_alive():
-            self._leader = threading.Thread(target=self._lead, name="pagecache-journal", daemon=True)
-            try:
-                self._leader.start()
-            except RuntimeError:
-                self._to_lead.put(False)
-                self._lead()
-
-    def _lead(self) -> None:
-        while self._to_lead.get():
-            with suppress(OSError):  # a waiter sees it
-                self.confirm(self._counts)
-
     def owes(self) -> bool:
-        """Return whether records of what has happened do not count, or could not be appended."""
-        return self._restates
+        """Return whether records of what has happened do not count, or could not be appended, or are not confirmed."""
+        return self._restates or self._restated > self._confirmed
 
     def restate(self) -> None:
         """State all files anew after a failed call: what has happened counts again, once it is confirmed."""
@@ -473,17 +445,14 @@ class Journal:
     def _is_void(self, lsn: int) -> bool:
         return any(after < lsn <= last for after, last, _ in self._void)
 
-    def _is_over(self, lsn: int) -> bool:
-        return lsn <= self._confirmed or self._is_void(lsn)
-
-    def _wait(self, lsn: int, left: Callable[[], float] | None) -> None:
+    def _wait(self, lsn: int) -> None:
         waiter = _Waiter(lsn)
         with self._waiting:
             self._waiters.append(waiter)
         try:
             # The list comes first: a leader that ends after this line wakes the waiter.
-            if self._sync.locked() or (left is not None and not self._is_over(lsn)):
-                waiter.turn.acquire(timeout=SLICE if left is None else min(SLICE, left()))
+            if self._sync.locked():
+                waiter.turn.acquire(timeout=SLICE)
         finally:
             with self._waiting:
                 if waiter in self._waiters:
@@ -492,7 +461,7 @@ class Journal:
     def _wake(self) -> None:
         """Wake one waiter that is not done, so that the next sync begins at once, and all that are done."""
         with self._waiting:
-            rest = [w for w in self._waiters if not self._is_over(w.lsn)]
+            rest = [w for w in self._waiters if w.lsn > self._confirmed and not self._is_void(w.lsn)]
             done = [w for w in self._waiters if w not in rest] if rest else self._waiters
             self._waiters = rest[1:]
             for waiter in (*rest[:1], *done):
@@ -677,5 +646,4 @@ class Journal:
                     self._finish(self._unsynced.popleft())
                 for segment in self._segments:
                     self._finish(segment)
-            self._to_lead.put(False)
         self._remove()

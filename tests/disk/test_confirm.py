@@ -12,7 +12,7 @@ import pytest
 
 from pagecache.disk import journal as module
 from pagecache.disk import records
-from pagecache.disk.journal import Journal, JournalLate, _Attempt
+from pagecache.disk.journal import Journal, _Attempt
 from pagecache.disk.recovery import recover
 from pagecache.testing import Gate
 from pagecache.testing.disk import PowerCut, SimulatedDisk
@@ -51,11 +51,11 @@ def disk() -> Iterator[GatedDisk]:
 
 
 class Caller(Task[None]):
-    """Append a record and confirm it, with a deadline far away or without one."""
+    """Append a record and confirm it."""
 
-    def __init__(self, journal: Journal, number: int, *, timed: bool = False) -> None:
+    def __init__(self, journal: Journal, number: int) -> None:
         self.lsn = journal.append(records.data(number, 0, 10), [b"x" * 10])
-        super().__init__(journal.confirm, self.lsn, (lambda: 60.0) if timed else None)
+        super().__init__(journal.confirm, self.lsn)
 
     def ended(self) -> bool:
         return self.finished.wait(10)
@@ -74,24 +74,18 @@ def prepared(disk: GatedDisk, **settings: Any) -> tuple[Journal, int, Gate]:
     return journal, number, disk.gate
 
 
-def crowded(disk: GatedDisk, count: int, timed: str = "") -> tuple[Journal, int, Gate, list[Caller]]:
-    """Return a journal with callers of which the first one syncs, or a thread for it, and the others wait. `timed`: of
-    "first" and "others", those with a deadline.
-    """
+def crowded(disk: GatedDisk, count: int) -> tuple[Journal, int, Gate, list[Caller]]:
+    """Return a journal with callers of which the first one syncs, and the others wait."""
     journal, number, gate = prepared(disk)
-    callers = [Caller(journal, number, timed="first" in timed)]
+    callers = [Caller(journal, number)]
     gate.wait_entered()
-    callers += [Caller(journal, number, timed="others" in timed and place % 3 != 0) for place in range(count)]
-    waiting(journal, count + bool(timed))  # the first, or the thread
+    callers += [Caller(journal, number) for _ in range(count)]
+    waiting(journal, count)
     return journal, number, gate, callers
 
 
-TIMED = pytest.mark.parametrize("timed", ["", "first", "others", "first and others"])
-
-
-@TIMED
-def test_one_sync_is_for_all_that_wait(disk: GatedDisk, timed: str) -> None:
-    _journal, _number, gate, callers = crowded(disk, 15, timed)
+def test_one_sync_is_for_all_that_wait(disk: GatedDisk) -> None:
+    _journal, _number, gate, callers = crowded(disk, 15)
     gate.release()
     assert all(caller.ended() and caller.error is None for caller in callers)
     assert disk.syncs == 2
@@ -127,16 +121,18 @@ def test_a_segment_that_ends_beside_a_sync_is_synced_again(disk: GatedDisk) -> N
     assert file.read(0, 16000) == b"".join(bytes([value]) * 2000 for value in range(8))
 
 
-@TIMED
-def test_a_failed_sync_fails_all_that_wait_and_nothing_of_it_counts(disk: GatedDisk, timed: str) -> None:
-    journal, number, gate, callers = crowded(disk, 5, timed)
+def test_a_failed_sync_fails_all_that_wait_and_nothing_of_it_counts(disk: GatedDisk) -> None:
+    journal, number, gate, callers = crowded(disk, 5)
     disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
     gate.release()
     for caller in callers:
         raises(OSError, caller.result, match="the journal cannot be synced in 'j': Input/output error")
     assert journal.generation == 1
     disk.fault = None
+    journal.restate()
+    assert journal.owes()  # until that is confirmed
     journal.confirm(journal.append(records.data(number, 0, 3), [b"new"]))
+    assert not journal.owes()
     assert [file.read(0, 3) for file in recover("j", disk).files] == [b"new"]
     raises(OSError, journal.confirm, callers[0].lsn, match="cannot be synced")
 
@@ -154,33 +150,6 @@ def test_an_interrupted_leader_is_followed_by_another(disk: GatedDisk, monkeypat
     gate.release()
     assert all(caller.ended() for caller in callers)
     assert sorted(type(caller.error).__name__ for caller in callers[1:]) == ["KeyboardInterrupt"] + ["NoneType"] * 5
-
-
-def test_a_device_that_hangs_holds_one_thread_and_no_caller_with_a_deadline(disk: GatedDisk) -> None:
-    journal, number, gate = prepared(disk)
-    lsn = journal.append(records.data(number, 0, 10), [b"x" * 10])
-    before = threading.active_count()
-    for _ in range(5):
-        times = iter([60.0, 0.01, 0.0])
-        raises(JournalLate, journal.confirm, lsn, lambda times=times: next(times), match="disk of the journal in 'j'")
-    assert threading.active_count() == before + 1
-    assert disk.syncs == 1
-    gate.release()
-    eventually(lambda: journal._confirmed == lsn)
-    journal.close()
-    eventually(lambda: threading.active_count() == before)
-
-
-def test_a_deadline_is_kept_when_no_thread_starts(disk: GatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal, number, gate = prepared(disk)
-    gate.release()
-
-    def refused(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refused)
-    for _ in range(2):
-        journal.confirm(journal.append(records.data(number, 0, 10), [b"x" * 10]), lambda: 60.0)
 
 
 def test_an_interrupted_waiter_harms_no_other(disk: GatedDisk) -> None:
@@ -229,7 +198,7 @@ def test_appends_of_many_threads_are_whole_and_in_their_order() -> None:
         for value in range(60):
             lsn = journal.append(records.data(number, 0, 300), [bytes([value]) * 100, bytes([value]) * 200])
             if value % 3 == 0:
-                journal.confirm(lsn, (lambda: 60.0) if value % 2 else None)
+                journal.confirm(lsn)
             if value % 20 == 10:
                 journal.append(records.saved(number, lsn, f"v{value}"))
 

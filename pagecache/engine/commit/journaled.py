@@ -23,18 +23,21 @@ Locks: `Journaled._lock` guards its fields, and is held over appends; `VolumeJou
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
-from ...disk.journal import JournalLate
 from ...native import END, LOCK
-from ..park import NEVER, SLICE, Deadline, deadline_error
+from ..park import SLICE, Deadline, deadline_error
 from ..report.notices import cause
+from ..runner import Job, run_aside
 from .staging import NotStagedError
 
 if TYPE_CHECKING:
@@ -44,10 +47,16 @@ if TYPE_CHECKING:
     from ..file import EngineFile
     from ..volume import EngineVolume
 
+T = TypeVar("T")
+
 TURN = 64
 """Files of one check by the flusher."""
 AGAIN = 5.0
 """Seconds between two tries to save files that could not be saved."""
+ASIDE_MAX = 16
+"""Threads that a hanging disk keeps."""
+GRACE = 0.01
+"""Seconds that a call without any time left waits: the next one may find all done."""
 SAVING_MAX = 64
 """Running saves. Objects that hang keep no other one waiting below that."""
 
@@ -85,6 +94,7 @@ class VolumeJournal:
         self._turn: deque[Journaled] = deque()
         self._saving: dict[Any, list[Journaled]] = {}  # running tickets
         self._not_before = -1.0
+        self._aside: list[Job[Any]] = []
 
     def journal(self) -> Journal:
         """Return the journal; the first call has CORE keep the ranges that are written from now on."""
@@ -120,12 +130,34 @@ class VolumeJournal:
 
     # -- fsync
 
-    def append(self, files: Iterable[EngineFile], deadline: Deadline = NEVER) -> list[EngineFile]:
-        """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
-        the store.
+    def within(self, deadline: Deadline, call: Callable[[], T]) -> T:
+        """Make a call that waits for the disk. If it has a deadline another thread makes it, which a disk that hangs
+        keeps.
 
         Raises:
-            TimeoutError: a file was busy until the deadline, or the device.
+            TimeoutError: the deadline passed; the call goes on.
+        """
+        if deadline.at is None:
+            return call()
+        end = monotonic() + max(deadline.left(), GRACE)
+
+        def left() -> float:
+            if (seconds := end - monotonic()) <= 0:
+                raise deadline_error("sync", then="the disk tier is busy")
+            return min(SLICE, seconds)
+
+        while len(running := [each for each in self._aside if not each.finished()]) >= ASIDE_MAX:
+            running[0].join(left())
+        job = Job(partial(contextvars.copy_context().run, call), what="sync of the disk tier")
+        self._aside = [*running, job]  # a lost one is only not counted
+        run_aside(job)
+        while not job.join(left()):
+            pass
+        return job.wait(lambda: None)
+
+    def append(self, files: Iterable[EngineFile], until: float | None = None) -> list[EngineFile]:
+        """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
+        the store.
         """
         done: list[tuple[EngineFile, int]] = []
         left: list[EngineFile] = []
@@ -136,33 +168,24 @@ class VolumeJournal:
             if not (file.has_local() or file.journaled.is_live()):
                 clean.append(file)
                 continue
-            generation = file.journal().begin(deadline.until())
+            generation = file.journal().begin(until)
             if generation is None:
                 left.append(file)
             else:
                 done.append((file, generation))
         if (journal := self._journal) is not None:  # also that older records of clean files are settled
-            error = self.confirm_all(deadline) if clean else self.confirm(journal.last, deadline)
+            error = self.confirm_all() if clean else self.confirm(journal.last)
             left += [file for file, generation in done if error or generation != journal.generation]
             left += clean if error else []
         return [file for file in left if not (file.withheld and file.journaled.has_all())]  # what was recovered
 
-    def confirm(self, lsn: int, deadline: Deadline = NEVER) -> OSError | None:
-        """Wait until the device has all records up to this one; return the error that keeps it from that.
-
-        Raises:
-            TimeoutError: the deadline passed.
-        """
-        return self._tried(lambda: self._confirm(lsn, deadline))
-
-    def _confirm(self, lsn: int, deadline: Deadline) -> None:
-        self.journal().confirm(lsn, None if deadline.at is None else deadline.left)
+    def confirm(self, lsn: int) -> OSError | None:
+        """Wait until the device has all records up to this one; return the error that keeps it from that."""
+        return self._tried(lambda: self.journal().confirm(lsn))
 
     def _tried(self, call: Callable[[], object]) -> OSError | None:
         try:
             call()
-        except JournalLate:
-            raise
         except OSError as error:
             self.failed(error)
             return error
@@ -171,38 +194,36 @@ class VolumeJournal:
     def record_saved(self, deadline: Deadline) -> OSError | None:
         """Record what the store has, and wait for the device: a crash must not bring bytes back that were saved since.
         Return the error.
-        """
-        for file in list(self._waiting):
-            if (error := file.settle(deadline)) is not None:
-                return error
-        return self.confirm_all(deadline)
-
-    def confirm_all(self, deadline: Deadline = NEVER) -> OSError | None:
-        """Wait until the device has all records, and return its error.
 
         Raises:
             TimeoutError: the deadline passed.
         """
-        journal = self._journal
-        return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last, deadline))
+        return None if self._journal is None else self.within(deadline, lambda: self._record_saved(deadline))
 
-    def confirm_saved(self, lsn: int, deadline: Deadline = NEVER) -> None:
+    def _record_saved(self, deadline: Deadline) -> OSError | None:
+        for file in list(self._waiting):
+            if (error := file.settle(deadline)) is not None:
+                return error
+        return self.confirm_all()
+
+    def confirm_all(self) -> OSError | None:
+        """Wait until the device has all records, and return its error."""
+        journal = self._journal
+        return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last))
+
+    def confirm_saved(self, lsn: int) -> None:
         """Wait until the device has what was recorded of saved files, up to this record.
 
         Raises:
-            OSError: of the disk. TimeoutError: the deadline passed.
+            OSError: of the disk.
         """
         journal = self.journal()
-        try:
-            if not journal.owes():
-                self._confirm(lsn, deadline)
-        except JournalLate:
-            raise
-        except OSError:
-            pass
-        if journal.owes():
-            journal.restate()
-            self._confirm(journal.last, deadline)
+        if not journal.owes():
+            with contextlib.suppress(OSError):
+                journal.confirm(lsn)
+                return
+        journal.restate()
+        journal.confirm(journal.last)
 
     def owes(self) -> bool:
         """Return whether a crash might bring bytes back under names that have other ones now."""
@@ -214,9 +235,13 @@ class VolumeJournal:
         Raises:
             OSError: the disk fails: it might. TimeoutError: the deadline passed.
         """
-        file.journaled.confirm_saved(deadline)
+        if file.journaled is not NOT_JOURNALED or self.owes():
+            self.within(deadline, lambda: self._confirm_file(file))
+
+    def _confirm_file(self, file: EngineFile) -> None:
+        file.journaled.confirm_saved()
         if self._journal is not None and self._journal.owes():
-            self.confirm_saved(self._journal.last, deadline)
+            self.confirm_saved(self._journal.last)
 
     # -- saving in the background, on the flusher
 
@@ -515,16 +540,16 @@ class Journaled:
         self._cut = self._lacks = False
         self._known_bases = self._bases
 
-    def confirm_saved(self, deadline: Deadline) -> None:
+    def confirm_saved(self) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
 
         Raises:
-            OSError: the disk fails: it might. TimeoutError: the deadline passed.
+            OSError: the disk fails: it might.
         """
         if self._last:
             with self._lock:
                 self._settle(self._owner.journal())
-            self._owner.confirm_saved(self._last, deadline)
+            self._owner.confirm_saved(self._last)
 
     def freed(self) -> None:
         """Record that nothing of the file is unsaved: CORE has freed it."""

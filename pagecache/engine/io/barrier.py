@@ -326,7 +326,8 @@ def log(file: EngineFile, timeout: float | None = None) -> bool:
     volume.check_wait("fsync", file.key)
     if volume.journal is None:
         return False
-    return not volume.journal.append([file], Deadline(volume.clock, timeout))
+    deadline, journal = Deadline(volume.clock, timeout), volume.journal
+    return not journal.within(deadline, lambda: journal.append([file], deadline.until()))
 
 
 def save(file: EngineFile, timeout: float | None = None) -> None:
