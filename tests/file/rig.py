@@ -25,7 +25,7 @@ from pagecache.options import OpenMode
 from pagecache.testing import Gate as Gates
 from pagecache.testing import Rule
 
-from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend
+from ..stores import WAIT_LIMIT_S, Action, Gate, RecordingBackend
 
 T = TypeVar("T")
 G = TypeVar("G", Gate, Gates)
@@ -60,6 +60,35 @@ class Rig:
     def opened(self, mode: str = "r+b", key: Hashable = KEY, **options: Any) -> tuple[Rig, CachedFile]:
         """Return the rig, and a file of it that this opens."""
         return self, self.open(mode, key, **options)
+
+    def dirtied(
+        self, data: bytes, offset: int = 0, mode: str = "r+b", key: Hashable = KEY, **options: Any
+    ) -> CachedFile:
+        """Open a file, and write to it."""
+        handle = self.open(mode, key, **options)
+        handle.pwrite(data, offset)
+        return handle
+
+    def written(
+        self, data: bytes, offset: int = 0, mode: str = "r+b", key: Hashable = KEY, **options: Any
+    ) -> tuple[Rig, CachedFile]:
+        """Return the rig, and a file of it that this opens and writes to."""
+        return self, self.dirtied(data, offset, mode, key, **options)
+
+    def fails(self, op: str, error: Action, kind: type[E], call: Callable[..., object], *args: Any, **more: Any) -> E:
+        """Make a call that raises because the next call of the backend of that kind fails."""
+        self.backend.fault(op, error)
+        return raises(kind, call, *args, **more)
+
+    def saved(self, file: CachedFile, key: Hashable = KEY) -> bytes | None:
+        """Call fsync, and return the committed content."""
+        file.fsync()
+        return self.backend.committed(key)
+
+    def synced(self, key: Hashable = KEY) -> bytes | None:
+        """Call sync of the volume, and return the committed content."""
+        self.volume.sync(20)
+        return self.backend.committed(key)
 
     def both(self, mode: str = "r+b", key: Hashable = KEY, **options: Any) -> tuple[Rig, CachedFile, CachedFile]:
         """Return the rig, a handle that reads and writes, and another one of this kind."""
@@ -259,6 +288,19 @@ def held(monkeypatch: Patch, owner: Any, name: str, *, after: bool = False) -> G
 
     monkeypatch.setattr(owner, name, late)
     return gate
+
+
+def beside(monkeypatch: Patch, owner: Any, name: str, change: Callable[[], object], *, after: bool = False) -> None:
+    """Make a change just before, or after, the work of the next call of a function."""
+    genuine = getattr(owner, name)
+
+    def once(*args: Any, **more: Any) -> Any:
+        monkeypatch.setattr(owner, name, genuine)
+        found = genuine(*args, **more) if after else None
+        change()
+        return found if after else genuine(*args, **more)
+
+    monkeypatch.setattr(owner, name, once)
 
 
 def gated(backend: Any, operation: str, **rule: Any) -> Gates:

@@ -22,7 +22,7 @@ from pagecache.testing import Gate
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, QUIET, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises, wait_for
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -57,8 +57,7 @@ def test_an_open_beside_an_abandon_gets_what_is_stored(either: Rig) -> None:
     opened = opening.result(opening=gate)
     assert opened.pread(len(DATA), 0) == DATA
     opened.pwrite(b"good", 0)
-    opened.fsync()
-    assert rig.backend.committed(KEY) == GOOD
+    assert rig.saved(opened) == GOOD
 
 
 def upload(file: CachedFile, backend: RecordingBackend) -> None:
@@ -106,8 +105,7 @@ def test_an_open_by_any_name_waits_for_an_abandoned_file(tmp_path: Path, name: s
 
 def test_an_open_sleeps_while_a_change_of_an_abandoned_file_goes_on(make: Make) -> None:
     """It asks for no rollback before. [2.20]"""
-    rig, file = make(backend=ObjectBackend({KEY: DATA})).opened()
-    file.pwrite(b"bad!", 0)
+    rig, file = make(backend=ObjectBackend({KEY: DATA})).written(b"bad!", 0)
     gate, cutting = at_gate(rig.backend.gate("truncate"), file.truncate, 5)
     file.abandon()
     opening = Task(rig.open)
@@ -178,8 +176,7 @@ def test_a_foreign_version_below_abandoned_bytes_is_not_mixed_with_the_opened_on
     raises(ConflictError, reader.pread, 10, 2 * PAGE)
     assert again.read() == b"theirs"
     again.pwrite(b"good", 0)
-    again.fsync()
-    assert rig.backend.committed(KEY) == b"goodrs"
+    assert rig.saved(again) == b"goodrs"
 
 
 def test_an_abandon_ends_a_conflict(either: Rig) -> None:
@@ -192,8 +189,7 @@ def test_an_abandon_ends_a_conflict(either: Rig) -> None:
     with rig.volume.open(KEY, "r+b") as again:
         assert again.read() == b"theirs"
         again.pwrite(b"good", 0)
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == b"goodrs"
+    assert rig.synced() == b"goodrs"
 
 
 @pytest.mark.parametrize("call", ["fsync", "open again"])
@@ -222,8 +218,7 @@ def test_an_abandoned_file_is_opened_anew_after_a_reconnect(either: Rig) -> None
     again = rig.open()
     assert again.read() == DATA
     again.pwrite(b"good", 0)
-    again.fsync()
-    assert rig.backend.committed(KEY) == GOOD
+    assert rig.saved(again) == GOOD
 
 
 def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other_files(make: Make) -> None:
@@ -239,9 +234,6 @@ def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other
     gate.release()
     assert closing.result() == []
     assert rig.backend.committed("new") == b""
-
-
-# ---------------------------------------------------------------- handles that were closed before
 
 
 MINE = b"mine" * 1000
@@ -260,8 +252,7 @@ def check_kept(store: Rig, key: str = KEY) -> None:
     """The bytes are there, listed, and saved by the next sync."""
     assert [(found.key, found.size) for found in store.volume.unsaved()] == [(key, len(MINE))]
     assert store.content(key)[: len(DATA) + len(MINE)] == MINE
-    store.volume.sync(20)
-    assert store.backend.committed(key) == MINE
+    assert store.synced(key) == MINE
 
 
 @pytest.mark.parametrize("key", [KEY, "new"])
@@ -341,8 +332,7 @@ def test_bytes_of_a_closed_handle_stay_beside_an_abandon(store: Rig, leave: Leav
     assert store.content() == stay
     assert [found.key for found in store.volume.unsaved()] == ([KEY] if mine else [])
     assert store.volume.inodes[KEY].unclosed or not (mine and half)
-    store.volume.sync(20)
-    assert store.backend.committed(KEY) == stay
+    assert store.synced() == stay
 
 
 @pytest.mark.parametrize("way", ["by try_pwrite", "by a task"])
@@ -362,8 +352,7 @@ def test_bytes_that_were_written_at_once_stay_beside_an_abandoned_handle(store: 
             assert file.try_pwrite(MINE, 0) == len(MINE)
     raising(other)
     assert store.content() == overlay(DATA, 0, MINE)
-    store.volume.sync(20)
-    assert store.backend.committed(KEY) == overlay(DATA, 0, MINE)
+    assert store.synced() == overlay(DATA, 0, MINE)
 
 
 def test_a_truncate_of_a_name_that_has_timed_out_stays_beside_an_abandoned_handle(store: Rig) -> None:
@@ -374,8 +363,7 @@ def test_a_truncate_of_a_name_that_has_timed_out_stays_beside_an_abandoned_handl
     eventually(lambda: store.volume.stat(KEY).size == 3)
     raising(store.volume.open(KEY, "r+b"))
     assert store.content() == DATA[:3]
-    store.volume.sync(20)
-    assert store.backend.committed(KEY) == DATA[:3]
+    assert store.synced() == DATA[:3]
 
 
 @pytest.mark.parametrize("leave", [abandoned, raising])
@@ -417,8 +405,7 @@ def test_a_handle_collected_unclosed_keeps_its_bytes(store: Rig, changed: bool, 
     eventually(lambda: not store.volume.handles)
     assert [found.key for found in store.volume.unsaved()] == ([KEY] if end == "abandon" else [])
     if end == "abandon":
-        store.volume.sync(20)
-        assert store.backend.committed(KEY) == overlay(DATA, PAGE, MINE)
+        assert store.synced() == overlay(DATA, PAGE, MINE)
 
 
 def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> None:
@@ -437,8 +424,7 @@ def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> 
     late.abandon()
     eventually(lambda: not rig.volume.orphans)
     assert rig.content() == overlay(DATA, 0, MINE)
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == overlay(DATA, 0, MINE)
+    assert rig.synced() == overlay(DATA, 0, MINE)
 
 
 def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(store: Rig) -> None:
@@ -452,9 +438,6 @@ def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(stor
     gate.open()
     raises(OSError, closing.result, match="no space")
     check_kept(store)
-
-
-# ---------------------------------------------------------------- handles that several threads end at once
 
 
 NEW = pattern(2 * PAGE, seed=2)
@@ -500,8 +483,7 @@ def test_of_two_that_end_a_file_at_once_one_does_the_work_of_the_last(make: Make
         elif rig.backend.committed(KEY) == DATA:
             assert [found.key for found in rig.volume.unsaved()] == [KEY]
         assert rig.open("rb").read() == content
-        rig.volume.sync(20)
-        assert rig.backend.committed(KEY) == content
+        assert rig.synced() == content
 
 
 def test_a_writer_beside_the_last_close_becomes_the_last_one_again(make: Make) -> None:
@@ -509,15 +491,11 @@ def test_a_writer_beside_the_last_close_becomes_the_last_one_again(make: Make) -
     rig, first = make({KEY: DATA}).opened("r+b")
     first.pwrite(NEW[:PAGE], 0)
     gate, closing = at_gate(rig.backend.gate("write_from"), first.close)
-    second = rig.open("r+b", keep_cache=True)
-    second.pwrite(NEW[PAGE:], PAGE)
+    second = rig.dirtied(NEW[PAGE:], PAGE, keep_cache=True)
     again = Task(second.close)
     closing.result(opening=gate)
     again.result()
     assert rig.backend.written(KEY) == NEW + DATA[2 * PAGE :]
-
-
-# ---------------------------------------------------------------- a change that stands in no queue yet
 
 
 LATE: dict[str, tuple[Callable[[], RecordingBackend], Callable[[CachedFile], Any]]] = {
@@ -530,7 +508,9 @@ LATE: dict[str, tuple[Callable[[], RecordingBackend], Callable[[CachedFile], Any
 
 
 @pytest.mark.parametrize("change", LATE)
-def test_a_change_between_its_look_and_its_turn_does_not_land(make: Make, change: str, monkeypatch: Patch) -> None:
+def test_a_change_between_its_look_and_its_turn_does_not_land(
+    make: Make, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The change raises ValueError and the file keeps its content: abandoned means abandoned. [2.20, 2.22]"""
     backend, call = LATE[change]
     rig, file = make(backend=backend()).opened("r+b", direct="direct" in change)
@@ -544,8 +524,4 @@ def test_a_change_between_its_look_and_its_turn_does_not_land(make: Make, change
     raises(ValueError, call, file, match="closed")
     eventually(lambda: not rig.volume.orphans)
     assert rig.content()[: len(DATA) + 9] == DATA
-    rig.volume.sync()
-    assert rig.backend.committed(KEY) == DATA
-
-
-# ---------------------------------------------------------------- nothing is left
+    assert rig.synced() == DATA

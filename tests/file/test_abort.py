@@ -157,8 +157,7 @@ def busy_name(make: Make) -> Stuck:
 
 def hung_rollback(make: Make) -> Stuck:
     """A discard of uploaded bytes makes the backend roll them back, and that call hangs."""
-    rig, file = make(backend=ObjectBackend({KEY: OLD}), retry=ONCE).opened("r+b")
-    file.pwrite(b"dirty", 0)
+    rig, file = make(backend=ObjectBackend({KEY: OLD}), retry=ONCE).written(b"dirty", 0)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable)
     return Stuck(rig, file, [rig.backend.gate("rollback", times=9)], [])
@@ -278,8 +277,7 @@ def test_a_call_that_a_signal_interrupts_is_not_made_again_after_an_abort(tmp_pa
     """The next backend, or another client after a fence, may own the object by then. [2.22]"""
     (tmp_path / KEY).write_bytes(OLD)
     rig = make_rig(backend=cast(RecordingBackend, DirectoryBackend(tmp_path)))
-    file = rig.open("r+b")
-    file.pwrite(b"dirty", 0)
+    file = rig.dirtied(b"dirty", 0)
     begun = threading.Event()
 
     def interrupted() -> None:

@@ -104,8 +104,7 @@ def bring_down(rig: Rig, failure: str) -> None:
 @pytest.mark.parametrize("store", STORES)
 def test_alarms_fire_until_a_save_succeeds(make: Make, clock: HandClock, store: str, failure: str, save: str) -> None:
     """The cache tries again by itself, without another call of the program. [2.14, 2.16, 2.27]"""
-    rig, file = make(backend=STORES[store](), options={"sync_on_close": True}, **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make(backend=STORES[store](), options={"sync_on_close": True}, **SELDOM).written(DATA, 0)
     bring_down(rig, failure)
     saves: dict[str, Callable[[], object]] = {
         "fsync": file.fsync,
@@ -130,8 +129,7 @@ def test_alarms_fire_until_a_save_succeeds(make: Make, clock: HandClock, store: 
 @pytest.mark.parametrize("store", STORES)
 def test_the_alarm_of_old_data_fires_while_a_call_hangs(make: Make, clock: HandClock, store: str, op: str) -> None:
     """Bytes in a running write, or waiting for a running commit, are not saved. [2.27]"""
-    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make(backend=STORES[store](), **SELDOM).written(DATA, 0)
     with rig.backend.gate(op) as gate:
         _, task = at_gate(gate, file.fsync)
         clock.advance(LATE / 2)
@@ -168,8 +166,7 @@ def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandCloc
 @pytest.mark.parametrize("how", ["write", "truncate"])
 def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClock, how: str) -> None:
     """Changes after the fsync are published by the next one, or by close. Until then the alarm fires. [2.22]"""
-    rig, file = make(backend=STORES["whole objects"](), **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make(backend=STORES["whole objects"](), **SELDOM).written(DATA, 0)
     bring_down(rig, "commit, transient, kept")
     fails(rig, clock, file.fsync)
     rig.backend.clear_faults()
@@ -192,8 +189,7 @@ def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClo
 @pytest.mark.parametrize("store", STORES)
 def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make, clock: HandClock, store: str) -> None:
     """The deadline ends the wait, not the save. [2.14, 2.15]"""
-    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make(backend=STORES[store](), **SELDOM).written(DATA, 0)
     rig.backend.fault("commit", failing_commit(KEPT, forget=False))
     with rig.backend.gate("commit") as gate:
         _, task = at_gate(gate, file.fsync, timeout=1.0)
@@ -207,8 +203,7 @@ def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make
 def test_data_given_up_or_saved_on_request_raises_no_alarm(make: Make, clock: HandClock, store: str, call: str) -> None:
     """Bytes that a store in place has got are committed by the next try. [2.14, 2.16, 2.20]"""
     retry = POLICY if call == "discard" else FAST
-    rig, file = make(backend=STORES[store](), **{**SELDOM, "retry": retry}).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make(backend=STORES[store](), **{**SELDOM, "retry": retry}).written(DATA, 0)
     bring_down(rig, "commit, transient, kept")
     fails(rig, clock, file.fsync)
     (failed,) = rig.volume.failed()
@@ -224,8 +219,7 @@ def test_data_given_up_or_saved_on_request_raises_no_alarm(make: Make, clock: Ha
 @pytest.mark.parametrize("store", STORES)
 def test_alarms_fire_until_a_conflict_is_over(make: Make, clock: HandClock, store: str, notice: str, end: Any) -> None:
     """Local bytes of a conflict are not saved. [2.16, 2.19, 2.27]"""
-    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make(backend=STORES[store](), **SELDOM).written(DATA, 0)
     if notice == "fsync" and store == "in place":
         rig.backend.fault("write_from", OSError(errno.ESTALE, "another version"))
     getattr(rig.backend, "put", rig.backend.change_remotely)(KEY, NEW)
@@ -244,9 +238,6 @@ def test_alarms_fire_until_a_conflict_is_over(make: Make, clock: HandClock, stor
         raises(DataLossError, file.fsync)
     file.fsync()
     eventually(lambda: is_silent(rig))
-
-
-# ---------------------------------------------------------------- counters of reads and calls
 
 
 NAMES = ("read", "write", "commit")
@@ -309,8 +300,7 @@ def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(make: M
 @pytest.mark.parametrize("parallel", [False, True])
 def test_direct_reads_and_writes_count(make: Make, parallel: bool) -> None:
     rig = make({KEY: b"x" * 4 * PAGE}, limits={"parallel_direct_writes": parallel})
-    f = rig.open(direct=True, parallel_direct_writes=parallel)
-    f.pwrite(b"y" * PAGE, 0)
+    f = rig.dirtied(b"y" * PAGE, 0, direct=True, parallel_direct_writes=parallel)
     f.pread(PAGE, 2 * PAGE)
     seen = {name: len(rig.backend.seen(op)) for name, op in zip(NAMES, OPS, strict=True)}
     assert counts(rig.volume) == seen

@@ -31,8 +31,7 @@ def test_bytes_read_after_a_discard_do_not_outlast_their_upload(make: Make, monk
     stat = RecordingBackend.object_stat
     if how == "another backend":  # of a store that shows no versions
         monkeypatch.setattr(RecordingBackend, "object_stat", lambda *at: replace(stat(*at), version=None))
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(NEW, 0)
+    rig, file = make({KEY: DATA}).written(NEW, 0)
     file.flush()
     rig.volume.discard(KEY)
     raises(DataLossError, file.flush)
@@ -55,8 +54,7 @@ def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: 
     rig.volume.discard(KEY)
     raises(DataLossError, file.fsync)
     file.pwrite(NEW, PAGE)
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
+    assert rig.saved(file) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
 
 
 @pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
@@ -78,9 +76,6 @@ def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails
     file.fsync()
     changed = NEW + bytes(50) + b"later" + bytes(45) + DATA[PAGE + 100 : 3 * PAGE] + bytes(PAGE)
     assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0) == changed
-
-
-# ---------------------------------------------------------------- each check before a call that C makes
 
 
 def test_an_abandoned_file_sends_nothing_more(make: Make) -> None:
@@ -125,8 +120,7 @@ def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: M
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 def test_the_conflict_that_a_call_meets_is_the_error_of_the_fsync(make: Make, op: str, prompt: bool) -> None:
     """And nothing is committed over the foreign version. [2.19, 2.20]"""
-    rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}).written(DATA, 0)
     rig.backend.fault(op, OSError(errno.ESTALE, "another version"))
     raises(ConflictError, Task(file.fsync).result)
     raises(ConflictError, Task(file.fsync).result)
@@ -143,8 +137,7 @@ def publish(file: RecordingFile) -> str:
 
 def test_an_interrupt_before_a_commits_result_makes_no_foreign_version(make: Make, monkeypatch: Patch) -> None:
     """The version that the commit has made is this cache's own. [2.19, K9]"""
-    rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make({KEY: b""}, limits={"prompt": True}).written(DATA, 0)
     file.flush()
     rig.backend.fault("commit", publish)
 
@@ -160,17 +153,12 @@ def test_an_interrupt_before_a_commits_result_makes_no_foreign_version(make: Mak
 
 def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make, clock: HandClock) -> None:
     """The thread that makes the calls looks around between two of them. [2.15]"""
-    rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make({KEY: b""}, limits={"prompt": True}).written(DATA, 0)
     gate, syncing = at_gate(rig.backend.gate("write_from"), file.fsync, timeout=5.0)
     clock.advance(6.0)
     raises(TimeoutError, syncing.result, opening=gate)
     assert not rig.backend.seen("commit")
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA
-
-
-# ---------------------------------------------------------------- late commits of an earlier backend
+    assert rig.saved(file) == DATA
 
 
 def clients() -> list[ObjectBackend]:
@@ -184,8 +172,7 @@ def clients() -> list[ObjectBackend]:
 
 def aborted_beside_a_commit(make: Make, old: ObjectBackend) -> tuple[Volume, CachedFile]:
     """A file whose first page is changed: its commit by the backend is held, and its volume is aborted."""
-    rig, file = make(backend=old, capacity="1MiB", max_folio=PAGE).opened()
-    file.pwrite(b"b" * PAGE, 0)
+    rig, file = make(backend=old, capacity="1MiB", max_folio=PAGE).written(b"b" * PAGE, 0)
     cut_off(rig.volume, old.gate("commit"), file.fsync)
     return rig.volume, file
 

@@ -14,7 +14,7 @@ from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 
 from ..stores import Gate, ObjectBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Log, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, pattern, quiet, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, beside, dirty_bytes, eventually, pattern, quiet, raises
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -113,15 +113,16 @@ def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: A
     assert bool(rig.backend.seen("rollback")) == whole
     if how == "discard":
         raises(DataLossError, file.fsync)
-    file.fsync()
-    assert rig.backend.committed(KEY) == file.pread(len(DATA), 0) == content
+    assert rig.saved(file) == file.pread(len(DATA), 0) == content
     assert rig.content() == content
     assert rig.volume.failed() == []
     assert rig.volume.resolve(KEY, how) == []
 
 
 @pytest.mark.parametrize(("store", "notice"), MEETINGS)
-def test_take_remote_loses_local_bytes(make: Make, store: Callable[[Make, str], Rig], notice: str, caplog: Log) -> None:
+def test_take_remote_loses_local_bytes(
+    make: Make, store: Callable[[Make, str], Rig], notice: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The loss is logged, and reported once to each handle open at that time. [T-30, 2.19]"""
     rig = store(make, "take_remote")
     file = rig.handles[0]
@@ -132,8 +133,7 @@ def test_take_remote_loses_local_bytes(make: Make, store: Callable[[Make, str], 
         eventually(lambda: dirty_bytes(rig.volume) == 0)
     assert [(item.offset, item.length) for item in raises(DataLossError, file.fsync).ranges] == [(PAGE, PAGE)]
     assert "the foreign version was taken; [4096, 8192) given up" in caplog.text
-    file.fsync()
-    assert rig.backend.committed(KEY) == file.pread(len(DATA), 0) == OTHER
+    assert rig.saved(file) == file.pread(len(DATA), 0) == OTHER
     assert len(rig.backend.seen("rollback")) == (store is uploaded)
 
 
@@ -178,8 +178,7 @@ def test_a_commit_that_a_conflict_keeps_back_loses_no_direct_write(make: Make, h
 @pytest.mark.parametrize("policy", ["fail", "take_remote"])
 def test_an_announcement_from_inside_read_into_never_blocks(make: Make, policy: str) -> None:
     """Of the same file, with local bytes: the fill is read again. [T-46, K8, K12]"""
-    rig, file = make({KEY: DATA}, options={"on_conflict": policy}, retry=ONCE).opened()
-    file.pwrite(MINE, PAGE)
+    rig, file = make({KEY: DATA}, options={"on_conflict": policy}, retry=ONCE).written(MINE, PAGE)
 
     def answer(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
         done = stored.fill(offset, buffers)
@@ -197,20 +196,13 @@ def test_an_announcement_from_inside_read_into_never_blocks(make: Make, policy: 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole"])
 @pytest.mark.parametrize("late", [False, True], ids=["found before", "found beside"])
-def test_a_conflict_ends_with_the_last_name(make: Make, monkeypatch: Patch, *, whole: bool, late: bool) -> None:
+def test_a_conflict_ends_with_the_last_name(
+    make: Make, monkeypatch: pytest.MonkeyPatch, *, whole: bool, late: bool
+) -> None:
     """The other version belongs to the name; the object goes on without either. [2.19, 2.20]"""
-    rig, file = make({KEY: pattern(4 * PAGE)}, limits={"commit_on_close": whole}).opened("r+b")
-    file.pwrite(MINE, PAGE)
+    rig, file = make({KEY: pattern(4 * PAGE)}, limits={"commit_on_close": whole}).written(MINE, PAGE)
     if late:
-        genuine, removing = EngineFile.is_renamed, [rig.volume.remove]
-
-        def meanwhile(engine: EngineFile) -> bool:
-            renamed = genuine(engine)
-            while removing:
-                Task(removing.pop(), KEY).result()
-            return renamed
-
-        monkeypatch.setattr(EngineFile, "is_renamed", meanwhile)
+        beside(monkeypatch, EngineFile, "is_renamed", lambda: Task(rig.volume.remove, KEY).result(), after=True)
     rig.volume.invalidate_remote(KEY, version="another")
     if not late:
         rig.volume.remove(KEY)
@@ -221,49 +213,38 @@ def test_a_conflict_ends_with_the_last_name(make: Make, monkeypatch: Patch, *, w
     eventually(lambda: not rig.cache.stats().dirty)
 
 
-# ---------------------------------------------------------------- a longer version of another client
-
-
 LONGER = pattern(3 * PAGE + 100, seed=9)
 FAR = pattern(PAGE, seed=4)
 
 
 def in_conflict(make: Make, at: int = PAGE, **limits: Any) -> tuple[Rig, CachedFile]:
     """A file with a dirty page, of which another client has stored a longer version in place."""
-    rig, file = make({KEY: DATA[: 2 * PAGE]}, retry=ONCE, limits=limits).opened()
-    file.pwrite(MINE, at)
+    rig, file = make({KEY: DATA[: 2 * PAGE]}, retry=ONCE, limits=limits).written(MINE, at)
     rig.backend.change_remotely(KEY, LONGER)
     raises(ConflictError, rig.volume.open, KEY)
     return rig, file
 
 
+@pytest.mark.parametrize(
+    "error",
+    [None, OSError(errno.ETIMEDOUT, "late"), BackendError(errno.EIO, "no", retry=False)],
+    ids=["made", "worth another try", "refused"],
+)
 @pytest.mark.parametrize("durable", [False, True])
-def test_a_longer_version_in_place_is_cut_to_the_length_of_ours(make: Make, durable: bool) -> None:
-    """The bytes behind the local end are gone afterwards. [2.19]"""
+def test_a_longer_version_in_place_is_cut_to_the_length_of_ours(make: Make, durable: bool, error: Any) -> None:
+    """The bytes behind the local end are gone afterwards. A cut that fails is owed, before any call. [2.17, 2.19]"""
     rig, file = in_conflict(make, durable_writes=durable)
+    if error is not None:
+        rig.backend.fault("truncate", error, times=math.inf)
     assert rig.volume.resolve(KEY, "force") == []
-    assert (file.size, file.pread(3 * PAGE, 0)) == (2 * PAGE, LONGER[:PAGE] + MINE)
+    if error is not None:
+        raises(OSError, file.fsync)
+        assert len(rig.backend.written(KEY)) == len(LONGER)
+        rig.backend.clear_faults()
+    assert (file.size, file.pread(len(LONGER), 0)) == (2 * PAGE, LONGER[:PAGE] + MINE)
     file.fsync()
     rig.cache.check()
     assert rig.backend.written(KEY) == LONGER[:PAGE] + MINE
-
-
-@pytest.mark.parametrize(
-    "error",
-    [OSError(errno.ETIMEDOUT, "late"), BackendError(errno.EIO, "no", retry=False)],
-    ids=["worth another try", "refused"],
-)
-def test_a_cut_that_fails_is_owed(make: Make, error: OSError) -> None:
-    """It is made before anything else is called. [2.17, 2.19]"""
-    rig, file = in_conflict(make)
-    rig.backend.fault("truncate", error, times=math.inf)
-    rig.volume.resolve(KEY, "force")
-    raises(OSError, file.fsync)
-    assert len(rig.backend.written(KEY)) == len(LONGER)
-    rig.backend.clear_faults()
-    assert file.pread(len(LONGER), 0) == LONGER[:PAGE] + MINE
-    file.fsync()
-    assert rig.backend.committed(KEY) == LONGER[:PAGE] + MINE
 
 
 @pytest.mark.parametrize("how", ["force", "rebase"])
@@ -292,34 +273,21 @@ def beside_a_direct_write(make: Make) -> tuple[Rig, CachedFile, Gate, Task[int]]
     return rig, file, gate, writing
 
 
-def ends_with_the_direct_write(rig: Rig, file: CachedFile) -> None:
+@pytest.mark.parametrize("how", ["rebase", "force"])
+def test_a_direct_write_beside_a_resolve_is_kept(make: Make, monkeypatch: pytest.MonkeyPatch, how: Any) -> None:
+    """It ends while another version is taken; a forced one waits for it, and cuts nothing of it off. [2.10, 2.19]"""
+    rig, file, gate, writing = beside_a_direct_write(make)
+    if how == "rebase":
+        beside(monkeypatch, remote, "take_base", lambda: writing.result(opening=gate), after=True)
+        rig.volume.resolve(KEY, how)
+    else:
+        forcing = Task(rig.volume.resolve, KEY, how)
+        assert forcing.waits()
+        writing.result(opening=gate)
+        assert forcing.result() == []
     assert file.size == 7 * PAGE
-    assert (file.pread(PAGE, PAGE), file.pread(PAGE, 6 * PAGE)) == (MINE, FAR)
-    file.fsync()
-    assert (file.pread(PAGE, PAGE), file.pread(PAGE, 6 * PAGE)) == (MINE, FAR)
+    for save in (rig.cache.check, file.fsync):
+        save()
+        assert (file.pread(PAGE, PAGE), file.pread(PAGE, 6 * PAGE)) == (MINE, FAR)
     rig.cache.check()
     assert rig.backend.written(KEY)[6 * PAGE :] == FAR
-
-
-def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(make: Make, monkeypatch: Patch) -> None:
-    """The stored size at the time of the check is not final. [2.10, 2.19]"""
-    rig, file, gate, writing = beside_a_direct_write(make)
-    taken = remote.take_base
-
-    def after_it(*args: Any) -> None:
-        taken(*args)
-        writing.result(opening=gate)
-
-    monkeypatch.setattr(remote, "take_base", after_it)
-    rig.volume.resolve(KEY, "rebase")
-    ends_with_the_direct_write(rig, file)
-
-
-def test_a_forced_version_waits_for_direct_writes_and_cuts_nothing_of_them_off(make: Make) -> None:
-    """A running direct write may store behind the local end: its bytes are part of the forced version. [2.10, 2.19]"""
-    rig, file, gate, writing = beside_a_direct_write(make)
-    forcing = Task(rig.volume.resolve, KEY, "force")
-    assert forcing.waits()
-    writing.result(opening=gate)
-    assert forcing.result() == []
-    ends_with_the_direct_write(rig, file)

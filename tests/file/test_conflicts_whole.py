@@ -17,16 +17,14 @@ from pagecache.engine.commit import remote
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises, stored
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 
 def test_a_conflict_ends_pending_retries(make: Make) -> None:
     """A write-back had failed before another client stored a version. [2.16, 2.19]"""
-    rig, file = make({KEY: DATA}, retry=replace(ONCE, failed_retry=3600.0)).opened()
-    file.pwrite(MINE, PAGE)
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
-    raises(WritebackError, file.fsync)
+    rig, file = make({KEY: DATA}, retry=replace(ONCE, failed_retry=3600.0)).written(MINE, PAGE)
+    rig.fails("write_from", OSError(errno.ENOSPC, "full"), WritebackError, file.fsync)
     (failed,) = rig.volume.failed()
     assert failed.next_retry is not None
     rig.volume.invalidate_remote(KEY, version="other")
@@ -37,24 +35,21 @@ def test_a_conflict_ends_pending_retries(make: Make) -> None:
 
 def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     """Uncached parts of the local version can no longer be read, so only rebase and discard are possible. [2.19]"""
-    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened()
-    file.pwrite(MINE, PAGE)
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).written(MINE, PAGE)
     rig.backend.change_remotely(KEY, OTHER)
     raises(ConflictError, file.fsync)
     (note,) = raises(ConflictError, rig.volume.resolve, KEY, "force").__notes__
     assert "rebase or discard" in note
     raises(ConflictError, file.fsync)
     rig.volume.resolve(KEY, "rebase")
-    file.fsync()
-    assert rig.backend.committed(KEY) == over(OTHER)
+    assert rig.saved(file) == over(OTHER)
 
 
 @pytest.mark.parametrize("moment", ["at its look", "behind its look"])
 @pytest.mark.parametrize("way", ["rebase", "take_remote"])
 def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch: Patch, way: str, moment: str) -> None:
     """Its look at the store, or the effect of its look, comes afterwards: the version is the base by then. [2.19]"""
-    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened()
-    file.pwrite(MINE, PAGE)
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).written(MINE, PAGE)
     rig.backend.change_remotely(KEY, OTHER)
     gate = rig.backend.gate("stat") if moment == "at its look" else held(monkeypatch, remote, "changed")
     _, reading = at_gate(gate, file.pread, PAGE, 0)
@@ -64,8 +59,7 @@ def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch
         monkeypatch.setattr(rig.volume.engine, "on_conflict", "take_remote")
     file.pwrite(MINE, PAGE)
     assert reading.result(opening=gate) == OTHER[:PAGE]
-    file.fsync()
-    assert rig.backend.committed(KEY) == over(OTHER)
+    assert rig.saved(file) == over(OTHER)
     assert rig.volume.engine.files()[0].conflict is None
 
 
@@ -80,8 +74,7 @@ def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) ->
 
 def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make) -> None:
     """An owed truncate is paid, and the whole local version is read. [2.17, 2.19]"""
-    rig, file = make(backend=ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1), retry=ONCE).opened()
-    file.pwrite(MINE, PAGE)
+    rig, file = make(backend=ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1), retry=ONCE).written(MINE, PAGE)
     file.pwrite(MINE, 3 * PAGE)  # in memory: a truncate in it waits for no read
     rig.backend.change_remotely(KEY, OTHER)
     raises(ConflictError, file.fsync)
@@ -91,8 +84,7 @@ def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make)
     raises(OSError, file.truncate, 3 * PAGE + 10, match="the line went dead")
     assert len(rig.backend.seen("read_into")) == 1
     assert forcing.result(opening=reading) == []
-    file.fsync()
-    assert rig.backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
+    assert rig.saved(file) == over(DATA)[: 3 * PAGE] + MINE[:10]
 
 
 def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make, monkeypatch: Patch) -> None:
@@ -111,8 +103,7 @@ def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make, m
 def test_an_announced_other_version_beside_a_commit_is_a_conflict(make: Make, announced: str, then: str) -> None:
     """The version of the commit is unknown then, or another one may have replaced it. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, options={"revalidate": 1e6}).opened()
-    file.pwrite(MINE, PAGE)
+    rig, file = make(backend=backend, options={"revalidate": 1e6}).written(MINE, PAGE)
 
     def commit(stored_file: Any) -> str:
         made = str(stored_file.make_durable())
@@ -165,20 +156,17 @@ def test_an_open_object_that_another_client_removed(make: Make) -> None:
     writer.pwrite(MINE, 0)
     rig.backend.objects.clear()
     raises(FileNotFoundError, rig.volume.open, KEY)
-    with rig.volume.open(KEY, "w+b") as fresh:
-        fresh.write(b"new")
+    stored(rig.volume, KEY, b"new", "w+b")
     assert rig.backend.committed(KEY) == b"new"
     raises(ConflictError, rig.volume.open, "dirty")
     rig.volume.resolve("dirty", "rebase")
-    writer.fsync()
-    assert rig.backend.committed("dirty") == MINE
+    assert rig.saved(writer, "dirty") == MINE
 
 
 @pytest.mark.parametrize(("policy", "late"), [("fail", "refusal"), ("take_remote", "refusal"), ("fail", "version")])
 def test_a_read_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str, late: str) -> None:
     """The refusal comes late, or the version that was asked for: the conflict is settled, nothing is local. [2.19]"""
-    rig, file = make(backend=ObjectBackend({KEY: DATA}), options={"on_conflict": policy}).opened()
-    file.pwrite(MINE, PAGE)
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), options={"on_conflict": policy}).written(MINE, PAGE)
     gate, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 0)
     rig.backend.change_remotely(KEY, OTHER)
     if late == "version":
@@ -289,8 +277,7 @@ def unheard(make: Make, written: bytes, *, parts: int = 1, landed: bool = True, 
     rig, file = make(backend=ObjectBackend({KEY: DATA}, **backend), retry=ONCE).opened()
     file.pread(2 * PAGE, 0)
     file.pwrite(written, 0)
-    rig.backend.fault("commit answer" if landed else "commit", OSError(errno.EIO, "lost"))
-    raises(CommitError, file.fsync)
+    rig.fails("commit answer" if landed else "commit", OSError(errno.EIO, "lost"), CommitError, file.fsync)
     for part in range(parts):
         rig.volume.discard(KEY, part * PAGE, PAGE * 2 // parts)
     raises(DataLossError, file.fsync)

@@ -26,7 +26,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, address, short
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, accepted_before, at_gate, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, accepted_before, overlay, pattern, raises
 from .test_served_memory import ServedMemory
 
 DATA = pattern(8 * PAGE)
@@ -39,8 +39,7 @@ def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
     assert direct.pread(2 * PAGE, 10) == DATA[10 : 10 + 2 * PAGE]
     rig.backend.fault("read_into", BlockingIOError(errno.EAGAIN, "again"), times=2)
     assert direct.pread(10, 10) == DATA[10:20]
-    rig.backend.fault("read_into", PermissionError(errno.EACCES, "no"))
-    raises(PermissionError, direct.pread, 10, 10)
+    rig.fails("read_into", PermissionError(errno.EACCES, "no"), PermissionError, direct.pread, 10, 10)
     rig.backend.fault("read_into", lambda f, offset, buffers: 11)
     raises(BackendProtocolError, direct.pread, 10, 10)
     rig.backend.fault("read_into", lambda f, offset, buffers: 0, times=2)
@@ -59,20 +58,6 @@ def test_a_read_goes_on_after_answers_shorter_than_its_place_in_the_unit(make: M
     endless = rig.backend.fault("read_into", short(100), times=1000)
     raises(BackendProtocolError, file.pread, 100, 300)
     assert endless.nr_hit >= 32
-
-
-def test_a_direct_read_beside_a_truncate_that_storage_has_already(make: Make) -> None:
-    """The size says so only later: the read ends where the file does. [T-27, 2.9]"""
-    rig = make({KEY: DATA})
-    direct, gate = rig.open("r+b", direct=True), rig.backend.gate("truncate answer")
-    _, cutter = at_gate(gate, direct.truncate, PAGE + 5)
-    try:
-        reader = Task(direct.pread, 2 * PAGE, PAGE)
-        assert reader.waits()
-    finally:
-        gate.open()
-    assert cutter.result() == PAGE + 5
-    assert reader.result() == DATA[PAGE : PAGE + 5]
 
 
 @pytest.mark.parametrize("writable", [False, True])
@@ -184,8 +169,7 @@ def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_it_shows(
         assert view.tobytes()[PAGE:] == rig.backend.written(KEY)[PAGE : 2 * PAGE] == b"d" * PAGE
         assert direct.pread(5, 0) == b"first"
         view.segments[-1][-3:] = b"end"
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"first" + DATA[5:PAGE] + b"d" * (PAGE - 3) + b"end" + DATA[2 * PAGE :]
+    assert rig.saved(file) == b"first" + DATA[5:PAGE] + b"d" * (PAGE - 3) + b"end" + DATA[2 * PAGE :]
 
 
 def test_unaligned_calls_work_through_the_cache(make: Make) -> None:
@@ -207,12 +191,10 @@ def test_unaligned_calls_work_through_the_cache(make: Make) -> None:
 def test_backends_of_units_and_of_commits_are_written_through_the_cache(make: Make, limits: dict[str, Any]) -> None:
     """Their bytes are complete or visible only together with cached bytes: buffered, with a write-back. [2.10]"""
     rig = make({KEY: DATA}, limits={**limits, "parallel_direct_writes": True})
-    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
-    direct.pwrite(b"x" * PAGE, PAGE)
+    direct = rig.dirtied(b"x" * PAGE, PAGE, direct=True, parallel_direct_writes=True)
     assert rig.volume.dirty_ranges(KEY)
     assert direct.pread(3 * PAGE, 0) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE : 3 * PAGE]
-    direct.fsync()
-    assert rig.backend.committed(KEY) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE :]
+    assert rig.saved(direct) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE :]
 
 
 def test_a_direct_write_goes_on_after_short_answers_and_transient_errors(make: Make) -> None:
@@ -319,9 +301,6 @@ def test_storage_changed_by_direct_writes_is_no_remote_change(make: Make) -> Non
     rig.backend.change_remotely(KEY, b"z" * 8 * PAGE)
     with rig.volume.open(KEY, "rb") as file:
         assert file.pread(PAGE, 4 * PAGE) == b"z" * PAGE
-
-
-# ---------------------------------------------------------------- reads by calls of C, and into memory of the result
 
 
 @pytest.fixture

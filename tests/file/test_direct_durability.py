@@ -47,8 +47,7 @@ def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: Log) ->
     rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     direct.pwrite(NEW, PAGE)
     assert file.pread(PAGE, PAGE) == NEW
-    rig.backend.fault("commit", forgetting_commit)
-    raises(OSError, file.fsync, match="forgot")
+    rig.fails("commit", forgetting_commit, OSError, file.fsync, match="forgot")
     assert file.pread(8 * PAGE, 0) == DATA
     said = [record.getMessage() for record in caplog.records if record.name == "pagecache.loss"]
     assert said == [
@@ -76,8 +75,7 @@ def test_bytes_that_are_changed_after_a_direct_write_are_not_lost_with_it(make: 
     else:
         file.pwrite(b"y" * PAGE, PAGE)
         file.flush()
-    rig.backend.fault("commit", forgetting_commit)
-    raises(OSError, file.fsync, match="forgot")
+    rig.fails("commit", forgetting_commit, OSError, file.fsync, match="forgot")
     rig.volume.retry_failed()
     found = lost(rig, 0, PAGE) + (lost(rig, 2 * PAGE, PAGE) if change == "written over" else [])
     assert raises(DataLossError, file.fsync).ranges == found
@@ -88,11 +86,9 @@ def test_bytes_that_are_changed_after_a_direct_write_are_not_lost_with_it(make: 
 def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
     """The commit may have forgotten what the write had stored before it returned. [T-75a, 2.10, 2.17]"""
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)
-    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
-    direct.pwrite(NEW, 4 * PAGE)
+    direct = rig.dirtied(NEW, 4 * PAGE, direct=True, parallel_direct_writes=True)
     answered, writer = at_gate(rig.backend.gate("write_from answer"), direct.pwrite, NEW, PAGE)
-    rig.backend.fault("commit", forgetting_commit)
-    raises(OSError, direct.fsync, match="forgot")
+    rig.fails("commit", forgetting_commit, OSError, direct.fsync, match="forgot")
     assert rig.backend.written(KEY) == DATA
     writer.result(opening=answered)
     assert raises(DataLossError, direct.fsync).ranges == lost(rig, 4 * PAGE, PAGE)
@@ -155,8 +151,7 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
 def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
     """The acknowledged part of the write may have been forgotten with the rest. [2.10, 2.17]"""
     rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1, "parallel_direct_writes": True}, retry=ONCE)
-    direct = rig.open("r+b", direct=True)
-    direct.pwrite(NEW, 6 * PAGE)
+    direct = rig.dirtied(NEW, 6 * PAGE, direct=True)
     answered = rig.backend.gate("answer")
 
     def fails(_stored: RecordingFile, _offset: int, _buffers: Any) -> int:
@@ -165,7 +160,6 @@ def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
 
     rig.backend.fault("write_from", fails, skip=1)
     _, writer = at_gate(answered, direct.pwrite, 2 * NEW, PAGE)
-    rig.backend.fault("commit", forgetting_commit)
-    raises(OSError, direct.fsync, match="forgot")
+    rig.fails("commit", forgetting_commit, OSError, direct.fsync, match="forgot")
     answered.open()
     assert accepted_before(raises(OSError, writer.result, match="full")) == 0

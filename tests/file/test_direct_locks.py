@@ -176,8 +176,6 @@ def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> N
         assert stored[PAGE + 7 : PAGE + 107] == bytes([24]) * 100
 
 
-# ---------------------------------------------------------------- errors and interrupts
-
 FULL = OSError(errno.ENOSPC, "full")
 Ending = Callable[[Rig, CachedFile], None]
 

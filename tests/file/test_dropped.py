@@ -259,9 +259,6 @@ def test_a_dropped_cache_is_saved_when_a_thread_can_start(warned: list[str], mon
     assert [record for record in caplog.records if record.name == "pagecache.internal"] == []
 
 
-# ---------------------------------------------------------------- the end of the interpreter, and forked children
-
-
 PRELUDE = """
     import errno, gc, os, sys, threading, time
     from pagecache import PageCache

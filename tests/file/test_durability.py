@@ -54,8 +54,7 @@ def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
     sent = dirty.backend.spans("write_from")
     assert set(range(PAGE, 2 * PAGE)) <= spread(far + 3, sent) <= set(range(len(DATA)))
     assert ops(dirty, "commit") == []
-    dirty.handles[0].fsync()
-    assert dirty.backend.committed(KEY) == DATA + bytes(far - len(DATA)) + b"far"
+    assert dirty.saved(dirty.handles[0]) == DATA + bytes(far - len(DATA)) + b"far"
     # Bytes written once are not sent again; the last page may be sent whole, with the zeros behind its bytes.
     sent = dirty.backend.spans("write_from")
     assert sum(length for _, length in sent) == len(spread(far + 3, sent))
@@ -86,8 +85,7 @@ def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig,
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_transient_commit_error_is_repaired_within_fsync(make: Make, kept: bool) -> None:
     """The bytes are sent again first, unless the error says that they were `kept`. [T-18, M5, 2.14, 2.15]"""
-    rig, file = make({KEY: b""}).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make({KEY: b""}).written(DATA, 0)
     error = BackendError(errno.EIO, "flaky", retry=True, kept=kept)
     rig.backend.fault("commit", failing_commit(error, forget=not kept))
     file.fsync()
@@ -103,8 +101,7 @@ def test_fsync_does_not_wait_for_later_writes(dirty: Rig) -> None:
     sync.result(opening=gate)
     assert dirty.backend.committed(KEY) == DATA
     assert dirty_bytes(dirty.volume) > 0
-    file.fsync()
-    assert dirty.backend.committed(KEY) == b"later" + DATA[5:]
+    assert dirty.saved(file) == b"later" + DATA[5:]
 
 
 def test_no_fsync_succeeds_while_a_commit_runs(dirty: Rig) -> None:
@@ -118,19 +115,6 @@ def test_no_fsync_succeeds_while_a_commit_runs(dirty: Rig) -> None:
     for task in (first, *others):
         task.result()
     assert len(dirty.backend.seen("commit")) == 1
-
-
-def test_fsync_with_a_deadline_ends_and_the_io_goes_on(dirty: Rig) -> None:
-    """TimeoutError; nothing is lost, the request stays in flight and completes later. [2.15, T-13, K7]"""
-    gate = dirty.backend.gate("write_from")
-    raises(TimeoutError, lambda: Task(dirty.handles[0].fsync, timeout=0.05).result())
-    gate.wait_entered()
-    assert dirty.cache.stats().writeback >= len(DATA)
-    gate.open()
-    eventually(lambda: dirty.cache.stats().writeback == 0)
-    dirty.handles[0].fsync()
-    assert dirty.backend.committed(KEY) == DATA
-    assert len(dirty.backend.seen("write_from")) == 1
 
 
 def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:
@@ -154,8 +138,7 @@ def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:
 
 def test_invalidate_writes_back_commits_and_drops(dirty: Rig) -> None:
     """Nothing is cached afterwards. If a write fails, WritebackError, and nothing is lost. [2.18]"""
-    dirty.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
-    raises(WritebackError, dirty.volume.invalidate, KEY)
+    dirty.fails("write_from", OSError(errno.ENOSPC, "no room"), WritebackError, dirty.volume.invalidate, KEY)
     assert dirty.handles[0].pread(len(DATA), 0) == DATA
     dirty.volume.invalidate(KEY)
     assert dirty.backend.committed(KEY) == DATA
@@ -176,9 +159,6 @@ def test_drop_clean_leaves_local_bytes(dirty: Rig) -> None:
     assert dirty.handles[0].try_pread(1, 0) is None
     assert dirty.backend.calls == []
     assert dirty.handles[0].pread(len(DATA), 0) == DATA
-
-
-# ---------------------------------------------------------------- dirty bytes in calls
 
 
 MIB = 1 << 20
@@ -236,9 +216,6 @@ def test_buffers_lie_in_cache_memory(make: Make) -> None:
     assert (stats.staged_copies, stats.cow_copies) == (0, 0)
 
 
-# ---------------------------------------------------------------- cuts and holes of unknown outcome
-
-
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
 CUT = PAGE + 10
@@ -274,15 +251,16 @@ def stored_in_a_moment(rig: Rig, file: CachedFile) -> None:
     assert dirty_bytes(rig.volume) == 0
 
 
-def test_bytes_written_after_a_paid_cut_stay(make: Make) -> None:
-    """They stay with the next backend and the one after it. [2.17, 2.22, I-18]"""
+@pytest.mark.parametrize("change", ["truncate", "punch_hole"])
+def test_bytes_written_after_a_paid_change_stay(make: Make, change: str) -> None:
+    """They stay with the next backend and the one after it; a paid hole is no loss. [2.17, 2.22, I-18]"""
     rig, file = opened(make)
-    unknown(rig, file, "truncate")
+    unknown(rig, file, change)
     stored_in_a_moment(rig, file)
     for _ in range(2):
         fresh = next_backend(rig)
         assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW
-        assert fresh.seen("truncate") == []
+        assert fresh.seen(change) == []
     file.fsync()
     assert fresh.written(KEY) == OLD[:PAGE] + NEW
 
@@ -317,17 +295,6 @@ def test_a_cut_that_is_paid_where_writes_are_committed_waits_for_a_commit(make: 
     assert [call.offset for call in again.seen("truncate")] == [CUT, CUT]
     file.fsync()
     assert again.committed(KEY) == OLD[:CUT]
-
-
-def test_a_hole_that_was_paid_is_no_loss(make: Make) -> None:
-    """The bytes written into it since are there. [2.17, 2.22]"""
-    rig, file = opened(make)
-    unknown(rig, file, "punch_hole")
-    file.pwrite(NEW[:PAGE], PAGE)
-    file.sync_range(0, 4 * PAGE)
-    next_backend(rig)
-    file.fsync()
-    assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW[:PAGE] + bytes(PAGE) + OLD[3 * PAGE :]
 
 
 @pytest.mark.parametrize("durable", [False, True])

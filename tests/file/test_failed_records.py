@@ -20,7 +20,7 @@ from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, WRITEBACK, NativeIn
 
 from ..stores import failing_commit, short
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, beside, eventually, pattern, raises
 from .test_interrupts import interrupted_at
 
 OLD, NEW = pattern(8 * PAGE), pattern(8 * PAGE, seed=1)
@@ -48,10 +48,8 @@ def written(rig: Rig, page: int) -> bool:
 
 def failed_rig(make: Make, length: int = 4 * PAGE, **options: Any) -> Rig:
     """A file whose first bytes have failed for good; nothing retries them but a request."""
-    rig = make({KEY: OLD}, **{"retry": ONCE, **options})
-    rig.open("r+b").pwrite(NEW[:length], 0)
-    rig.backend.fault("write_from", FULL)
-    raises(WritebackError, rig.handles[0].fsync)
+    rig, _ = make({KEY: OLD}, **{"retry": ONCE, **options}).written(NEW[:length], 0)
+    rig.fails("write_from", FULL, WritebackError, rig.handles[0].fsync)
     assert recorded(rig) == [(0, -(-length // PAGE))]
     return rig
 
@@ -59,8 +57,7 @@ def failed_rig(make: Make, length: int = 4 * PAGE, **options: Any) -> Rig:
 def test_a_commit_that_fails_for_good_leaves_waiting_bytes_their_retry(make: Make, clock: HandClock) -> None:
     """They are no part of the commit."""
     rig = make({KEY: OLD}, retry=RetryPolicy(attempts=5, first_delay=0.2, max_delay=0.2, failed_retry=None))
-    file = rig.open("r+b")
-    file.pwrite(NEW[:PAGE], 0)
+    file = rig.dirtied(NEW[:PAGE], 0)
     file.flush()
     rig.backend.fault("write_from", PASSING)
     file.pwrite(NEW[2 * PAGE : 3 * PAGE], 2 * PAGE)
@@ -79,8 +76,7 @@ def test_a_commit_that_fails_for_good_leaves_waiting_bytes_their_retry(make: Mak
 
 def store_the_first_page(rig: Rig) -> None:
     rig.backend.fault("write_from", short(PAGE))
-    rig.backend.fault("write_from", FULL)
-    raises(WritebackError, rig.handles[0].fsync)
+    rig.fails("write_from", FULL, WritebackError, rig.handles[0].fsync)
 
 
 # What ends the failure of some pages, and the pages that have failed still.
@@ -106,16 +102,9 @@ def test_the_record_of_pages_ends_whose_failure_is_over(make: Make, end: str) ->
 def test_bytes_written_beside_a_discard_start_without_the_failure_given_up(make: Make, monkeypatch: Patch) -> None:
     """A write that comes between the discard and its record has all its attempts. [2.14, 2.18]"""
     rig = failed_rig(make, PAGE)
-    discard = NativeInode.discard
-
-    def discarding(native: NativeInode, *args: Any) -> list[tuple[int, int]]:
-        lost = discard(native, *args)
-        Task(rig.handles[0].pwrite, NEW[:PAGE], 0).result()
-        return lost
-
-    with monkeypatch.context() as patch:
-        patch.setattr(NativeInode, "discard", discarding)
-        rig.volume.discard(KEY)
+    write = partial(rig.handles[0].pwrite, NEW[:PAGE], 0)
+    beside(monkeypatch, NativeInode, "discard", lambda: Task(write).result(), after=True)
+    rig.volume.discard(KEY)
     assert recorded(rig) == []
     raises(DataLossError, rig.handles[0].fsync)
     assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
@@ -124,11 +113,9 @@ def test_bytes_written_beside_a_discard_start_without_the_failure_given_up(make:
 def test_a_parked_neighbour_in_a_unit_keeps_its_record_and_is_not_retried_with_it(make: Make) -> None:
     """A transient failure of its unit gives a parked page neither another record nor an early retry. [2.14, 2.16]"""
     rig = make({KEY: OLD}, retry=FAST, max_folio=PAGE, limits={"write_unit": 4 * PAGE, "max_write": 4 * PAGE})
-    file = rig.open("r+b")
-    file.pwrite(NEW[:PAGE], 0)
+    file = rig.dirtied(NEW[:PAGE], 0)
     file.pwrite(NEW[2 * PAGE : 3 * PAGE], 2 * PAGE)
-    rig.backend.fault("write_from", FULL)
-    raises(WritebackError, file.fsync)
+    rig.fails("write_from", FULL, WritebackError, file.fsync)
     seen: list[Event] = []
     rig.cache.subscribe(seen.append)
     rig.backend.fault("write_from", PASSING)
@@ -148,8 +135,7 @@ def test_a_sync_of_clean_bytes_in_a_failed_folio_sends_the_folio_again(make: Mak
     rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pread(8 * PAGE, 0)
     file.pwrite(NEW[:PAGE], 0)
-    rig.backend.fault("write_from", FULL)
-    raises(WritebackError, file.fsync)
+    rig.fails("write_from", FULL, WritebackError, file.fsync)
     assert engine_of(rig).usage()["folios"] == 1
     file.sync_range(4 * PAGE, PAGE)
     assert written(rig, 0)
@@ -165,15 +151,13 @@ def test_a_failed_range_without_a_record_is_found_and_reported_all_the_same(make
         engine.failures.forget()
     raises(AssertionError, rig.cache.check, match=r"I-29: .* has no record")
     assert [(failed.offset, failed.length, failed.attempts) for failed in rig.volume.failed()] == [(0, 4 * PAGE, 0)]
-    rig.handles[0].fsync()
-    assert rig.backend.committed(KEY) == NEW[: 4 * PAGE] + OLD[4 * PAGE :]
+    assert rig.saved(rig.handles[0]) == NEW[: 4 * PAGE] + OLD[4 * PAGE :]
 
 
 def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Make) -> None:
     """A block fails as a whole; its rest still has a sender after a truncate. [2.14, 2.17]"""
     content = bytes(range(256)) * (PAGE // 256)
-    rig, file = make({KEY: content}).opened("r+b")
-    file.pwrite(b"a" * 10, 100)
+    rig, file = make({KEY: content}).written(b"a" * 10, 100)
     file.pwrite(b"b" * 10, 3000)
 
     def refuse(*_args: object) -> int:
@@ -192,8 +176,7 @@ def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Mak
 @pytest.mark.parametrize("how", ["commit failed", "answer lost"])
 def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str, stored: bytes) -> None:
     """Readers then see the content that a crash leaves. [I-18, 2.17]"""
-    rig, file = make({KEY: stored}, retry=ONCE).opened("r+b")
-    file.pwrite(b"new" * 2000, 0)
+    rig, file = make({KEY: stored}, retry=ONCE).written(b"new" * 2000, 0)
     full = OSError(errno.ENOSPC, "full")
     if how == "commit failed":
         rig.backend.fault("commit", failing_commit(full, forget=False))
@@ -202,8 +185,7 @@ def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str,
     raises(WritebackError, file.fsync)
     rig.volume.discard(KEY)
     raises(DataLossError, file.fsync)
-    file.fsync()
-    assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0)
+    assert rig.saved(file) == file.pread(4 * PAGE, 0)
 
 
 def three_records() -> Failures:

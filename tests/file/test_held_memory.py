@@ -21,16 +21,10 @@ from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import RecordingBackend, RecordingFile
 from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, stored, without_collector
+from .test_views import Cycle
 
 CAPACITY = 64 * PAGE
 DATA = pattern(4 * CAPACITY)
-
-
-class Cycle:
-    """Keep something alive until the garbage collector runs, as an error does that refers to variables of its calls."""
-
-    def __init__(self, kept: object) -> None:
-        self.kept, self.itself = kept, self
 
 
 @pytest.fixture(autouse=True)
@@ -204,9 +198,6 @@ def test_room_for_a_copy_of_a_view_is_found_where_garbage_has_it(make: Make, cal
         else:
             rig.volume.discard(KEY, PAGE, PAGE)
     assert file.pread(5, 0) == b"first"
-
-
-# ---------------------------------------------------------------- a detached volume
 
 
 def objects(cache: PageCache) -> int:

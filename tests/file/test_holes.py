@@ -215,21 +215,3 @@ def test_tasks_find_data(volume: Volume, store: Path) -> None:
         plain.seek(64 * KIB)
         plain.write(b"x")
     assert asyncio.run(seek()) == (64 * KIB, 64 * KIB)
-
-
-def test_allocated_bytes_are_those_of_the_store_and_what_it_lacks(volume: Volume, store: Path) -> None:
-    """It never counts fewer bytes than the store will have; it is exact once everything is committed."""
-    with volume.open("a", "w+") as file:
-        file.truncate(1 << 20)
-        assert volume.stat("a").allocated == 0
-        file.pwrite(b"x" * 3 * PAGE, 256 * KIB)
-        assert volume.stat("a").allocated == 3 * PAGE
-        file.fsync()
-        assert volume.stat("a").allocated == (store / "a").stat().st_blocks * 512
-        file.pwrite(b"y" * PAGE, 256 * KIB)
-        assert (volume.stat("a").allocated or 0) >= (store / "a").stat().st_blocks * 512
-        file.fsync()
-        assert volume.stat("a").allocated == (store / "a").stat().st_blocks * 512
-        file.truncate(PAGE)
-        assert volume.stat("a").allocated == (store / "a").stat().st_blocks * 512
-    assert [found.allocated for found in volume.list()] == [(store / "a").stat().st_blocks * 512]

@@ -24,7 +24,7 @@ from pagecache.volume import lifetimes
 from pagecache.volume.inode import Inode
 
 from ..planted.settings import Factory, store_by_name, whole_objects
-from .rig import ONCE, Patch, Task, at_gate, attached, content_of, eventually, gated, held, raises, stored
+from .rig import ONCE, Patch, Task, at_gate, attached, beside, content_of, eventually, gated, held, raises, stored
 
 
 @pytest.fixture
@@ -119,19 +119,15 @@ def test_a_conflict_without_known_name_is_settled_by_the_last_one(volume: Volume
 def test_a_conflict_of_a_removed_object_is_over(volume: Volume, backend: Any, monkeypatch: Patch, how: Any) -> None:
     """With its last handle, too. [2.16, 2.20]"""
     file = disputed(volume, backend)
-    inode, settle = file._inode, EngineFile.settle
+    inode = file._inode
 
-    def removed(self: EngineFile, job: Any) -> bool:
-        if self is inode:
-            monkeypatch.setattr(EngineFile, "settle", settle)
-            volume.remove("a")
-            file.close()
-            stored(volume, "b", b"takes the place of a file that was freed")
-        return settle(self, job)
+    def removed() -> None:
+        volume.remove("a")
+        file.close()
+        stored(volume, "b", b"takes the place of a file that was freed")
 
-    monkeypatch.setattr(EngineFile, "settle", removed)
+    beside(monkeypatch, EngineFile, "settle", removed)
     Task(volume.resolve, "a", how).result()
-    assert EngineFile.settle is settle
     eventually(lambda: inode.freed)
 
 
@@ -162,16 +158,14 @@ def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch:
     """It loses its name and its last handle before the job asks for the token. [2.20]"""
     stored(volume, "a", b"read only")
     volume.sync()
-    file, start = volume.open("a"), EngineFile.settle_start
+    file = volume.open("a")
     inode = file._inode
 
-    def late(self: EngineFile) -> None:
-        monkeypatch.setattr(EngineFile, "settle_start", start)
+    def removed() -> None:
         volume.remove("a")
         file.close()
-        start(self)
 
-    monkeypatch.setattr(EngineFile, "settle_start", late)
+    beside(monkeypatch, EngineFile, "settle_start", removed)
     assert Task(inode.settled, lambda: inode.freed).result() is False
     eventually(lambda: inode.freed)
 
@@ -211,17 +205,16 @@ def test_attributes_are_set_though_the_file_is_forgotten(volume: Volume, tmp_pat
 
 def test_a_discard_beside_a_remove_drops_nothing_of_another_file(volume: Volume, monkeypatch: Patch) -> None:
     """The object, which loses its last handle too, goes on to the end of the call. [2.18, 2.20]"""
-    file, drop, others = volume.open("a", "w+"), lifetimes.drop_local, []
+    file, others = volume.open("a", "w+"), list[CachedFile]()
     file.pwrite(b"given up", 0)
 
-    def late(volume: Volume, inode: Inode, *arguments: Any) -> Any:
+    def late() -> None:
         volume.remove("a")
         file.close()
         others.append(volume.open("b", "w+"))
         others[0].pwrite(b"unsaved", 0)
-        return drop(volume, inode, *arguments)
 
-    monkeypatch.setattr(lifetimes, "drop_local", late)
+    beside(monkeypatch, lifetimes, "drop_local", late)
     volume.discard("a")
     others[0].close()
     assert content_of(volume, "b") == b"unsaved"
@@ -570,9 +563,6 @@ def test_a_status_has_bytes_that_were_written_back_after_a_look_that_did_not_kno
         file.close()
 
 
-# ---------------------------------------------------------------- files of directories, and links
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A directory with files in it and below it."""
@@ -587,8 +577,7 @@ def test_files_of_a_renamed_directory_keep_what_is_not_written_back(volume: Volu
     """Open or not: an open by the new name finds it, and the old name leads to another directory. [2.20]"""
     held = volume.open("old/a", "r+")
     held.pwrite(b"A", 0)
-    with volume.open("old/sub/b", "r+") as closed:
-        closed.pwrite(b"B", 0)
+    stored(volume, "old/sub/b", b"B", "r+")
     volume.rename("old", "new")
     assert not volume.exists("old/a")
     (root / "old").mkdir()

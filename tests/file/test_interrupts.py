@@ -98,8 +98,7 @@ def much_dirty(rig: Rig) -> PageCache:
 def test_every_wait_for_the_backend_can_be_interrupted(make: Make, wait: str) -> None:
     """KeyboardInterrupt while the call still hangs; afterwards everything goes on and every byte arrives. [T-51, K9]"""
     op, call = WAITS[wait]
-    rig, file = make({KEY: DATA, "other": DATA}, limits={"punch": True}).opened("r+b")
-    file.pwrite(b"dirty" * 100, 0)
+    rig, file = make({KEY: DATA, "other": DATA}, limits={"punch": True}).written(b"dirty" * 100, 0)
     gate = rig.backend.gate(op)
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
         call(rig, file)
@@ -130,8 +129,7 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(make: Make, 
         asked.append(thread.name)
         return is_alive(thread)
 
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(b"dirty", 0)
+    rig, file = make({KEY: DATA}).written(b"dirty", 0)
     gate, sync = at_gate(rig.backend.gate("write_from"), file.fsync)
     monkeypatch.setattr(threading.Thread, "is_alive", recorded)
     assert sync.waits(0.3)
@@ -143,8 +141,7 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(make: Make, 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkeypatch: Patch) -> None:
     """A log handler of the program ended each of them. [K9]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(b"dirty", 0)
+    rig, file = make({KEY: DATA}).written(b"dirty", 0)
 
     def ends(*_args: Any) -> None:
         raise SystemExit
@@ -208,11 +205,7 @@ def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
     assert size < len(data)
     assert file.pread(len(data), 0) == data[:size]
     gate.open()
-    file.fsync()
-    assert rig.backend.committed(KEY) == data[:size]
-
-
-# ---------------------------------------------------------------- at every bytecode
+    assert rig.saved(file) == data[:size]
 
 
 def engine_code(frame: FrameType) -> bool:

@@ -17,7 +17,7 @@ from pagecache.volume import detach
 
 from ..stores import RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, held, overlay, pattern, raises
 
 DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -116,15 +116,11 @@ def test_a_file_opened_at_the_end_is_closed(make: Make, monkeypatch: Patch, key:
     """The detach has looked for open files by then, or made its first sync; a new object is committed. [2.22]"""
     rig = make({KEY: DATA})
     gate, opening = at_gate(rig.backend.gate("open"), rig.volume.open, key, "r+b" if key == KEY else "xb")
-    genuine = getattr(owner, step)
-
-    def opened_before(volume: Any) -> Any:
-        monkeypatch.undo()
-        raises(ShutdownError, opening.result, opening=gate, match="being detached")
-        return genuine(volume)
-
-    monkeypatch.setattr(owner, step, opened_before)
+    refused: list[ShutdownError] = []
+    late = partial(raises, ShutdownError, opening.result, opening=gate, match="being detached")
+    beside(monkeypatch, owner, step, lambda: refused.append(late()))
     assert rig.volume.detach() == []
+    assert refused
     assert len(rig.backend.seen("file_close")) == 1
     assert key == KEY or rig.backend.committed("new") == b""
 
@@ -152,8 +148,7 @@ def test_an_unclosed_handle_warns_and_saves(make: Make) -> None:
     handles[0].pwrite(DATA, 0)
     with pytest.warns(ResourceWarning) as seen:
         forget(handles, seen)
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == DATA
+    assert rig.synced() == DATA
 
 
 def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
@@ -183,8 +178,7 @@ ENDS: dict[str, Callable[..., Any]] = {
 
 
 def written_back(rig: Rig) -> None:
-    file = rig.open("r+b")
-    file.pwrite(NEW, PAGE)
+    file = rig.dirtied(NEW, PAGE)
     file.flush()
 
 
@@ -241,8 +235,7 @@ PAIRS = [("close", "close"), ("close", "detach"), ("detach", "detach"), ("detach
 @pytest.mark.parametrize("pair", PAIRS, ids=["+".join(pair) for pair in PAIRS])
 def test_the_second_end_waits_for_the_first(make: Make, pair: tuple[str, str], how: str) -> None:
     """Both return without an error, whichever did the work, and everything is stored. [2.16, 2.22]"""
-    rig = make({KEY: DATA})
-    rig.open("r+b").pwrite(NEW, 0)
+    rig, _ = make({KEY: DATA}).written(NEW, 0)
     gate, first = at_gate(rig.backend.gate("commit"), ENDS[pair[0]], rig)
     second = Task(ENDS[pair[1]], rig, on_failed=how)
     assert second.waits(0.05)
@@ -261,8 +254,7 @@ def collected(rig: Rig) -> int:
 
 def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
     """The obstacle of the first may be gone; here it is, and nothing is left for a third. [2.16, 2.22]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    rig.open("r+b").pwrite(NEW, 0)
+    rig, _ = make({KEY: DATA}, retry=ONCE).written(NEW, 0)
     rig.backend.fault("write_from", FULL)
     gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
     # Two syncs of the first wait, and one of the second: one that collected the file later would try the data again.
@@ -278,8 +270,7 @@ def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
 @pytest.mark.parametrize("discards", [False, True])
 def test_a_second_with_a_deadline_does_not_wait_longer(make: Make, discards: bool) -> None:
     """UnsavedDataError lists the unsaved bytes. The first goes on, or ends if the second may discard. [2.22, K9]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(NEW, 0)
+    rig, file = make({KEY: DATA}).written(NEW, 0)
     gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
     eventually(lambda: rig.volume.engine.seals)  # it is the first: a sync had begun before
     if discards:
@@ -297,17 +288,9 @@ def test_a_second_with_a_deadline_does_not_wait_longer(make: Make, discards: boo
 
 def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: Patch) -> None:
     """The thread does not wait for itself. [2.22, K9]"""
-    rig = make({KEY: DATA})
-    rig.open("r+b").pwrite(NEW, 0)
-    original = detach._unsaved
+    rig, _ = make({KEY: DATA}).written(NEW, 0)
     inner: list[Any] = []
-
-    def handler(*args: Any) -> Any:
-        monkeypatch.setattr(detach, "_unsaved", original)
-        inner.append(rig.cache.close())
-        return original(*args)
-
-    monkeypatch.setattr(detach, "_unsaved", handler)
+    beside(monkeypatch, detach, "_unsaved", lambda: inner.append(rig.cache.close()))
     assert Task(rig.cache.close).result() == []
     assert inner == [[]]
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
@@ -317,8 +300,7 @@ def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch
 @pytest.mark.parametrize("step", ["_unsaved", "_quiet", "_close_backend"])
 def test_an_interrupted_end_is_finished_by_the_next(make: Make, monkeypatch: Patch, step: str) -> None:
     """The volume stays open, or everything is saved by then; no thread and no backend is left behind. [2.22, T-51]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(NEW, 0)
+    rig, file = make({KEY: DATA}).written(NEW, 0)
 
     def interrupt(*_args: Any) -> Any:
         raise KeyboardInterrupt
@@ -338,8 +320,7 @@ def test_an_interrupted_end_is_finished_by_the_next(make: Make, monkeypatch: Pat
 
 def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> None:
     """The attach may also be refused: the volume is never left behind with its threads. [2.22]"""
-    rig = make({KEY: DATA})
-    rig.open("r+b").pwrite(NEW, 0)
+    rig, _ = make({KEY: DATA}).written(NEW, 0)
     gate, closing = at_gate(rig.backend.gate("commit"), rig.cache.close)
     late = RecordingBackend({"late": b""})
     volume = rig.cache.attach(late, name="late")
@@ -385,17 +366,6 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Pa
     assert len(refused) == len(calls)
     assert [getattr(error, "characters_written", 0) for error in refused] == [0] * len(calls)
     assert (rig.backend.committed(KEY), rig.backend.committed("new")) == (DATA, None)
-
-
-def test_a_change_in_progress_is_waited_for(make: Make) -> None:
-    """The caller has the file's lock, and had not noticed that the volume ends. [2.22, I-22]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    gate, cutting = at_gate(rig.backend.gate("truncate"), file.truncate, PAGE)
-    closing = Task(rig.cache.close)
-    assert closing.waits()
-    assert cutting.result(opening=gate) == PAGE
-    assert closing.result() == []
-    assert rig.backend.committed(KEY) == DATA[:PAGE]
 
 
 def waits_at_the_limit(rig: Rig) -> bool:

@@ -36,8 +36,7 @@ def test_a_failure_wakes_throttled_writers(make: Make) -> None:
     accepted = accepted_before(caught)
     assert file.size == accepted
     rig.backend.clear_faults()
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(accepted)
+    assert rig.saved(file) == bytes(accepted)
 
 
 @pytest.mark.parametrize("pages", [16, 48])
@@ -52,8 +51,7 @@ def test_a_cache_of_less_than_a_write_unit_completes_and_sends_units(make: Make,
         Task(file.pwrite, data, at).result()
         content[at : at + len(data)] = data
     assert file.pread(len(content), 0) == content
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(content)
+    assert rig.saved(file) == bytes(content)
 
 
 def test_a_backend_with_latency_says_how_far_to_read_ahead_unless_it_was_asked_for(make: Make) -> None:
@@ -104,14 +102,12 @@ def test_shrinking_gives_memory_back_at_once(tmp_path: Path) -> None:
 
 def test_shrinking_with_unsavable_data_loses_nothing(make: Make) -> None:
     """An OSError, and everything is still there. [T-57]"""
-    rig, file = make({KEY: b""}, capacity="1MiB").opened("r+b")
-    file.pwrite(pattern(64 * PAGE), 0)
+    rig, file = make({KEY: b""}, capacity="1MiB").written(pattern(64 * PAGE), 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
     raises(OSError, rig.cache.resize, "64KiB", timeout=5)
     assert file.pread(64 * PAGE, 0) == pattern(64 * PAGE)
     rig.backend.clear_faults()
-    file.fsync()
-    assert rig.backend.committed(KEY) == pattern(64 * PAGE)
+    assert rig.saved(file) == pattern(64 * PAGE)
 
 
 @pytest.mark.timeout(600)
@@ -132,9 +128,6 @@ def test_pages_cost_what_is_documented(tmp_path: Path, pages: int) -> None:
         assert rss() - before <= pages * PAGE * 1.023 + 64 * MIB
         cache.check()
         file.abandon()
-
-
-# ---------------------------------------------------------------- a closed cache
 
 
 DATA = pattern(20 * PAGE)
@@ -210,8 +203,7 @@ def test_a_view_keeps_the_memory_of_a_closed_cache_until_it_is_released(make: Ma
 
 def test_answers_of_a_closed_cache(make: Make) -> None:
     """Objects outlive their cache and say so; none of them reads unmapped memory. [2.1]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(b"x", 0)
+    rig, file = make({KEY: DATA}).written(b"x", 0)
     ticket = rig.volume.begin_sync()
     rig.cache.close()
     assert rig.cache.stats().used == rig.volume.stats().used == 0

@@ -14,8 +14,8 @@ from pagecache.options import OpenMode
 
 from ..publishing import PublishingBackend
 from .rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern, raises
+from .test_spool import CALM, CAPACITY
 
-CAPACITY = 64 * PAGE
 UNIT = 2 * PAGE
 CONTENT = pattern(60 * PAGE)
 BASE = pattern(70 * PAGE, 5)
@@ -25,7 +25,6 @@ SMALL: dict[str, Any] = {
     "max_folio": PAGE,
     "flush_interval": 0.02,
 }
-CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}  # the cache sends nothing unless the test asks
 
 
 class Store:
@@ -90,9 +89,6 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
 @pytest.fixture(params=[{}, {"read_back": False}, {"write_unit": 1}], ids=repr)
 def store(make_store: Callable[..., Store], request: pytest.FixtureRequest) -> Store:
     return make_store(**request.param)
-
-
-# ---------------------------------------------------------------- it was carried out
 
 
 @pytest.mark.parametrize("retries", [False, True], ids=["the next call", "the same call"])
@@ -183,6 +179,3 @@ def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store:
     store.volume.resolve(KEY, "rebase")
     file.fsync()
     assert store.visible() == expected + newer[60 * PAGE :]
-
-
-# ---------------------------------------------------------------- it was not

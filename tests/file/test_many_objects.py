@@ -28,7 +28,7 @@ from pagecache.volume import lifetimes, opening, ticket
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, held, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, beside, eventually, held, pattern, raises
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -67,9 +67,6 @@ def dirty(rig: Rig, count: int, start: int = 0) -> list[Any]:
     for handle in handles:
         handle.pwrite(b"x" * 100, 0)
     return handles
-
-
-# ---------------------------------------------------------------- costs
 
 
 def cached(rig: Rig, count: int, start: int) -> Callable[[], object]:
@@ -150,9 +147,6 @@ def test_a_call_costs_the_same_beside_many_objects(
     assert costs[1] <= costs[0] + slack
 
 
-# ---------------------------------------------------------------- idle objects
-
-
 def few_hollow(monkeypatch: Patch, count: int) -> None:
     """Let the cache keep that many objects without pages."""
     monkeypatch.setattr(lifetimes, "HOLLOW_MIN", count)
@@ -198,8 +192,7 @@ def test_objects_with_views_unsaved_data_or_a_loss_to_report_are_not_forgotten(m
     rig.volume.inodes["o0"].report_to_handles([LostRange("o0", 0, 10, errno.EIO, "volume")])
     with rig.volume.open("o1") as file:
         view = file.view(0, 100)
-    unsaved = rig.open("r+b", key="o2")
-    unsaved.pwrite(b"new", 0)
+    unsaved = rig.dirtied(b"new", 0, key="o2")
     created = rig.open("w+b", key="created")
     rig.volume.drop_clean()
     for _ in range(100):
@@ -213,37 +206,29 @@ def test_objects_with_views_unsaved_data_or_a_loss_to_report_are_not_forgotten(m
         file.fsync()
 
 
-def test_an_object_that_is_being_opened_is_not_forgotten(make: Make, monkeypatch: Patch) -> None:
-    """The open locks the name first: it finds the inode, which is no longer hollow afterwards."""
+@pytest.mark.parametrize("first", ["open", "prune"])
+def test_an_object_that_is_being_opened_is_not_forgotten(make: Make, monkeypatch: Patch, first: str) -> None:
+    """The open locks the name first, and finds the inode; or it waits until that is gone, and makes another one."""
     few_hollow(monkeypatch, 0)
     rig = make(objects(3))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
-    gate, opener = at_gate(rig.backend.gate("stat", "o0"), rig.volume.open, "o0")
-    rig.volume.drop_clean()
-    for _ in range(5):
-        rig.cache._prune()
-    assert rig.volume.inodes["o0"] is inode
-    gate.open()
+    if first == "open":
+        gate, opener = at_gate(rig.backend.gate("stat", "o0"), rig.volume.open, "o0")
+        rig.volume.drop_clean()
+        for _ in range(5):
+            rig.cache._prune()
+        assert rig.volume.inodes["o0"] is inode
+        gate.open()
+    else:
+        rig.volume.drop_clean()
+        gate, pruner = at_gate(held(monkeypatch, EngineVolume, "free"), lifetimes.prune, rig.volume)
+        opener = Task(rig.volume.open, "o0")
+        assert opener.waits()
+        pruner.result(opening=gate)
     with opener.result() as file:
         assert file.pread(200, 0) == objects(1)["o0"]
-    assert rig.volume.inodes["o0"] is inode
-
-
-def test_an_open_waits_while_its_object_is_forgotten(make: Make, monkeypatch: Patch) -> None:
-    """In the other order, no open finds the inode before it is gone, and the open makes another one."""
-    few_hollow(monkeypatch, 0)
-    rig = make(objects(3))
-    visit(rig, "o0")
-    inode = rig.volume.inodes["o0"]
-    rig.volume.drop_clean()
-    gate, pruner = at_gate(held(monkeypatch, EngineVolume, "free"), lifetimes.prune, rig.volume)
-    opener = Task(rig.volume.open, "o0")
-    assert opener.waits()
-    pruner.result(opening=gate)
-    with opener.result() as file:
-        assert file.pread(200, 0) == objects(1)["o0"]
-    assert rig.volume.inodes["o0"] is not inode
+    assert (rig.volume.inodes["o0"] is inode) == (first == "open")
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -251,36 +236,27 @@ def test_an_idle_file_that_changed_after_the_look_stays_open(make: Make, monkeyp
     """A use has begun and ended between that look and the lock: its bytes can be saved. [2.20]"""
     rig = make(backend=(ObjectBackend if whole else RecordingBackend)({KEY: b"stored"}))
     rig.open("r+b").close()
-    inode, looked = rig.volume.inodes[KEY], EngineFile.has_local
+    inode = rig.volume.inodes[KEY]
 
-    def beside(self: EngineFile) -> bool:
-        found = looked(self)
-        monkeypatch.setattr(EngineFile, "has_local", looked)
-        handle = rig.open("r+b")
-        handle.pwrite(b"new", 0)
+    def used() -> None:
+        handle = rig.dirtied(b"new", 0)
         lifetimes.release(handle._use)
         handle._shut()
-        return found
 
-    monkeypatch.setattr(EngineFile, "has_local", beside)
+    beside(monkeypatch, EngineFile, "has_local", used, after=True)
     assert rig.volume.engine.take_idle(0) == []
     assert inode.backend_file is not None
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == b"newred"
+    assert rig.synced() == b"newred"
 
 
 def test_a_rename_keeps_its_file_open_beside_closes_of_idle_files(make: Make, monkeypatch: Patch) -> None:
     """It asks its file whether it follows; the new name can be opened afterwards. [2.20]"""
     rig = make(backend=ObjectBackend({KEY: b"stored"}))
     rig.open("r+b").close()
-    goes_on = opening._Following.goes_on
-
-    def beside(self: Any, backend_file: Any) -> bool:
-        assert rig.volume.engine.take_idle(0) == []
-        return goes_on(self, backend_file)
-
-    monkeypatch.setattr(opening._Following, "goes_on", beside)
+    idle = list[Any]()
+    beside(monkeypatch, opening._Following, "goes_on", lambda: idle.append(rig.volume.engine.take_idle(0)))
     rig.volume.rename(KEY, "new")
+    assert idle == [[]]
     with rig.volume.open("new", "r+b") as file:
         assert file.read() == b"stored"
 
@@ -351,7 +327,7 @@ def test_an_idle_object_takes_no_more_memory_than_its_bound_counts(tmp_path: Pat
             for k in range(600):
                 if k == 100:
                     before, _ = tracemalloc.get_traced_memory()
-                content_of(volume, f"o{k}")
+                volume.open(f"o{k}").close()
             gc.collect()
             after, _ = tracemalloc.get_traced_memory()
     finally:
@@ -374,8 +350,7 @@ def removed(make: Make) -> tuple[Rig, CachedFile, Inode]:
 def test_a_reconnect_meets_no_file_that_is_freed_beside_it(make: Make, fenced: bool) -> None:
     """It iterates over files whose handles other threads close. [2.22]"""
     rig, file, inode = removed(make)
-    kept = rig.open("r+b")
-    kept.pwrite(OLD[PAGE : 2 * PAGE], 0)
+    kept = rig.dirtied(OLD[PAGE : 2 * PAGE], 0)
     rig.volume.abort()
     fresh = rig.backend.successor()
     gate, reconnecting = at_gate(fresh.gate("open", KEY), lambda: rig.volume.reconnect(fresh, fenced=fenced))

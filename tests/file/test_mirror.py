@@ -23,7 +23,7 @@ from pagecache.testing.gate import Gate
 
 from ..stores import RecordingBackend
 from .clock import HandClock
-from .rig import KEY, PAGE, QUIET, Log, Make, Task, eventually, pattern, raises
+from .rig import KEY, PAGE, QUIET, Log, Make, Patch, Task, eventually, pattern, raises
 
 MIB = 1 << 20
 SHARE = MIB // 8
@@ -256,11 +256,6 @@ def failing(op: str, error: Any = BROKEN) -> Event:
     return lambda pair, _file: pair.mirror.fault(op, error)
 
 
-def cut(pair: Pair, file: CachedFile) -> None:
-    pair.mirror.fault("truncate", BROKEN)
-    file.truncate(5 * PAGE)
-
-
 def closed(pair: Pair, file: CachedFile) -> None:
     """Let the mirror close an object that it has not used for long, after a commit."""
     pair.mirror.fault("commit", BROKEN)
@@ -282,14 +277,10 @@ def direct(pair: Pair, _file: CachedFile) -> None:
         other.pwrite(b"direct", 0)
 
 
-def announced(pair: Pair, _file: CachedFile) -> None:
+def replaced(pair: Pair) -> Pair:
+    """Have another program store a version, and return the pair."""
     pair.backend.change_remotely(KEY, b"other" * PAGE)
-    pair.volume.invalidate_remote(KEY)
-
-
-def changed(pair: Pair, _file: CachedFile) -> None:
-    pair.backend.change_remotely(KEY, b"other" * PAGE)
-    pair.volume.open(KEY).close()
+    return pair
 
 
 def poor(_pair: Pair, file: CachedFile) -> None:
@@ -352,12 +343,12 @@ def late(pair: Pair, file: CachedFile) -> None:
         (failing("write_from", lambda *_: -1), "write_from answered -1 for"),
         (failing("write_from", lambda *_: None), "write_from answered None for"),
         (failing("commit"), "broken"),
-        (cut, "broken"),
+        (lambda pair, file: (pair.mirror.fault("truncate", BROKEN), file.truncate(5 * PAGE)), "broken"),
         (closed, "broken"),
         (discarded, "local data was given up"),
         (direct, "a direct write"),
-        (announced, "another writer"),
-        (changed, "another writer"),
+        (lambda pair, _: replaced(pair).volume.invalidate_remote(KEY), "another writer"),
+        (lambda pair, _: replaced(pair).volume.open(KEY).close(), "another writer"),
         (poor, "no memory"),
         (crowded, "share of memory"),
         (crowded_with_sizes, "more than 5 steps"),
@@ -365,7 +356,7 @@ def late(pair: Pair, file: CachedFile) -> None:
     ],
 )
 def test_a_copy_that_is_given_up_is_removed_and_listed_until_its_object_begins_anew(
-    make: Make, event: Event, why: str, monkeypatch: pytest.MonkeyPatch
+    make: Make, event: Event, why: str, monkeypatch: Patch
 ) -> None:
     """The store has every byte; later writes do not bring the copy back. [2.10, T-34]"""
     pair = Pair(make)
@@ -464,20 +455,3 @@ def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: Ha
     gate.open()
     eventually(lambda: not [thread for thread in threading.enumerate() if "-mirror" in thread.name])
     assert list(copy.objects) == []
-
-
-@pytest.mark.parametrize(
-    ("mirror", "error", "rule"),
-    [
-        (RecordingBackend(write_unit=4096), ValueError, "write_unit 4096"),
-        (RecordingBackend(read_only=True), ValueError, "read-only"),
-        (object(), TypeError, "mirror <object"),
-        ("nonsense:", ValueError, "nonsense"),
-    ],
-)
-def test_an_invalid_mirror_is_refused(mirror: Any, error: type[Exception], rule: str) -> None:
-    with PageCache("1MiB") as cache:
-        raises(error, lambda: cache.attach(MemoryBackend(), mirror=mirror), match=rule)
-        same = MemoryBackend()
-        raises(ValueError, cache.attach, same, mirror=same, match="second place")
-        assert cache.volumes() == ()

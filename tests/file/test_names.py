@@ -60,16 +60,14 @@ def test_rename_waits_for_what_is_in_flight_of_both_files(make: Make, busy: str)
     gate.open()
     for task in (flushing, renaming):
         task.result()
-    files["src"].fsync()
-    assert rig.backend.committed("dst") == DATA
+    assert rig.saved(files["src"], "dst") == DATA
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole objects"])
 def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> None:
     """Write-back, fsync and truncate wait for the token, and end under the new name. [2.20]"""
     kind = ObjectBackend if whole else RecordingBackend
-    rig, file = make(backend=kind({KEY: pattern(PAGE)})).opened()
-    file.pwrite(DATA, 0)
+    rig, file = make(backend=kind({KEY: pattern(PAGE)})).written(DATA, 0)
     gate, renaming = at_gate(rig.backend.gate("rename"), rig.volume.rename, KEY, "moved")
     syncing, cutting = Task(file.fsync), Task(file.truncate, 100)
     assert syncing.waits()
@@ -78,15 +76,13 @@ def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> 
     gate.open()
     for task in (renaming, syncing, cutting):
         task.result()
-    file.fsync()
-    assert rig.backend.committed("moved") == DATA[:100]
+    assert rig.saved(file, "moved") == DATA[:100]
     raises(FileNotFoundError, rig.volume.open, KEY)
 
 
 def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> None:
     """Neither the remove nor the last close waits for the hung call. [2.20, K7]"""
-    rig, file = make(backend=RecordingBackend({KEY: DATA}, identities=True)).opened()
-    file.pwrite(b"x" * PAGE, 0)
+    rig, file = make(backend=RecordingBackend({KEY: DATA}, identities=True)).written(b"x" * PAGE, 0)
     gate = rig.backend.gate("write_from")
     file._inode.flush_start(1 << 40)
     gate.wait_entered()
@@ -96,8 +92,7 @@ def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> No
         new.write(b"new")
     gate.open()
     eventually(lambda: rig.volume.engine.native.usage()["local"] <= PAGE)
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == b"new"
+    assert rig.synced() == b"new"
 
 
 @pytest.fixture
@@ -107,8 +102,7 @@ def store(make: Make) -> Rig:
 
 def test_a_created_object_is_there_for_this_cache_before_it_is_committed(store: Rig) -> None:
     """It is there for open, stat and exists of this cache; not in list, and not for other clients. [2.20]"""
-    file = store.open("xb", key="new")
-    file.pwrite(b"12345", 0)
+    file = store.dirtied(b"12345", 0, "xb", key="new")
     assert store.volume.exists("new")
     assert store.volume.stat("new").size == 5
     assert store.content("new")[:10] == b"12345"
@@ -159,13 +153,11 @@ def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: 
 @pytest.mark.parametrize(("error", "replace"), [(PermissionError, True), (FileExistsError, False)])
 def test_a_refused_rename_changes_nothing(make: Make, error: type[OSError], replace: bool) -> None:
     """By the store, or since the new name is taken: both names lead to their previous files. [2.20]"""
-    rig, file = make({"a": b"A", "b": b"B"}).opened(key="a")
-    file.pwrite(b"dirty", 0)
+    rig, file = make({"a": b"A", "b": b"B"}).written(b"dirty", 0, key="a")
     if replace:
         rig.backend.fault("rename", OSError(errno.EACCES, "no"))
     raises(error, rig.volume.rename, "a", "b", replace=replace)
-    file.fsync()
-    assert rig.backend.committed("a") == b"dirty"
+    assert rig.saved(file, "a") == b"dirty"
     assert rig.backend.committed("b") == b"B"
 
 
@@ -199,9 +191,6 @@ def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory(tmp_p
             assert not volume.exists("c/b")
             assert volume.stat("a/b").dirty
         assert [(each.key, each.size) for each in volume.list()] == [("a/b", 7), ("c", 1)]
-
-
-# ---------------------------------------------------------------- listings beside changes
 
 
 @pytest.mark.parametrize("kind", [RecordingBackend, ObjectBackend])
@@ -251,9 +240,6 @@ def test_an_object_that_is_removed_after_its_commit_beside_a_listing_is_not_list
     assert [stat.key for stat in entries] == ["c"]
 
 
-# ---------------------------------------------------------------- saves beside a change of the name
-
-
 @pytest.mark.parametrize(("key", "change"), [(KEY, "remove"), ("new", "remove"), (KEY, "rename over")])
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 @pytest.mark.parametrize("save", ["fsync", "close", "sync"])
@@ -261,8 +247,7 @@ def test_a_save_ends_when_its_object_loses_the_name(store: Rig, save: str, op: s
     """Nothing publishes bytes after the change, which waits for those in flight. [2.20, I-23]"""
     with store.volume.open("other", "xb") as other:
         other.write(b"new")
-    file = store.open("r+b" if key == KEY else "xb", key)
-    file.pwrite(DATA[::-1], 0)
+    file = store.dirtied(DATA[::-1], 0, "r+b" if key == KEY else "xb", key)
     gate, saving = at_gate(store.backend.gate(op, key), SAVES[save], store, file)
     changing = Task(store.volume.remove, key) if change == "remove" else Task(store.volume.rename, "other", key)
     wait_for(store.cache, "the file's token")
@@ -281,8 +266,7 @@ def test_a_save_ends_when_its_object_loses_the_name(store: Rig, save: str, op: s
 @pytest.mark.parametrize("save", ["fsync", "close", "sync"])
 def test_no_commit_begins_beside_a_remove(make: Make, save: str, outcome: str) -> None:
     """A save waits for it, also between two tries, and commits only if the remove has failed. [2.14, 2.20]"""
-    store, file = make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE)).opened("r+b")
-    file.pwrite(DATA[::-1], 0)
+    store, file = make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE)).written(DATA[::-1], 0)
     if outcome == "refused":
         store.backend.fault("remove", PermissionError(errno.EACCES, "refused"))
     elif outcome != "done":
@@ -301,9 +285,6 @@ def test_no_commit_begins_beside_a_remove(make: Make, save: str, outcome: str) -
         saving.result()
         assert store.backend.committed(KEY) is None
         assert store.backend.seen("commit") == []
-
-
-# ---------------------------------------------------------------- times
 
 
 SECOND = 10**9
@@ -365,9 +346,6 @@ def test_times_that_were_left_behind_are_set_before_a_rename(tmp_path: Path, mon
             assert old.pread(20, 0) == b"a" * 10
             cache.check()
     assert (tmp_path / "a").read_bytes() == b"unsavedbbb"
-
-
-# ---------------------------------------------------------------- reads beside a change of the name
 
 
 NAMES = "the call that changes the name of the object"
@@ -463,8 +441,7 @@ def test_readahead_beside_a_rename_gives_up(refusing: Rig) -> None:
 
 def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:
     """The rename was carried out: its handles continue, and their bytes are saved under the new name. [2.14, 2.20]"""
-    refusing, file = make(backend=ObjectBackend({KEY: DATA})).opened("r+b")
-    file.pwrite(b"local", 0)
+    refusing, file = make(backend=ObjectBackend({KEY: DATA})).written(b"local", 0)
     refusing.backend.fault("open", OSError(errno.EIO, "once"), key="new")
     refusing.volume.rename(KEY, "new")
     file.fsync()

@@ -14,7 +14,7 @@ import pytest
 from pagecache import FileStat, ObjectStat, PageCache, Volume, WritebackError
 
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, held, pattern, raises, run_program
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, held, pattern, raises, run_program, stored
 
 DATA = pattern(3 * PAGE)
 
@@ -104,8 +104,7 @@ def test_keys_may_be_any_hashable(make: Make) -> None:
     file = rig.open("r+b", key=("bucket", "key"))
     assert file.key == ("bucket", "key")
     file.append(b"!")
-    file.fsync()
-    assert rig.backend.committed(("bucket", "key")) == b"pair!"
+    assert rig.saved(file, ("bucket", "key")) == b"pair!"
     raises(TypeError, rig.volume.open, ["no", "key"])
 
 
@@ -211,8 +210,7 @@ def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
         file.pwrite(b"x", 0)
         file.fsync()
     raises(FileNotFoundError, tree.open, "a", "rb")
-    with tree.open("a", "xb") as file:
-        file.write(b"new")
+    stored(tree, "a", b"new", "xb")
     tree.sync(20)
     assert (tmp_path / "root" / "a").read_bytes() == b"new"
 
@@ -268,8 +266,7 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
 
 def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:
     """The truncate happened; the old failure is reported to the next caller that saves the data. [2.17, 2.16]"""
-    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
-    file.pwrite(bytes(5000), 0)
+    rig, file = make({KEY: b""}, retry=ONCE).written(bytes(5000), 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=2)
     raises(WritebackError, file.close)
     rig.volume.truncate(KEY, 170)

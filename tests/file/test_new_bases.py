@@ -27,7 +27,7 @@ from pagecache.native import NativeInode
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, ended_or_behind, eventually, held, overlay, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, beside, ended_or_behind, eventually, held, overlay, pattern, raises
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -105,74 +105,69 @@ def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_wri
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("pages", [2, 6])
-def test_an_open_beside_a_direct_write_stays(monkeypatch: Patch, *, pages: int, shared: bool, durable: bool) -> None:
+def test_an_open_beside_a_direct_write_stays(
+    make: Make, monkeypatch: Patch, *, pages: int, shared: bool, durable: bool
+) -> None:
     """It begins once the new sizes are taken, with a lock chosen for them. [2.10, 2.19, T-22]"""
-    store, other, mine = MemoryBackend(durable_writes=durable), pattern(pages * PAGE, seed=9), b"m" * PAGE
-    store.put(KEY, DATA)
-    with PageCache("1MiB", flush_interval=60) as cache:
-        volume = cache.attach(store)
-        with volume.open(KEY, "r+", direct=True, parallel_direct_writes=shared) as file:
-            writing: list[Task[int]] = []
-            set_sizes = NativeInode.set_sizes
+    other, mine = pattern(pages * PAGE, seed=9), b"m" * PAGE
+    rig = make({KEY: DATA}, limits={"durable_writes": durable, "parallel_direct_writes": True, "prompt": True})
+    file = rig.open(direct=True, parallel_direct_writes=shared)
+    writing: list[Task[int]] = []
 
-            def waits() -> bool:
-                ident = writing[0].thread.ident
-                return any(wait.thread == ident and "the gate" in wait.what for wait in cache.waits())
+    def waits() -> bool:
+        ident = writing[0].thread.ident
+        return any(wait.thread == ident and "the gate" in wait.what for wait in rig.cache.waits())
 
-            def late(native: NativeInode, size: int, remote_size: int) -> bool:
-                writing.append(Task(file.pwrite, mine, 3 * PAGE) if shared else Task(file.append, mine))
-                eventually(lambda: writing[0].finished.is_set() or waits())
-                return set_sizes(native, size, remote_size)
+    def begins() -> None:
+        writing.append(Task(file.pwrite, mine, 3 * PAGE) if shared else Task(file.append, mine))
+        eventually(lambda: writing[0].finished.is_set() or waits())
 
-            store.put(KEY, other)
-            monkeypatch.setattr(NativeInode, "set_sizes", late)
-            volume.open(KEY).close()
-            at = writing[0].result()
-            at = 3 * PAGE if shared else at
-            assert shared or at == len(other)
-            file.fsync()
-            expected = overlay(other.ljust(at, b"\0"), at, mine)
-            assert (file.size, file.pread(8 * PAGE, 0)) == (len(expected), expected)
-            cache.check()
-    assert store.snapshot(KEY) == expected
+    rig.backend.change_remotely(KEY, other)
+    beside(monkeypatch, NativeInode, "set_sizes", begins)
+    rig.volume.open(KEY).close()
+    at = writing[0].result()
+    at = 3 * PAGE if shared else at
+    assert shared or at == len(other)
+    file.fsync()
+    expected = overlay(other.ljust(at, b"\0"), at, mine)
+    assert (file.size, file.pread(8 * PAGE, 0)) == (len(expected), expected)
+    rig.cache.check()
+    assert rig.backend.written(KEY) == expected
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_an_open_beside_a_running_direct_write_takes_no_sizes(monkeypatch: Patch, *, durable: bool) -> None:
+def test_an_open_beside_a_running_direct_write_takes_no_sizes(make: Make, monkeypatch: Patch, *, durable: bool) -> None:
     """It waits for nothing and leaves no cached page; a later open compares again. [2.10, 2.19]"""
-    store, other, mine = MemoryBackend(durable_writes=durable), pattern(2 * PAGE, seed=9), b"m" * PAGE
-    store.put(KEY, DATA)
-    with PageCache("1MiB", flush_interval=60) as cache:
-        volume = cache.attach(store)
-        with volume.open(KEY, "r+", direct=True) as file, volume.open(KEY) as reader:
-            assert reader.pread(len(DATA), 0) == DATA
-            counted, go_on = threading.Event(), threading.Event()
-            invalidate_range, set_sizes = NativeInode.invalidate_range, NativeInode.set_sizes
+    other, mine = pattern(2 * PAGE, seed=9), b"m" * PAGE
+    rig = make({KEY: DATA}, limits={"durable_writes": durable, "parallel_direct_writes": True, "prompt": True})
+    reader, file = rig.open("rb"), rig.open(direct=True)
+    assert reader.pread(len(DATA), 0) == DATA
+    counted, go_on = threading.Event(), threading.Event()
+    invalidate_range = NativeInode.invalidate_range
 
-            def held(native: NativeInode, start: int, end: int) -> bool:
-                if (start, end) == (len(DATA), len(DATA) + PAGE):
-                    counted.set()
-                    assert go_on.wait(WAIT_LIMIT_S)
-                return invalidate_range(native, start, end)
+    def held(native: NativeInode, start: int, end: int) -> bool:
+        if (start, end) == (len(DATA), len(DATA) + PAGE):
+            counted.set()
+            assert go_on.wait(WAIT_LIMIT_S)
+        return invalidate_range(native, start, end)
 
-            def late(native: NativeInode, size: int, remote_size: int) -> bool:
-                go_on.set()
-                writing.result()
-                return set_sizes(native, size, remote_size)
+    def late() -> None:
+        go_on.set()
+        writing.result()
 
-            store.put(KEY, other)
-            monkeypatch.setattr(NativeInode, "invalidate_range", held)
-            monkeypatch.setattr(NativeInode, "set_sizes", late)
-            writing = Task(file.append, mine)
-            assert counted.wait(WAIT_LIMIT_S)
-            volume.open(KEY).close()
-            go_on.set()
-            assert writing.result() == len(DATA)
-            file.fsync()
-            expected = other.ljust(len(DATA), b"\0") + mine
-            assert (file.size, reader.pread(8 * PAGE, 0)) == (len(expected), expected)
-            cache.check()
-    assert store.snapshot(KEY) == expected
+    rig.backend.change_remotely(KEY, other)
+    monkeypatch.setattr(NativeInode, "invalidate_range", held)
+    beside(monkeypatch, NativeInode, "set_sizes", late)
+    writing = Task(file.append, mine)
+    assert counted.wait(WAIT_LIMIT_S)
+    rig.volume.open(KEY).close()
+    go_on.set()
+    assert writing.result() == len(DATA)
+    file.fsync()
+    expected = other.ljust(len(DATA), b"\0") + mine
+    assert (file.size, reader.pread(8 * PAGE, 0)) == (len(expected), expected)
+    rig.cache.check()
+    assert rig.backend.written(KEY) == expected
 
 
 @pytest.fixture
@@ -229,8 +224,7 @@ def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothi
     """The call waits until some thread finds that nothing is left of the pass. [T-30, 2.19]"""
     rig = make({KEY: DATA}, limits={"durable_writes": True})
     returned = held(monkeypatch, collector, "acknowledged", after=True)
-    file = rig.open("r+b")
-    file.pwrite(DATA[:PAGE], PAGE)
+    file = rig.dirtied(DATA[:PAGE], PAGE)
     rig.backend.forget_calls()
     try:
         Task(getattr(file, call)).result()
@@ -288,15 +282,12 @@ def test_a_version_after_the_announced_one_is_a_conflict(make: Make) -> None:
     assert rig.backend.written(KEY) == MINE + MINE
 
 
-# ---------------------------------------------------------------- calls of a version that is replaced
-
-
 OLD, NEWER = pattern(3 * PAGE), pattern(PAGE + 77, 9)
 
 
 @pytest.fixture
 def rig(make: Make) -> Rig:
-    return make(backend=ObjectBackend({KEY: OLD}), retry=ONCE)
+    return make(backend=ObjectBackend({KEY: OLD}))
 
 
 def test_a_read_that_runs_returns_the_old_version_or_none(rig: Rig) -> None:
@@ -325,23 +316,19 @@ CHANGES: dict[str, Callable[[CachedFile], Any]] = {
 def test_a_change_that_waits_meanwhile_is_refused(rig: Rig, monkeypatch: Patch, change: str) -> None:
     """It has passed every check of its handle but the last one, under the lock of the file."""
     file = rig.open()
-    genuine: Callable[[Inode], None] = Inode.replaced
     changing: list[Task[Any]] = []
 
-    def later(inode: Inode) -> None:
-        """The change begins before its handle is marked."""
+    def begin() -> None:
         changing.append(Task(CHANGES[change], file))
         assert changing[0].waits()
-        genuine(inode)
 
-    monkeypatch.setattr(Inode, "replaced", later)
+    beside(monkeypatch, Inode, "replaced", begin)  # its handle is marked after that
     rig.backend.change_remotely(KEY, NEWER)
     fresh = rig.open("rb")
     raises(ConflictError, changing[0].result)
     assert fresh.pread(10 * PAGE, 0) == NEWER
     fresh.close()
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == NEWER
+    assert rig.synced() == NEWER
 
 
 @pytest.mark.parametrize("change", CHANGES)

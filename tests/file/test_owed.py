@@ -31,12 +31,11 @@ from pagecache import (
 from pagecache.engine.commit.owed import Owed
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import direct
-from pagecache.engine.runner import Job
 from pagecache.native import TOKEN
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, RecordingBackend, RecordingFile, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, cut_off, eventually, held, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, cut_off, eventually, held, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(4 * PAGE)
@@ -103,8 +102,7 @@ def test_an_unknown_outcome_is_done_and_owed(make: Make, change: str, error: str
     assert calls[0] == change
     if following == "discard":
         raises(DataLossError, file.fsync)
-    file.fsync()
-    assert rig.backend.committed(KEY) == file.pread(9 * PAGE, 0)
+    assert rig.saved(file) == file.pread(9 * PAGE, 0)
     assert file.size == len(expected)
 
 
@@ -129,13 +127,12 @@ def test_a_flush_and_the_last_close_pay_what_is_owed(make: Make, change: str, se
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_flush_pays_nothing_into_another_version(make: Make, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_a_flush_pays_nothing_into_another_version(make: Make, monkeypatch: Patch, change: str) -> None:
     """Which has come while it waited for its turn. [2.17, 2.19]"""
     rig, file = punching(make)
     file.pwrite(b"ours", 0)
     file.flush()
-    rig.backend.fault(change, UNKNOWN["reset"])
-    raises(OSError, CHANGES[change][0], file, match="line")
+    rig.fails(change, UNKNOWN["reset"], OSError, CHANGES[change][0], file, match="line")
     settled = EngineFile.settled
 
     def late(self: EngineFile, job: Any, tries: Any = None) -> Any:
@@ -143,9 +140,9 @@ def test_a_flush_pays_nothing_into_another_version(make: Make, monkeypatch: pyte
         rig.volume.invalidate_remote(KEY, version="another")
         return settled(self, job, tries)
 
-    monkeypatch.setattr(EngineFile, "settled", late)
-    raises(ConflictError, file.flush)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineFile, "settled", late)
+        raises(ConflictError, file.flush)
     assert len(rig.backend.seen(change)) == 1
     assert rig.backend.written(KEY) == b"theirs"
     rig.volume.resolve(KEY, "discard")
@@ -167,8 +164,7 @@ def test_a_close_whose_debt_fails_reports_a_loss(make: Make) -> None:
 def test_a_definite_refusal_changes_nothing(make: Make, change: str, error: str) -> None:
     """Nothing is owed, nothing waits for a commit. [2.17]"""
     rig, file = punching(make)
-    rig.backend.fault(change, REFUSED[error])
-    raises(OSError, CHANGES[change][0], file, match="line")
+    rig.fails(change, REFUSED[error], OSError, CHANGES[change][0], file, match="line")
     assert file.pread(9 * PAGE, 0) == OLD
     rig.backend.forget_calls()
     file.fsync()
@@ -179,7 +175,7 @@ def test_a_definite_refusal_changes_nothing(make: Make, change: str, error: str)
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_truncate_is_tried_again_within_the_call(make: Make, refused: bool) -> None:
     """If the second try is refused, the first may have been carried out all the same: it is owed. [2.14, 2.17]"""
-    rig, file = punching(make, retry=FAST)
+    rig, file = punching(make, retry=RetryPolicy(first_delay=0.001, max_delay=0.005))
     rig.backend.fault("truncate", OSError(errno.ETIMEDOUT, "line"))
     rig.backend.fault("truncate", OSError(errno.EPERM if refused else errno.ECONNRESET, "second thoughts"))
     if refused:
@@ -187,8 +183,7 @@ def test_a_truncate_is_tried_again_within_the_call(make: Make, refused: bool) ->
     else:
         file.truncate(CUT)
     assert file.size == CUT
-    file.fsync()
-    assert rig.backend.committed(KEY) == OLD[:CUT]
+    assert rig.saved(file) == OLD[:CUT]
     assert len(rig.backend.seen("truncate")) == 3
 
 
@@ -216,7 +211,7 @@ ZEROS = bytes(2 * PAGE)
 class Holding:
     """Hold a thread that has paid everything, just before it lets reads go to the backend directly."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: Patch) -> None:
         self.stands, self.goes_on, self.bound = threading.Event(), threading.Event(), threading.Event()
         self._thread = 0
         self._wait, self._bind = Owed.reads_wait, EngineFile.bind_calls
@@ -237,7 +232,7 @@ class Holding:
             self.bound.set()
 
 
-def test_a_reconnect_owes_again_what_was_paid_before_any_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reconnect_owes_again_what_was_paid_before_any_read(make: Make, monkeypatch: Patch) -> None:
     """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
     backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
     rig, file = make(backend=backend, retry=ONCE).opened("r+b", direct=True)
@@ -259,7 +254,7 @@ def test_a_reconnect_owes_again_what_was_paid_before_any_read(make: Make, monkey
 
 
 def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: Patch
 ) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
     backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
@@ -294,40 +289,13 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     assert fresh.written(KEY) == TWO[:PAGE] + TAIL
 
 
-@pytest.mark.parametrize("fenced", [False, True])
-def test_an_error_after_an_abort_is_no_refusal(make: Make, monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
-    """The truncate is carried out, then the connection is cut; its waiter notices the abort last. [2.14, 2.17]"""
-    backend = RecordingBackend({KEY: TWO})
-    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
-    gate = backend.gate("truncate answer")
-    backend.fault("truncate answer", OSError(errno.ENOTCONN, "the line was cut"))
-
-    def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
-        assert job.what != "truncate" or job.join(WAIT_LIMIT_S)
-        return wait(job, alive, *more)
-
-    wait = Job.wait
-    with monkeypatch.context() as patch:
-        patch.setattr(Job, "wait", late)
-        _, cutting = at_gate(gate, file.truncate, PAGE)
-        rig.volume.abort()
-        gate.open()
-        raises(OSError, cutting.result, match="the line was cut")
-    fresh = backend.successor(lose=False, shared=not fenced)
-    rig.volume.reconnect(fresh, fenced=fenced)
-    assert file.pread(len(TWO), 0) == TWO[:PAGE]
-    file.fsync()
-    assert fresh.committed(KEY) == TWO[:PAGE]
-
-
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_hole_that_is_owed_is_made_in_the_next_backend(make: Make, durable: bool, fenced: bool, done: bool) -> None:
     """Nothing was stored since: it is no loss, and bytes written below it stay below it. [2.17, 2.22]"""
     backend = RecordingBackend({KEY: TWO}, durable_writes=durable, punch=True)
-    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
-    file.pwrite(TAIL[:PAGE], 0)
+    rig, file = make(backend=backend, retry=ONCE).written(TAIL[:PAGE], 0)
     backend.fault("punch_hole answer" if done else "punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.punch_hole, 0, PAGE + 10, match="the line went dead")  # the outcome is unknown: it is owed
     fresh = rig.reconnect(fenced=fenced, lose=not durable, shared=not fenced)
@@ -470,7 +438,7 @@ def test_what_makes_the_object_longer_shows_zeros_before_its_bytes(
     story.check(extended())
 
 
-def test_a_write_interrupted_between_two_tries_leaves_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_interrupted_between_two_tries_leaves_nothing(make: Make, monkeypatch: Patch) -> None:
     """Its call has failed, and the next has not begun: no other call would cut the stored bytes."""
     backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
     rig = make(backend=backend, retry=RetryPolicy(attempts=9, first_delay=60.0, max_delay=60.0, deadline=600.0))
@@ -570,9 +538,6 @@ def test_a_discard_of_what_lies_behind_a_tail_and_a_direct_write_both_end(make: 
     story.check(MINE + TWO[PAGE:] + TAIL)
 
 
-# ---------------------------------------------------------------- answers after the end of the backend
-
-
 LONGER = pattern(3 * PAGE, seed=2)
 
 
@@ -602,7 +567,7 @@ class Extended:
 
 
 @pytest.mark.parametrize("how", ["lands late", "has landed", "has landed unnoticed"])
-def test_a_sync_after_a_late_answer_leaves_no_tail(make: Make, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_sync_after_a_late_answer_leaves_no_tail(make: Make, monkeypatch: Patch, how: str) -> None:
     """The next commit cuts it off first. It is owed before the writer has noticed that its backend is gone."""
     story, unnoticed = Extended(make, landed=how != "lands late"), how == "has landed unnoticed"
     noticed = held(monkeypatch, direct._Sender, "running") if unnoticed else None
@@ -668,9 +633,6 @@ def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut
     assert story.old.written(KEY) == TWO + LONGER
 
 
-# ---------------------------------------------------------------- tails that are given up
-
-
 STORED = pattern(4 * PAGE)
 GIVEN_UP = pattern(4 * PAGE, seed=1)
 FULL = OSError(errno.ENOSPC, "no room to cut")
@@ -708,35 +670,27 @@ class Stored:
 
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("refusal", [FULL, FORBIDDEN], ids=["no space", "forbidden"])
-def test_nothing_counts_as_saved_before_the_cut_is_made(make: Make, refusal: OSError, durable: bool) -> None:
-    """Stored bytes can be read: they lie before those that the cut would remove. [2.3]"""
+@pytest.mark.parametrize("then", ["sync", "append", "write far behind", "truncate"])
+def test_the_cut_comes_before_all_that_would_show_the_tail(
+    make: Make, then: str, refusal: OSError, durable: bool
+) -> None:
+    """Nothing counts as saved before, and a longer file shows zeros. Stored bytes can be read. [2.3]"""
     story = Stored(make, durable_writes=durable)
-    fault = story.give_up(refusal)
-    raises((CommitError, WritebackError), story.rig.volume.sync, 20)
-    story.rig.volume.drop_clean(KEY)
-    assert story.file.pread(len(STORED) + 1, 0) == STORED
-    fault.clear()
-    story.ends_as(STORED)
-
-
-@pytest.mark.parametrize("durable", [False, True])
-@pytest.mark.parametrize("how", ["append", "write far behind", "truncate"])
-def test_calls_that_make_the_file_longer_show_zeros(make: Make, how: str, durable: bool) -> None:
-    story = Stored(make, durable_writes=durable)
-    fault = story.give_up(FULL)
-    far = len(STORED) + 3 * PAGE
-    expected = STORED
-    if how == "truncate":
-        raises(OSError, story.file.truncate, far, match="no room to cut")
-        fault.clear()
-        story.file.truncate(far)
-        expected += bytes(3 * PAGE)
-    else:
-        offset = len(STORED) if how == "append" else far
+    fault, far = story.give_up(refusal), len(STORED) + 3 * PAGE
+    offset = {"append": len(STORED), "write far behind": far}.get(then)
+    if offset is not None:
         story.file.pwrite(b"later", offset)
-        fault.clear()
-        expected = overlay(STORED + bytes(offset - len(STORED)), offset, b"later")
-    story.ends_as(expected)
+    elif then == "truncate":
+        raises(OSError, story.file.truncate, far, match="no room to cut|no cuts today")
+    else:
+        raises((CommitError, WritebackError), story.rig.volume.sync, 20)
+        story.rig.volume.drop_clean(KEY)
+        assert story.file.pread(len(STORED) + 1, 0) == STORED
+    fault.clear()
+    if then == "truncate":
+        story.file.truncate(far)
+    longer = STORED + bytes(3 * PAGE) if then == "truncate" else STORED
+    story.ends_as(longer if offset is None else overlay(STORED + bytes(offset - len(STORED)), offset, b"later"))
 
 
 @pytest.mark.parametrize("durable", [False, True])

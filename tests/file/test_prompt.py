@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -42,9 +42,6 @@ from .test_interrupts import PACKAGE, ctrl_c, in_finaliser, interrupted_at
 
 def threads_of(rig: Rig, op: str) -> set[int]:
     return {call.thread for call in rig.backend.seen(op)}
-
-
-# -- the threads
 
 
 @pytest.mark.parametrize(("limit", "option"), [(True, None), (False, None), (True, False), (False, True)])
@@ -79,35 +76,16 @@ def test_a_large_write_back_of_a_prompt_backend_has_help(make: Make) -> None:
     assert rig.backend.committed(KEY) == content
 
 
-def test_without_a_credit_a_thread_of_the_volume_does_the_work(make: Make) -> None:
-    """The caller waits, and continues as soon as the bytes are saved."""
-    rig = make({KEY: pattern(16 * PAGE), "other": pattern(PAGE)}, limits={"prompt": True, "max_inflight": 1})
-    file, other = rig.open(), rig.open("rb", "other")
-    file.pwrite(b"new", 0)
-    with rig.backend.gate("read_into") as gate:
-        reader = Task(other.pread, PAGE, 0)  # it has the only credit
-        gate.wait_entered()
-        sync = Task(file.fsync)
-        assert sync.waits()
-    assert reader.result() == pattern(PAGE)
-    sync.result()
-    assert (rig.backend.committed(KEY) or b"")[:3] == b"new"
-
-
 def test_memory_and_directories_are_prompt_and_the_backends_of_tests_are_not(tmp_path: Path) -> None:
-    assert MemoryBackend().limits.prompt
+    """Other limits are those of the store, also if they change."""
+    store = MemoryBackend()
+    assert store.limits.prompt
     assert DirectoryBackend(tmp_path).limits.prompt
-    for wrapped in (FaultyBackend(MemoryBackend()), LatencyBackend(MemoryBackend())):
-        assert not wrapped.limits.prompt
-        assert wrapped.limits.parallel_direct_writes
+    for wrapped in (FaultyBackend(store), LatencyBackend(store)):
+        assert (wrapped.limits.prompt, wrapped.limits.parallel_direct_writes) == (False, True)
         assert wrapped.limits is wrapped.limits  # a file compares it by identity before each pass
-
-
-def test_limits_that_change_are_seen_through_a_backend_of_tests() -> None:
-    inner = MemoryBackend()
-    faulty = FaultyBackend(inner)
-    inner.limits = BackendLimits(prompt=True, max_write="64KiB")
-    assert (faulty.limits.prompt, faulty.limits.max_write) == (False, 64 << 10)
+        store.limits = BackendLimits(prompt=True, parallel_direct_writes=True, max_write="64KiB")
+        assert (wrapped.limits.prompt, wrapped.limits.max_write) == (False, 64 << 10)
 
 
 def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch: Patch) -> None:
@@ -125,13 +103,6 @@ def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch:
         [wait] = [wait for wait in rig.cache.waits() if "close" in wait.what]
         assert (wait.what, wait.key) == ("the backend's close", names[0])
     task.result()
-
-
-@pytest.mark.parametrize("value", ["yes", 1, 0.0])
-def test_a_value_that_is_no_bool_is_refused(value: Any) -> None:
-    raises(ValueError, BackendLimits, prompt=value, match=f"prompt: {value!r} is not True or False")
-    with PageCache("1MiB") as cache, pytest.raises(TypeError, match="prompt must be True, False or None"):
-        cache.attach(MemoryBackend(), prompt=value)
 
 
 def test_an_asynchronous_backend_is_never_prompt() -> None:
@@ -154,8 +125,7 @@ def test_a_call_of_a_prompt_backend_is_retried_and_has_a_deadline(make: Make) ->
 @pytest.mark.parametrize(("op", "call"), [("write_from", "a write"), ("commit", "a commit")])
 def test_an_fsync_that_hangs_in_a_call_is_in_the_report_of_waits(make: Make, op: str, call: str) -> None:
     """With the call that it is in: the flusher warns about it."""
-    rig, file = make({KEY: b""}, limits={"prompt": True}).opened()
-    file.pwrite(b"new", 100)
+    rig, file = make({KEY: b""}, limits={"prompt": True}).written(b"new", 100)
     with rig.backend.gate(op) as gate:
         _, saving = at_gate(gate, file.fsync)
         (found,) = [wait for wait in rig.cache.waits() if wait.thread == saving.thread.ident]
@@ -165,15 +135,11 @@ def test_an_fsync_that_hangs_in_a_call_is_in_the_report_of_waits(make: Make, op:
     saving.result()
 
 
-# -- interrupts on the main thread
-
-
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str) -> None:
     """The sync raises it; the bytes are neither lost nor reported as failed, and the next sync saves them. [K9]"""
-    rig, file = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True}).opened()
-    file.pwrite(b"new", 100)
+    rig, file = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True}).written(b"new", 100)
 
     def interrupted(stored: RecordingFile, *call: Any) -> Any:
         work: Callable[..., object] = stored.store if op == "write_from" else stored.make_durable
@@ -182,8 +148,7 @@ def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str
         _thread.interrupt_main()
         return work(*call)
 
-    rig.backend.fault(op, interrupted)
-    raises(KeyboardInterrupt, file.fsync)
+    rig.fails(op, interrupted, KeyboardInterrupt, file.fsync)
     assert rig.volume.failed() == []
     rig.cache.check()
     assert file.pread(3, 100) == b"new"
@@ -257,21 +222,6 @@ def a_store(**options: Any) -> RecordingBackend:
     return RecordingBackend(objects, **{"identities": True, "prompt": True, **options})
 
 
-# -- the threads
-
-
-def test_the_main_thread_changes_names_of_a_prompt_backend_itself(make: Make) -> None:
-    """As any other thread does. [2.26]"""
-    rig, _ = make(backend=a_store()).opened()
-    rig.volume.rename(KEY, "new")
-    rig.volume.remove("new")
-    assert here(rig, "rename")
-    assert here(rig, "remove")
-    changer = Task(rig.volume.remove, "other")
-    changer.result()
-    assert rig.backend.seen("remove")[-1].thread == changer.thread.ident
-
-
 def test_a_change_that_may_wait_for_more_than_the_backend_leaves_the_main_thread(make: Make, tmp_path: Path) -> None:
     """For commits of a file that is found by its name, for the disk of the journal, or with many files to publish."""
     rig, _ = make(backend=a_store(identities=False)).opened()
@@ -295,9 +245,6 @@ def test_a_change_that_may_wait_for_more_than_the_backend_leaves_the_main_thread
         assert change.may_wait()
     change.tried = True  # its result is to be found out, at the store
     assert change.may_wait()
-
-
-# -- an interrupt at every place
 
 
 def struck_at(nth: int, call: Callable[[], object]) -> tuple[str, bool]:
@@ -351,69 +298,44 @@ EVERY = pytest.param(1, marks=pytest.mark.long, id="every")
 
 
 @pytest.mark.parametrize("step", [pytest.param(5, id="some"), EVERY])
-@pytest.mark.parametrize("replace", [False, True], ids=["to a free name", "over an open file"])
-def test_an_interrupt_anywhere_in_a_rename_leaves_it_undone_or_done(tmp_path: Path, replace: bool, step: int) -> None:
-    """For the store and the cache alike; the open file is saved under the name that it has. [T-51, 2.20, K9]"""
-    nth, place, done = 1, "none yet", {False: 0, True: 0}
+@pytest.mark.parametrize("what", ["rename", "rename over an open file", "remove a closed file", "remove an open file"])
+def test_an_interrupt_anywhere_in_a_change_of_names_leaves_it_undone_or_done(
+    tmp_path: Path, what: str, step: int
+) -> None:
+    """For the store and the cache alike; an open file is saved under the name that it has. [T-51, 2.20, K9]"""
+    nth, place, done, over = 1, "none yet", {False: 0, True: 0}, "over" in what
     while place:
         path = tmp_path / str(nth)
         path.mkdir()
-        (path / "a").write_bytes(DATA)
-        (path / "new").write_bytes(b"x" * replace)
-        if not replace:
-            (path / "new").unlink()
-        with directory(path) as volume, volume.open("a", "r+b") as file:
-            replaced = volume.open("new", "r+b") if replace else None
+        for name in ("a", *["new"] * over):
+            (path / name).write_bytes(DATA)
+        with directory(path) as volume, ExitStack() as handles:
+            file = handles.enter_context(volume.open("a", "r+b"))
+            replaced = handles.enter_context(volume.open("new", "r+b")) if over else None
             file.pwrite(b"dirty", 0)
-            place, raised = struck_at(nth, lambda: volume.rename("a", "new"))
-            assert raised is bool(place), place
-            moved = not (path / "a").exists()
-            done[moved] += 1
-            if replaced is not None:
-                Task(replaced.close).result()
-            if moved or not replace:
-                Task(saved, volume, path, "new" if moved else "a", b"dirty" + DATA[5:]).result()
-            else:
-                Task(volume.rename, "a", "new", timeout=5).result()
-                Task(saved, volume, path, "new", b"dirty" + DATA[5:]).result()
-        nth += step
-    assert done[False] > 20 // step
-    assert done[True] > 100 // step
-
-
-@pytest.mark.parametrize("step", [pytest.param(5, id="some"), EVERY])
-@pytest.mark.parametrize("handle", [False, True], ids=["of a closed file", "of an open file"])
-def test_an_interrupt_anywhere_in_a_remove_leaves_it_undone_or_done(tmp_path: Path, handle: bool, step: int) -> None:
-    """[T-51, 2.20, K9]"""
-    nth, place, done = 1, "none yet", {False: 0, True: 0}
-    while place:
-        path = tmp_path / str(nth)
-        path.mkdir()
-        (path / "a").write_bytes(DATA)
-        with directory(path) as volume:
-            file = volume.open("a", "r+b")
-            file.pwrite(b"dirty", 0)
-            if not handle:
+            if "closed" in what:
                 file.close()
-            place, raised = struck_at(nth, lambda: volume.remove("a"))
+            names = ("a", "new") if "rename" in what else ("a",)
+            place, raised = struck_at(nth, lambda: getattr(volume, what.split()[0])(*names))  # noqa: B023
             assert raised is bool(place), place
             gone = not (path / "a").exists()
             done[gone] += 1
-            if handle:
+            if replaced is not None:
+                Task(replaced.close).result()
+            if "remove an open" in what:
                 assert file.pread(5, 0) == b"dirty"
                 Task(file.close).result()
-            if gone:
+            if "remove" in what and gone:
                 raises(FileNotFoundError, Task(volume.open, "a", timeout=5).result)
                 assert not volume.orphans
                 Task(lambda: volume.open("a", "xb", timeout=5).close()).result()
             else:
-                Task(saved, volume, path, "a", b"dirty" + DATA[5:]).result()
+                if over and not gone:
+                    Task(volume.rename, "a", "new", timeout=5).result()
+                Task(saved, volume, path, "new" if over or gone else "a", b"dirty" + DATA[5:]).result()
         nth += step
     assert done[False] > 20 // step
     assert done[True] > 100 // step
-
-
-# -- calls that cross a change of the main thread
 
 
 def opened(rig: Rig, key: str) -> bytes:
@@ -438,8 +360,7 @@ WAITERS: dict[str, tuple[Callable[[Rig, Any], Any], Any]] = {
 def test_a_call_beside_a_rename_of_the_main_thread_comes_after_it(make: Make, at: str, crossing: str) -> None:
     """Before the store has renamed, and between that and the publication. [2.20]"""
     call, expected = WAITERS[crossing]
-    rig, file = make(backend=a_store()).opened("r+b")
-    file.pwrite(b"dirty", 0)
+    rig, file = make(backend=a_store()).written(b"dirty", 0)
     gate, tasks = rig.backend.gate(at), []
 
     def cross() -> None:
@@ -475,8 +396,7 @@ HOLDERS: dict[str, tuple[str, Callable[[Rig, Any], Any]]] = {
 def test_a_rename_of_the_main_thread_waits_for_running_calls_and_can_be_interrupted(make: Make, holder: str) -> None:
     """Ctrl-C ends the wait, the rename has not begun, and another one comes after them. [K9, 2.20]"""
     op, call = HOLDERS[holder]
-    rig, file = make(backend=a_store()).opened("r+b")
-    file.pwrite(b"dirty", 0)
+    rig, file = make(backend=a_store()).written(b"dirty", 0)
     gate, task = at_gate(rig.backend.gate(op), call, rig, file)
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
         rig.volume.rename(KEY, "new")
@@ -502,8 +422,7 @@ def test_a_volume_ends_beside_a_rename_of_the_main_thread(make: Make, monkeypatc
     monkeypatch.setattr(reconnect, "CALLERS", 0.2)  # a reconnect waits for callers that are in the old backend
     if (at, then) == ("rename", "fenced"):
         pytest.skip("a fenced call can change nothing more")
-    rig, file = make(backend=a_store()).opened("r+b")
-    file.pwrite(b"dirty", 0)
+    rig, file = make(backend=a_store()).written(b"dirty", 0)
     gate = rig.backend.gate(at)
 
     def cross() -> None:
@@ -531,10 +450,8 @@ def test_a_volume_ends_beside_a_rename_of_the_main_thread(make: Make, monkeypatc
 
 def test_a_lost_answer_of_the_main_threads_rename_is_settled_by_the_next_call(make: Make) -> None:
     """An attempt whose result is unknown stays open, as on a thread of the volume. [2.20]"""
-    rig, file = make(backend=a_store(), retry=ONCE).opened("r+b")
-    file.pwrite(b"dirty", 0)
-    rig.backend.fault("rename answer", OSError(5, "lost"))
-    raises(OSError, rig.volume.rename, KEY, "new")
+    rig, file = make(backend=a_store(), retry=ONCE).written(b"dirty", 0)
+    rig.fails("rename answer", OSError(5, "lost"), OSError, rig.volume.rename, KEY, "new")
     assert rig.volume.unsettled
     file.fsync()
     rig.volume.rename(KEY, "new")  # it was carried out
@@ -558,9 +475,6 @@ def test_a_removed_file_without_handles_is_freed_when_nothing_uses_it(make: Make
     eventually(lambda: inode.freed and not rig.volume.orphans)
     assert rig.volume.engine.files() == []
     rig.cache.check()
-
-
-# -- the function
 
 
 @contextmanager

@@ -63,8 +63,7 @@ def rebase(rig: Rig, model: Written, theirs: bytes) -> None:
     expected, file = model.over(theirs), rig.handles[0]
     assert file.size == len(expected)
     assert file.pread(len(expected) + 1, 0) == expected
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(expected)
+    assert rig.saved(file) == bytes(expected)
 
 
 @pytest.mark.parametrize("folio", [PAGE, 16 * PAGE])
@@ -100,8 +99,7 @@ def test_a_writer_beside_the_reads_of_the_other_version(make: Make, fails: bool)
     else:
         rebasing.result()
     rig.cache.check()
-    file.fsync()
-    assert rig.backend.committed(KEY) == overlay(overlay(THEIRS, 10, b"early"), 3 * PAGE + 10, b"late")
+    assert rig.saved(file) == overlay(overlay(THEIRS, 10, b"early"), 3 * PAGE + 10, b"late")
 
 
 @pytest.mark.parametrize("kind", ["whole", "units"])
@@ -215,8 +213,7 @@ def test_a_rebase_waits_for_a_read_of_other_pages_of_the_folio(make: Make) -> No
     assert reading.result() in (base[8 * PAGE :][:10], theirs[8 * PAGE :][:10])
     expected = overlay(theirs, 10, b"M")
     assert file.pread(len(expected), 0) == expected
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
+    assert rig.saved(file) == expected
 
 
 DATA = pattern(4 * PAGE)
@@ -226,8 +223,7 @@ MINE = b"m" * PAGE
 def uploaded(make: Make) -> tuple[Rig, CachedFile, ObjectBackend]:
     """Two pages are acknowledged and not committed."""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
-    rig, file = make(backend=backend, retry=ONCE).opened()
-    file.pwrite(MINE, 0)
+    rig, file = make(backend=backend, retry=ONCE).written(MINE, 0)
     file.pwrite(MINE, 2 * PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
@@ -293,17 +289,13 @@ def test_closing_with_a_deadline_ends_though_the_rollback_hangs(make: Make, cloc
     gate.open()
 
 
-# ---------------------------------------------------------------- reads beside it
-
-
 LOCAL = pattern(4 * PAGE, seed=1)
 
 
 def staged(make: Make) -> tuple[Rig, RecordingBackend]:
     # a call for each page, whichever thread begins to write back
     backend = RecordingBackend({KEY: DATA}, staged=True, max_write=PAGE)
-    rig, file = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64).opened()
-    file.pwrite(LOCAL, 0)
+    rig, file = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64).written(LOCAL, 0)
     file.sync_range(0, 4 * PAGE)
     rig.volume.drop_clean(KEY)
     # the last two; the share of bytes that have to stay in memory is full before
@@ -343,8 +335,7 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
 def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
     """The object is shorter than the cache assumes: the read returns no bytes where zeros belong. [2.19, 2.3]"""
     backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend).opened()
-    file.pwrite(LOCAL[:PAGE], 0)
+    rig, file = make(backend=backend).written(LOCAL[:PAGE], 0)
     file.pwrite(LOCAL[:PAGE], 10 * PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)

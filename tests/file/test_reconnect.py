@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,21 +26,20 @@ from pagecache.volume import opening, reconnect
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, attached, cut_off, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, attached, beside, eventually, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
 NEWER = pattern(PAGE, seed=2)
 
 
-# -------------------------------------------------------------------- late answers
-
-
 def outlived(volume: Volume, call: Callable[[], Any], op: str, new: Any, *, fenced: bool, **rule: Any) -> Gate:
     """Make a call that hangs in the backend over an abort and a reconnect; return its gate."""
     gate, old = Gate(), cast(FaultyBackend, volume.backend)
     old.use([Rule(op, gate=gate, **rule)])
-    cut_off(volume, gate, call)
+    _, task = at_gate(gate, call)
+    volume.abort()
+    raises(ShutdownError, task.result)
     volume.reconnect(FaultyBackend(new), fenced=fenced)
     return gate
 
@@ -138,46 +138,31 @@ def test_a_detach_at_the_end_of_a_reconnect_closes_both_backends(make: Make, mon
     """Whichever comes first; that of a signal handler waits for nothing of its own thread. [2.22]"""
     rig, file = make({KEY: OLD}).opened("rb")
     rig.volume.abort()
-    fresh, adopt, open_all = rig.backend.successor(), reconnect._adopt, reconnect._open_all
-    detaching: list[Task[Any]] = []
-
-    def detached_beside(*args: Any) -> Any:
-        detaching.append(Task(rig.volume.detach, on_failed="discard"))
-        assert detaching[0].waits()  # for the files to be those of the next backend
-        return adopt(*args)
-
-    def detached_before(*args: Any) -> Any:
-        found = open_all(*args)
-        assert Task(rig.volume.detach, on_failed="discard").result() == []
-        return found
-
-    def detached_inside(*args: Any) -> Any:
-        assert rig.volume.detach(on_failed="discard") == []
-        return adopt(*args)
-
-    def reconnecting() -> None:
-        with contextlib.suppress(ShutdownError):
-            rig.volume.reconnect(fresh)
-
+    fresh, detach = rig.backend.successor(), partial(rig.volume.detach, on_failed="discard")
+    lost: list[Any] = []
     if first == "the detach":
-        monkeypatch.setattr(reconnect, "_open_all", detached_before)
+        beside(monkeypatch, reconnect, "_open_all", lambda: lost.append(Task(detach).result()), after=True)
         raises(ShutdownError, rig.volume.reconnect, fresh)
     elif first == "the reconnect":
-        monkeypatch.setattr(reconnect, "_adopt", detached_beside)
+
+        def begins() -> None:
+            lost.append(Task(detach))
+            assert lost[0].waits()  # for the files to be those of the next backend
+
+        beside(monkeypatch, reconnect, "_adopt", begins)
         rig.volume.reconnect(fresh)
-        assert detaching[0].result() == []
+        lost = [lost[0].result()]
         assert fresh.seen("close")
     else:
-        monkeypatch.setattr(reconnect, "_adopt", detached_inside)
-        Task(reconnecting).result(WAIT_LIMIT_S / 3)
+        beside(monkeypatch, reconnect, "_adopt", lambda: lost.append(detach()))
+        reconnecting = Task(rig.volume.reconnect, fresh)
+        with contextlib.suppress(ShutdownError):
+            reconnecting.result(WAIT_LIMIT_S / 3)
     if first != "a signal handler's detach":
         assert len(fresh.seen("file_close")) == len(fresh.seen("open")) == 1
-    assert rig.volume.detached
+    assert (lost, rig.volume.detached) == ([[]], True)
     raises(ShutdownError, file.pread, PAGE, 0)
     assert fresh.violations == []
-
-
-# -------------------------------------------------------------------- files blocked by an old call
 
 
 @pytest.mark.parametrize("hung", ["write_from", "commit", "truncate"])
@@ -264,8 +249,7 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
 @pytest.mark.parametrize("owed", [None, 3 * PAGE, 6 * PAGE], ids=["nothing", "a cut", "a size"])
 def test_a_read_waits_for_an_old_commit_only_if_something_is_owed(make: Make, owed: int | None, fenced: bool) -> None:
     """Of bytes that are not cached; cached ones are read, and after a fence everything is. [2.22]"""
-    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
-    file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
+    rig, file = make({KEY: OLD}, retry=ONCE).written(NEW[PAGE : 2 * PAGE], PAGE)
     if owed is not None:
         file.truncate(owed)
     gate, stuck = at_gate(rig.backend.gate("commit"), file.fsync)
@@ -282,9 +266,8 @@ def test_a_read_waits_for_an_old_commit_only_if_something_is_owed(make: Make, ow
 
 
 def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
-    """The page is not sent a second time before the first call has returned. [T-63, I-20]"""
-    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
-    file.pwrite(NEW[:PAGE], 0)
+    """The page is not sent a second time before the first call has returned. [T-63, T-13, 2.15, I-20, K7]"""
+    rig, file = make({KEY: OLD}, retry=ONCE).written(NEW[:PAGE], 0)
     gate = rig.backend.gate("write_from")
     raises(TimeoutError, lambda: Task(file.fsync, timeout=0.05).result())
     gate.wait_entered()
@@ -323,8 +306,7 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
 
 def test_a_reconnect_ends_waits_before_it_opens_a_file(make: Make) -> None:
     """It aborts a volume that lives. No such wait goes on with the new backend. [2.22, I-23]"""
-    rig, file = make({KEY: OLD}).opened("r+b")
-    file.pwrite(NEWER, 0)
+    rig, file = make({KEY: OLD}).written(NEWER, 0)
     gate, syncing = at_gate(rig.backend.gate("write_from"), file.fsync)
     ticket, fresh = rig.volume.begin_sync(), rig.backend.successor()
     opening, reconnecting = at_gate(fresh.gate("open"), rig.volume.reconnect, fresh)
@@ -339,10 +321,11 @@ def test_a_reconnect_ends_waits_before_it_opens_a_file(make: Make) -> None:
 
 def test_an_abort_ends_a_reconnect_that_opens_a_file(make: Make) -> None:
     """The volume stays aborted until the next reconnect, whatever the backend answers. [2.22, K9]"""
-    rig, file = make({KEY: OLD}).opened("r+b")
-    file.pwrite(NEWER, 0)
+    rig, file = make({KEY: OLD}).written(NEWER, 0)
     fresh = rig.backend.successor()
-    opening = cut_off(rig.volume, fresh.gate("open"), rig.volume.reconnect, fresh)
+    opening, task = at_gate(fresh.gate("open"), rig.volume.reconnect, fresh)
+    rig.volume.abort()
+    raises(ShutdownError, task.result)
     opening.open()
     eventually(lambda: fresh.seen("file_close"))
     raises(ShutdownError, file.fsync)
@@ -355,26 +338,18 @@ def test_an_abort_ends_a_reconnect_that_opens_a_file(make: Make) -> None:
 @pytest.mark.parametrize("step", ["_bind", "name_sync.reset", "native.resume"])
 def test_an_abort_beside_the_end_of_a_reconnect_is_not_lost(make: Make, monkeypatch: Patch, step: str) -> None:
     """The backend that was connected is gone, too. [2.22]"""
-    rig, file = make({KEY: OLD}).opened("r+b")
-    file.pwrite(b"new", 0)
+    rig, file = make({KEY: OLD}).written(b"new", 0)
     rig.volume.abort()
     engine: Any = rig.volume.engine
     *above, name = step.split(".")
     owner = getattr(engine, above[0]) if above else engine
-    genuine = getattr(owner, name)
-
-    def aborted(*arguments: Any) -> None:
-        rig.volume.abort(OSError(errno.EIO, "unplugged"))
-        genuine(*arguments)
-
     with monkeypatch.context() as patched:
-        patched.setattr(type(owner), name, lambda self, *arguments: aborted(*arguments))
+        beside(patched, type(owner), name, lambda: rig.volume.abort(OSError(errno.EIO, "unplugged")))
         with contextlib.suppress(ShutdownError):
             rig.volume.reconnect(rig.backend)
     raises(ShutdownError, file.fsync)
     rig.volume.reconnect(rig.backend)
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"new" + OLD[3:]
+    assert rig.saved(file) == b"new" + OLD[3:]
 
 
 def test_a_reconnect_beside_a_collection_of_garbage_takes_no_memory_of_a_call(make: Make) -> None:
@@ -417,16 +392,12 @@ def test_a_reconnect_beside_a_collection_of_garbage_takes_no_memory_of_a_call(ma
     assert file.pread(4 * PAGE, 0) == OLD
 
 
-# -------------------------------------------------------------------- bytes sent again, owed, lost
-
-
 @pytest.mark.parametrize("ended", [errno.ENOTCONN, errno.ESHUTDOWN, errno.EPIPE, errno.ENETRESET])
 @pytest.mark.parametrize("landed", [False, True])
 def test_a_commit_behind_which_the_connection_ends_leaves_no_conflict(make: Make, ended: int, landed: bool) -> None:
     """It has failed before the volume is aborted. [2.14, 2.19, 2.22]"""
     backend = ObjectBackend({KEY: OLD})
-    rig, file = make(backend=backend).opened("r+b")
-    file.pwrite(NEW[:PAGE], 0)
+    rig, file = make(backend=backend).written(NEW[:PAGE], 0)
     backend.fault("commit answer" if landed else "commit", OSError(ended, "injected"))
     raises(CommitError, file.fsync, match="injected")
     rig.volume.reconnect(backend)
@@ -441,8 +412,7 @@ def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_fai
     rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.truncate(100)
     if commit_failed:
-        rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no")))
-        raises(pagecache.CommitError, file.fsync)
+        rig.fails("commit", failing_commit(OSError(errno.EACCES, "no")), pagecache.CommitError, file.fsync)
     file.truncate(2 * PAGE)
     assert rig.backend.successor().written(KEY) == OLD
     fresh = rig.reconnect()
@@ -526,8 +496,7 @@ def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Mak
 )
 def test_reconnect_that_fails_changes_nothing(make: Make, error: Exception, kind: type[OSError], aborted: bool) -> None:
     """The volume is aborted, by the reconnect if it worked before; data stays, another try works. [2.22]"""
-    rig, file = make({KEY: OLD}).opened("r+b")
-    file.pwrite(NEWER, 0)
+    rig, file = make({KEY: OLD}).written(NEWER, 0)
     if aborted:
         rig.volume.abort()
     fresh = rig.backend.successor()
@@ -581,25 +550,29 @@ def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, mo
     fresh = rig.backend.successor(lose=False)
     if how == "over another version":
         fresh.change_remotely(KEY, NEW)
-    look, (change, content) = reconnect._check_version, LATE[how]
+    change, content = LATE[how]
 
-    def late(*arguments: Any) -> None:
+    def late() -> None:
         change(file)
         file.fsync()
         eventually(lambda: rig.volume.inodes[KEY].versions.quiet() is not None)
-        look(*arguments)
 
-    monkeypatch.setattr(reconnect, "_check_version", late)
+    beside(monkeypatch, reconnect, "_check_version", late)
     rig.volume.reconnect(fresh)
     assert (file.size, file.pread(8 * PAGE, 0)) == (len(content), content)
     assert fresh.committed(KEY) == content
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "the connection ends"])
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(make: Make, monkeypatch: Patch, fenced: bool) -> None:
-    """Its truncate was carried out, and it has not published it: the store is shorter than the cache assumes. [2.17]"""
+def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(
+    make: Make, monkeypatch: Patch, fenced: bool, lost: bool
+) -> None:
+    """Its truncate was carried out, and is not published: the store is shorter. An error is no refusal. [2.14, 2.17]"""
     rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     gate = rig.backend.gate("truncate")
+    if lost:
+        rig.backend.fault("truncate answer", OSError(errno.ENOTCONN, "the line was cut"))
     waited_for, genuine = threading.Event(), Job.wait
 
     def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
@@ -626,11 +599,11 @@ def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(make: Make, monke
         assert file.pread(len(OLD), 0) == OLD[:PAGE]
     finally:
         waited_for.set()
-    cutting.result()
+    if lost:
+        raises(OSError, cutting.result, match="the line was cut")
+    else:
+        cutting.result()
     file.fsync()
-
-
-# ---------------------------------------------------------------- every order
 
 
 class Story:

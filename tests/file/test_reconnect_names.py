@@ -22,7 +22,7 @@ from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, Key, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, cut_off, eventually, held, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, beside, cut_off, eventually, held, overlay, pattern, raises
 
 OLD = pattern(3 * PAGE)
 MINE = b"mine" * (PAGE // 4)
@@ -201,7 +201,9 @@ def test_a_volume_that_is_lost_twice_during_the_call_is_caught_up_with_once(make
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["never open before", "closed"])
-def test_an_open_that_a_reconnect_overtakes_leaves_no_old_file(make: Make, monkeypatch: Patch, known: bool) -> None:
+def test_an_open_that_a_reconnect_overtakes_leaves_no_old_file(
+    make: Make, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
     """The backend has opened it, but the volume gets another backend before it counts."""
     old = RecordingBackend({KEY: OLD})
     rig = make(backend=old, retry=ONCE)
@@ -210,16 +212,12 @@ def test_an_open_that_a_reconnect_overtakes_leaves_no_old_file(make: Make, monke
         [closed] = rig.volume.engine.take_idle(0)
         rig.volume.engine.close_later(closed, KEY)
     fresh = old.successor(lose=False, shared=False)
-    genuine = opening.open_backend
 
-    def overtaken(*arguments: Any, read: bool) -> Any:
-        found = genuine(*arguments, read=read)
-        monkeypatch.setattr(opening, "open_backend", genuine)
+    def overtaken() -> None:
         Task(rig.volume.abort).result()
         Task(rig.volume.reconnect, fresh).result()
-        return found
 
-    monkeypatch.setattr(opening, "open_backend", overtaken)
+    beside(monkeypatch, opening, "open_backend", overtaken, after=True)
     raises(ShutdownError, rig.open, "r+b", match="reconnected since")
     file = rig.open("r+b")
     save_later(file).result()
@@ -352,8 +350,7 @@ def test_a_created_object_that_has_replaced_another_takes_no_byte_of_it_behind_a
 def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone(make: Make) -> None:
     """Neither version is known, so the object of the new name could be the one that was there before. [2.20, 2.22]"""
     backend = RecordingBackend({KEY: OLD, NEW: OTHER})
-    rig = make(backend=backend, retry=ONCE)
-    file, target = rig.open("r+b"), rig.open("r+b", key=NEW)
+    rig, file, target = make(backend=backend, retry=ONCE).both("r+b", key=NEW)
     for each in (file, target):
         each.pwrite(MINE, PAGE)
         backend.fault("file_stat", REFUSED, times=math.inf)  # the version behind its bytes stays unknown
@@ -367,7 +364,9 @@ def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone(make: Make) -
     gate.open()
 
 
-def test_a_file_behind_a_link_being_renamed_is_not_opened_by_a_reconnect(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_file_behind_a_link_being_renamed_is_not_opened_by_a_reconnect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The name through the link is gone: it would be made, or refuse the reconnect. [2.20, 2.22]"""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(OLD)

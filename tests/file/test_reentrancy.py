@@ -91,12 +91,13 @@ def test_calls_that_could_wait_for_themselves_are_refused(make: Make, op: str, v
 
 @pytest.mark.parametrize("op", CALLS)
 def test_calls_that_never_wait_are_allowed(make: Make, op: str) -> None:
-    """Reads of valid bytes, announcements of remote changes, statistics. [T-49, 2.25]"""
+    """Reads of valid bytes, tries, announcements of remote changes, statistics. [T-49, 2.25]"""
 
     def use(rig: Rig, file: CachedFile) -> list[object]:
         view = file.view(0, 10)
         found: list[object] = [file.pread(10, 0), file.pread(5, PAGE), file.try_pread(10, 3 * PAGE), view.tobytes()]
         view.release()
+        assert file.try_pwrite(b"d", PAGE) in (1, None)
         rig.volume.invalidate_remote("other")
         rig.volume.drop_clean("other")
         found += [rig.volume.stats().capacity, rig.cache.stats().capacity, rig.volume.dirty_ranges(KEY) != []]

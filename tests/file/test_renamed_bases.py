@@ -105,8 +105,7 @@ def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_no_other_vers
     make: Make, backend: ObjectBackend, landed: bool
 ) -> None:
     """It is unknown whose version is stored, unless it is the old one. [2.19, 2.20]"""
-    rig, file = make(backend=backend, retry=ONCE).opened()
-    file.pwrite(MINE, PAGE)
+    rig, file = make(backend=backend, retry=ONCE).written(MINE, PAGE)
     lost = OSError(errno.ETIMEDOUT, "no answer")
     backend.fault("commit answer" if landed else "commit", lost)
     raises(WritebackError, file.fsync)
@@ -131,9 +130,6 @@ def test_a_hole_behind_the_end_is_zeros_after_a_failed_commit_and_a_rename(make:
     file.truncate(end - PAGE)  # the bytes behind it are no longer to be saved
     file.fsync()
     assert backend.committed(NEW) == DATA + bytes(end - PAGE - len(DATA))
-
-
-# ---------------------------------------------------------------- renames that may have been carried out
 
 
 ANOTHER = pattern(2 * PAGE, seed=1)
@@ -227,8 +223,7 @@ def test_a_rename_of_a_missing_object_leaves_one_written_later(make: Make, store
         file.fsync()
         CALLS["open old"](rig.volume)
         file.pwrite(MINE, PAGE)
-    rig.volume.sync()
-    assert rig.backend.committed(NEW) == 2 * MINE
+    assert rig.synced(NEW) == 2 * MINE
 
 
 @pytest.mark.parametrize("fenced", [False, True])
@@ -404,8 +399,7 @@ def test_a_file_that_could_not_report_its_renamed_version_is_compared_again_when
 def test_a_source_that_was_there_and_is_gone_was_renamed_over_an_object_of_unknown_version(make: Make) -> None:
     """The store knows names only, and could not report which versions writes have made of the two. [2.14]"""
     backend = RecordingBackend({KEY: DATA, NEW: OTHER}, by_name=True)
-    rig = make(backend=backend, retry=ONCE)
-    file, replaced = rig.open(), rig.open(key=NEW)
+    rig, file, replaced = make(backend=backend, retry=ONCE).both(key=NEW)
     unread = backend.fault("file_stat", OSError(errno.EIO, "no version"), times=2)
     for handle in (file, replaced):
         handle.pwrite(MINE, PAGE)

@@ -15,7 +15,7 @@ from pagecache import CachedFile, DataLossError, FailedRange, LostRange, Writeba
 from pagecache.native import STAMP_MAX, SYNC_FAILED, NativeInode
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Log, Make, Patch, Rig, eventually, pattern, raises
 
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
@@ -70,8 +70,7 @@ def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     """Above `failed_limit` they raise the stored errno at once; other files go on; space repairs all. [T-20, 2.16]"""
     rig, file = make(
         {KEY: b""}, capacity="1MiB", retry=ONCE, dirty_background="300KiB", dirty_limit="400KiB", failed_limit=0.5
-    ).opened("r+b")
-    file.pwrite(bytes(250 * 1024), 0)
+    ).written(bytes(250 * 1024), 0)
     fault = rig.backend.fault("write_from", FULL, key=KEY, times=FOREVER)
     fails(file.fsync)
     assert raises(OSError, file.pwrite, b"x" * PAGE, 300 * 1024).errno == errno.ENOSPC
@@ -81,8 +80,7 @@ def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     fault.clear()
     file.fsync()
     assert file.pwrite(b"x" * PAGE, 300 * 1024) == PAGE
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(300 * 1024) + b"x" * PAGE
+    assert rig.saved(file) == bytes(300 * 1024) + b"x" * PAGE
 
 
 def test_discard_answers_what_was_lost(dirty: Rig) -> None:
@@ -95,8 +93,7 @@ def test_discard_answers_what_was_lost(dirty: Rig) -> None:
     raises(DataLossError, dirty.handles[0].fsync)
     assert dirty.volume.discard(KEY) == []  # all is clean
     dirty.handles[0].fsync()
-    dirty.volume.sync(20)
-    assert dirty.backend.committed(KEY) == b""
+    assert dirty.synced() == b""
 
 
 def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:
@@ -128,8 +125,7 @@ def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:
 
 def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(make: Make, monkeypatch: Patch) -> None:
     """The fsync raises for data that is failed now, not for data that was. [2.15]"""
-    rig, file = make({KEY: b""}, retry=ONCE).opened()
-    file.pwrite(b"new", 0)
+    rig, file = make({KEY: b""}, retry=ONCE).written(b"new", 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=1)
     advance = NativeInode.advance
     repaired: list[int] = []
@@ -160,8 +156,7 @@ TELLING: dict[str, Callable[[CachedFile], Any]] = {
 
 def lose(rig: Rig) -> None:
     """Lose data behind the application's back: no caller gets the list."""
-    writer = rig.open("r+b")
-    writer.pwrite(b"theirs comes", 0)
+    writer = rig.dirtied(b"theirs comes", 0)
     rig.backend.change_remotely(KEY, OLD)
     rig.volume.open(KEY, "rb")._leave()  # which reports to no caller
     writer._leave()
@@ -199,7 +194,7 @@ def test_a_loss_that_no_handle_reported_is_reported_to_the_next_opener(rig: Rig)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_collected_handle_has_reported_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collected_handle_has_reported_nothing(rig: Rig, caplog: Log) -> None:
     """Its errors go to the log and on to the next opener. [2.21, 2.16]"""
     handles = [rig.volume.open(KEY, "rb")]
     lose(rig)
@@ -257,8 +252,7 @@ def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: s
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 def test_parked_data_costs_no_calls_and_is_resumed_on_request(make: Make, op: str) -> None:
     """Neither age nor memory pressure sends it again. [2.14, 2.16]"""
-    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
-    file.pwrite(OLD, 0)
+    rig, file = make({KEY: b""}, retry=ONCE).written(OLD, 0)
     fault = rig.backend.fault(op, failing_commit(NO) if op == "commit" else NO, times=99)
     raises(WritebackError, file.fsync)
     rig.backend.forget_calls()
@@ -270,14 +264,12 @@ def test_parked_data_costs_no_calls_and_is_resumed_on_request(make: Make, op: st
     fault.clear()
     rig.volume.retry_failed(KEY)
     eventually(lambda: rig.volume.failed() == [])
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == OLD
+    assert rig.synced() == OLD
 
 
 def test_ranges_lie_inside_the_size_and_inside_valid_bytes(make: Make) -> None:
     """This concerns failed, dirty_ranges, errors and discard. [2.16]"""
-    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
-    file.pwrite(b"a" * 10, 100)
+    rig, file = make({KEY: b""}, retry=ONCE).written(b"a" * 10, 100)
     file.pwrite(b"b" * 10, 3000)
     file.pwrite(b"c" * 10, 3 * PAGE - 5)
     rig.backend.fault("write_from", NO, times=9)

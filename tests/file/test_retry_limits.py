@@ -30,8 +30,7 @@ DATA = pattern(16 * PAGE)
 
 def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(make: Make, monkeypatch: Patch) -> None:
     """It does not begin before the thread that found them has passed them to the C core. [K5]"""
-    rig, file = make({KEY: b""}, limits={"max_write": 4 * PAGE}).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make({KEY: b""}, limits={"max_write": 4 * PAGE}).written(DATA, 0)
     engine = rig.volume.inodes[KEY]
     rig.backend.limits = dataclasses.replace(rig.backend.limits, max_write=PAGE)
     gate, first = at_gate(held(monkeypatch, NativeInode, "set_limits"), engine.refresh_limits)
@@ -49,10 +48,8 @@ def test_a_limit_of_one_object_is_its_own(make: Make) -> None:
     for _ in range(2):
         rig.backend.forget_calls()
         for key in (KEY, "other"):
-            file = rig.open("r+b", key=key)
-            file.pwrite(DATA, 0)
-            file.fsync()
-            assert rig.backend.committed(key) == DATA
+            file = rig.dirtied(DATA, 0, key=key)
+            assert rig.saved(file, key) == DATA
     assert [call.length for call in rig.backend.seen("write_from", "other")] == [8 * PAGE] * 2
     assert sorted(call.length for call in rig.backend.seen("write_from", KEY)) == [PAGE, *[3 * PAGE] * 5]
 
@@ -69,10 +66,8 @@ def test_bytes_acknowledged_before_an_error_are_not_sent_again(make: Make) -> No
         return file.store(offset, buffers, now)
 
     rig.backend.fault("write_from", answer, times=float("inf"))
-    file = rig.open("r+b")
-    file.pwrite(DATA, 0)
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA
+    file = rig.dirtied(DATA, 0)
+    assert rig.saved(file) == DATA
     first, second, third, fourth, fifth = rig.backend.spans("write_from")
     assert first == (0, 16 * PAGE)
     assert second == (PAGE + 7, 15 * PAGE - 7)
@@ -93,10 +88,8 @@ def test_errors_of_different_ranges_do_not_add_up(make: Make) -> None:
         return file.store(offset, buffers)
 
     rig.backend.fault("write_from", answer, times=float("inf"))
-    file = rig.open("r+b")
-    file.pwrite(DATA, 0)
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA
+    file = rig.dirtied(DATA, 0)
+    assert rig.saved(file) == DATA
 
 
 @pytest.mark.parametrize(
@@ -154,8 +147,7 @@ def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[]
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_wait_ends_when_the_retry_is_due(make: Make, clock: HandClock, wait: str, failures: int, late: bool) -> None:
     """Every kind of retry begins when its delay has passed. [2.14, 2.26]"""
-    rig, file = make({KEY: b""}, **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
+    rig, file = make({KEY: b""}, **SELDOM).written(DATA, 0)
     fail_in_time(rig, clock, failures, lambda: Task(WAITS[wait], rig, file), late=late)
 
 
@@ -164,8 +156,7 @@ def test_a_delay_that_is_nearly_nothing_is_not_rounded_up(make: Make, clock: Han
     """A random delay may be shorter than the flusher's shortest pause. [2.14]"""
     rig = make({KEY: b""}, **SELDOM)
     rig.volume.engine.random = lambda: jitter
-    file = rig.open("r+b")
-    file.pwrite(DATA, 0)
+    file = rig.dirtied(DATA, 0)
     fail_in_time(rig, clock, 2, lambda: Task(file.fsync), late=False)
 
 
@@ -175,8 +166,7 @@ def test_a_file_is_tried_again_beside_one_that_is_parked(make: Make, clock: Hand
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key="parked", times=float("inf"))
     rig.open("r+b", key="parked").pwrite(DATA, 0)
     raises(OSError, rig.handles[0].fsync, match="full")
-    file = rig.open("r+b")
-    file.pwrite(DATA, 0)
+    file = rig.dirtied(DATA, 0)
     fail_in_time(rig, clock, 3, lambda: Task(file.fsync), late=True)
 
 
@@ -200,8 +190,7 @@ def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: H
     """This includes a commit without a waiter, if acknowledged bytes fill the limit. [2.11, 2.14]"""
     rig = make({KEY: b""}, **SELDOM, dirty_limit="2MiB", dirty_background="1.9MiB")
     commits = rig.backend.fault("commit", OSError(errno.EIO, "passing"), times=1)
-    file = rig.open("r+b")
-    file.pwrite(bytes(3 << 19), 0)
+    file = rig.dirtied(bytes(3 << 19), 0)
     file.flush()
     after_flusher_turn(rig.cache)
     engine = rig.volume.inodes[KEY]
@@ -214,8 +203,7 @@ def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: H
 
 def test_a_reconnected_volume_is_looked_at_at_once(make: Make, clock: HandClock) -> None:
     """Data that grew old while the volume was aborted goes when it is live again. [2.11, 2.17]"""
-    rig = make({KEY: b""}, **SELDOM | {"flush_interval": 5.0}, dirty_expire=1.0)
-    rig.open("r+b").pwrite(DATA, 0)
+    rig, _ = make({KEY: b""}, **SELDOM | {"flush_interval": 5.0}, dirty_expire=1.0).written(DATA, 0)
     rig.volume.abort()
     clock.advance(2.0)
     after_flusher_turn(rig.cache)

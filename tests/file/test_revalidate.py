@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, Key, ObjectStat, PageCache
-from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache import ConflictError, Key, ObjectStat
+from pagecache.backends import DirectoryBackend
 from pagecache.engine import volume as engine_volume
 
 from ..stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 from .clock import HandClock
-from .rig import KEY, PAGE, Make, Patch, Rig, attached, content_of, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, attached, content_of, pattern, raises, stored
 
 DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
 
@@ -70,8 +70,7 @@ def test_every_open_asks_by_default(make: Make, clock: HandClock, store: ObjectB
 def test_a_commit_of_this_cache_has_seen_its_version(rig: Rig, clock: HandClock, store: ObjectBackend) -> None:
     assert read(rig) == DATA
     clock.advance(9)
-    with rig.volume.open(KEY, "r+b") as file:
-        file.pwrite(OTHER, 0)
+    stored(rig.volume, KEY, OTHER, "r+b")
     clock.advance(9)
     assert read(rig) == OTHER
     assert asked(store) == 0
@@ -160,8 +159,6 @@ def test_a_look_by_name_believes_a_version_that_was_just_seen(rig: Rig, clock: H
         assert not rig.volume.exists(KEY)
         assert file.pread(len(DATA), 0) == DATA
 
-
-# ---------------------------------------------------------------- more objects than files that are kept open
 
 MANY: dict[Any, bytes] = {f"object {k}": pattern(PAGE, k) for k in range(32)}
 
@@ -263,11 +260,3 @@ def test_a_write_over_a_version_that_was_only_believed_is_a_conflict(seen: tuple
     raises(ConflictError, file.fsync)
     file.abandon()
     assert bytes(backend.content(key)) == OTHER
-
-
-@pytest.mark.parametrize("value", [-1, float("nan"), "soon", True])
-def test_a_time_that_is_none_is_refused(rig: Rig, value: object) -> None:
-    with pytest.raises(ValueError, match=f"revalidate: {value!r} is not a number at least 0"):
-        rig.volume.open(KEY, revalidate=value)  # type: ignore[arg-type]
-    with PageCache("4MiB") as cache, pytest.raises(ValueError, match="revalidate"):
-        cache.attach(MemoryBackend(), revalidate=value)  # type: ignore[arg-type]

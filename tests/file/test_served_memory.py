@@ -95,8 +95,7 @@ SOURCES: dict[str, tuple[int, Callable[[CachedFile, memoryview], int]]] = {
 @pytest.mark.parametrize("source", SOURCES)
 def test_nothing_is_held_as_a_source_is_touched(make: Make, served: ServedMemory, source: str, through: bool) -> None:
     """All pages of a write-through are one request then. [T-04, T-36, T-65, 2.7, 2.8, K11]"""
-    rig = make({KEY: OLD})
-    other, file = rig.open(), rig.open(write_through=through)
+    rig, other, file = make({KEY: OLD}).both(write_through=through)
     at, write = SOURCES[source]
     serve(served, rig, Task(write, file, memoryview(served.memory)), lambda _offset: b"beside")
     assert [length >= SERVED * PAGE for _offset, length in rig.backend.spans("write_from")] == [True] * through
@@ -116,8 +115,7 @@ DESTINATIONS: dict[str, Callable[[CachedFile, memoryview], int]] = {
 @pytest.mark.parametrize("destination", DESTINATIONS)
 def test_nothing_is_held_as_a_destination_is_touched(make: Make, served: ServedMemory, destination: str) -> None:
     """[T-65, 2.5, K11]"""
-    rig = make({KEY: OLD})
-    _other, file = rig.open(), rig.open("rb")
+    rig, _other, file = make({KEY: OLD}).both("rb")
     reading = Task(DESTINATIONS[destination], file, memoryview(served.memory))
     serve(served, rig, reading, lambda offset: OLD[PAGE + offset :][:6])
     assert served.memory[:] == OLD[PAGE : 4 * PAGE]
@@ -221,9 +219,6 @@ def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> 
             return
         assert other.preadv(view.segments, start + shift) == length
     assert file.pread(SIZE, 0) == moved(model, start + shift, length, start)
-
-
-# -- sources that have disappeared
 
 
 @pytest.fixture

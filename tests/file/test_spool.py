@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import BackendError, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, WritebackError
+from pagecache import BackendError, CommitError, ConflictError, DataLossError, ShutdownError, WritebackError
 from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 from pagecache.engine.commit.versions import Versions
 
 from ..stores import RecordingBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, cut_off, eventually, held, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, held, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 CAPACITY = 64 * PAGE
@@ -61,8 +61,7 @@ def staged(file: Any) -> int:
 
 def only_spooled(make: Make, content: bytes, base: bytes = b"", **limits: Any) -> tuple[Rig, Any]:
     """A file all of whose written bytes are in the spool, and none in memory."""
-    rig, file = spooling(make, {KEY: base}, limits, **TIGHT).opened("r+b")
-    file.pwrite(content, 0)
+    rig, file = spooling(make, {KEY: base}, limits, **TIGHT).written(content, 0)
     file.sync_range(0, len(content))
     rig.volume.drop_clean(KEY)
     assert staged(file) == len(content)
@@ -93,7 +92,7 @@ class FaultySpool(Spool):
 
 
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FaultySpool]]:
+def faulty(monkeypatch: Patch) -> Iterator[type[FaultySpool]]:
     """All spools are of this class, whose writes are short."""
     monkeypatch.setattr(staging, "Spool", FaultySpool)
     yield FaultySpool
@@ -154,8 +153,7 @@ def test_without_a_spool_a_full_cache_says_so_and_loses_nothing(make: Make) -> N
     assert file.pread(len(content), 0) == content[:taken]
     assert rig.backend.seen("commit") == []
     rig.cache.check()
-    file.fsync()
-    assert rig.backend.committed(KEY) == content[:taken]
+    assert rig.saved(file) == content[:taken]
     file.pwrite(content[taken : taken + PAGE], taken)  # there is room again
 
 
@@ -169,8 +167,7 @@ def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make
         with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
             file.pwrite(b"new", 100)
     sync.result()
-    rig.backend.fault("commit", failing_commit(BackendError(errno.EIO, "lost", retry=True)))
-    raises(OSError, file.fsync, match="lost")
+    rig.fails("commit", failing_commit(BackendError(errno.EIO, "lost", retry=True)), OSError, file.fsync, match="lost")
     assert (
         raises(pagecache.PageCacheError, lambda: Task(other.pwrite, bytes(CAPACITY), 0).result()).errno == errno.ENOBUFS
     )
@@ -226,12 +223,11 @@ def test_a_unit_with_other_bytes_is_sent_again_with_them(make: Make, unit: int) 
     rig.volume.drop_clean(KEY)
     rig.backend.forget_calls()
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(expected)
+    assert rig.saved(file) == bytes(expected)
     assert file.pread(len(base), 0) == expected
 
 
-def test_bytes_sent_again_before_an_error_are_not_sent_once_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_sent_again_before_an_error_are_not_sent_once_more(make: Make, monkeypatch: Patch) -> None:
     """[2.14, 2.23]"""
     monkeypatch.setattr(staging, "STEP", 4 * PAGE)
     content = pattern(40 * PAGE)
@@ -252,7 +248,7 @@ def test_bytes_sent_again_before_an_error_are_not_sent_once_more(make: Make, mon
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_read_from_before_a_commit_reads_the_object(make: Make, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+def test_a_read_from_before_a_commit_reads_the_object(make: Make, monkeypatch: Patch, late: bool) -> None:
     """It finds no spool, or the one of later bytes, in which its bytes are a hole. [2.23, K12]"""
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)
@@ -264,9 +260,6 @@ def test_a_read_from_before_a_commit_reads_the_object(make: Make, monkeypatch: p
         file.sync_range(0, len(content))
         assert file._inode.staging._spool is not None
     assert reading.result(opening=gate) == content[8 * PAGE : 9 * PAGE]
-
-
-# ---------------------------------------------------------------- faults of the spool
 
 
 @pytest.mark.parametrize(("error", "code"), [(errno.ENOSPC, errno.ENOSPC), (errno.ESTALE, errno.EIO)])
@@ -288,8 +281,7 @@ def test_a_disk_that_fails_fails_the_write_back_and_loses_nothing(
     stage_all(rig, file, content)
     rig.volume.drop_clean(KEY)
     assert file.pread(len(content), 0) == content
-    file.fsync()
-    assert rig.backend.committed(KEY) == content
+    assert rig.saved(file) == content
 
 
 @pytest.mark.parametrize("forgets", [False, True])
@@ -300,18 +292,9 @@ def test_an_unreadable_spool_fails_the_calls_that_need_it(make: Make, faulty: ty
     faulty.read_error = OSError(errno.EIO, "Input/output error")
     assert raises(OSError, file.pread, PAGE, 0, match="spool in").errno == errno.EIO
     if forgets:
-        rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
-        raises(CommitError, file.fsync, match="spool in")
+        rig.fails("commit", failing_commit(OSError(errno.EIO, "not now")), CommitError, file.fsync, match="spool in")
         faulty.read_error = None
-    file.fsync()
-    assert rig.backend.committed(KEY) == content == file.pread(len(content), 0)
-
-
-def test_a_spool_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with PageCache("1MiB") as cache:
-        missing = tmp_path / "missing"
-        raises(ValueError, cache.attach, "memory:", spool=missing, match=f"spool: '{missing}' is not a directory")
-        raises(TypeError, cache.attach, "memory:", spool=7, match="spool must be")
+    assert rig.saved(file) == content == file.pread(len(content), 0)
 
 
 def test_a_killed_process_leaves_nothing_in_the_spool_directory(tmp_path: Path) -> None:
@@ -336,9 +319,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert os.listdir(tmp_path / "spool") == []
 
 
-# ---------------------------------------------------------------- sizes, discards, reconnects, other versions
-
-
 def test_what_a_truncate_removes_takes_no_space(make: Make) -> None:
     rig, file = only_spooled(make, pattern(64 * PAGE))
     spool = file._inode.staging._spool
@@ -347,8 +327,7 @@ def test_what_a_truncate_removes_takes_no_space(make: Make) -> None:
     assert os.fstat(spool.fd).st_blocks * 512 <= 21 * PAGE
     file.truncate(0)
     assert file._inode.staging._spool is None
-    file.fsync()
-    assert rig.backend.committed(KEY) == b""
+    assert rig.saved(file) == b""
 
 
 @pytest.mark.parametrize("unit", [1, 4 * PAGE])
@@ -359,8 +338,7 @@ def test_a_unit_that_is_cut_is_sent_again(make: Make, unit: int) -> None:
     file.punch_hole(9 * PAGE, 6 * PAGE)
     file.truncate(38 * PAGE + 100)
     expected = overlay(content, 9 * PAGE, bytes(6 * PAGE))[: 38 * PAGE + 100]
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
+    assert rig.saved(file) == expected
     starts = [call.offset // PAGE for call in rig.backend.seen("write_from")]
     assert starts == ([] if unit == 1 else [8, 12, 36])
 
@@ -378,8 +356,7 @@ def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make, new: bool) ->
     expected = content[: 10 * PAGE] + base[10 * PAGE : 15 * PAGE] + content[15 * PAGE :]
     assert file.pread(len(base), 0) == expected
     raises(DataLossError, file.fsync)
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
+    assert rig.saved(file) == expected
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -400,25 +377,17 @@ def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) ->
     assert backend.violations == []
 
 
-def test_an_abort_at_the_end_of_a_commit_loses_no_spooled_byte(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abort_at_the_end_of_a_commit_loses_no_spooled_byte(make: Make, monkeypatch: Patch) -> None:
     """The commit has succeeded, and its end does not count: the abort comes between the two. [2.22, K1]"""
     content = pattern(30 * PAGE)
     rig, file = only_spooled(make, content)
-    commit = Versions.commit
-
-    def then_abort(self: Versions, version: str | None, changes: int | None) -> None:
-        commit(self, version, changes)
-        monkeypatch.undo()
-        rig.volume.abort()
-
-    monkeypatch.setattr(Versions, "commit", then_abort)
+    beside(monkeypatch, Versions, "commit", rig.volume.abort, after=True)
     raises(ShutdownError, file.fsync)
     assert rig.backend.committed(KEY) == content
     rig.volume.reconnect(rig.volume.backend)
     assert Task(file.pread, len(content), 0).result(10.0) == content
     file.pwrite(b"more", 0)
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"more" + content[4:]
+    assert rig.saved(file) == b"more" + content[4:]
 
 
 def test_a_cut_that_a_commit_has_repeated_is_not_repeated_after_it(make: Make) -> None:
@@ -432,13 +401,12 @@ def test_a_cut_that_a_commit_has_repeated_is_not_repeated_after_it(make: Make) -
         rig.volume.abort()
         rig.backend.forget_uncommitted(rig.backend.objects[KEY])
         rig.volume.reconnect(rig.volume.backend)
-        file.fsync()
-        assert rig.backend.committed(KEY) == content
+        assert rig.saved(file) == content
 
 
 @pytest.mark.parametrize("landed", [True, False])
 def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one(
-    make: Make, monkeypatch: pytest.MonkeyPatch, landed: bool
+    make: Make, monkeypatch: Patch, landed: bool
 ) -> None:
     """It is older than what the next backend got: it was written before the reconnect, or not at all. [2.22, K7]"""
     rig = spooling(make, {KEY: bytes(8 * PAGE)}, **CALM)
@@ -457,7 +425,9 @@ def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one
     monkeypatch.setattr(staging.Staging, "put", slow)
     file.pwrite(b"older" * PAGE, 0)
     rig.cache.configure(**TIGHT)
-    cut_off(rig.volume, gate, file.fsync)
+    _, saving = at_gate(gate, file.fsync)
+    rig.volume.abort()
+    raises(ShutdownError, saving.result)
     rig.volume.reconnect(rig.volume.backend, fenced=True)
     monkeypatch.setattr(staging.Staging, "put", put)
     file.pwrite(b"newer" * PAGE, 0)
@@ -466,8 +436,7 @@ def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one
     gate.open()
     eventually(lambda: rig.backend.nr_running == 0)
     assert file.pread(5 * PAGE, 0) == b"newer" * PAGE
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"newer" * PAGE + bytes(3 * PAGE)
+    assert rig.saved(file) == b"newer" * PAGE + bytes(3 * PAGE)
 
 
 @pytest.mark.parametrize("unit", [1, 4 * PAGE])
@@ -494,8 +463,7 @@ def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: A
     assert rig.backend.seen("rollback")
     if how == "discard":
         raises(DataLossError, file.fsync)
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected[how]
+    assert rig.saved(file) == expected[how]
 
 
 @pytest.mark.parametrize("limits", [{}, {"read_unit": 512}, {"read_unit": 3000, "max_read": 60_000}], ids=str)
@@ -503,8 +471,7 @@ def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: A
 def test_a_full_cache_reads_staged_bytes_past_itself(make: Make, limits: dict[str, Any], begin: int) -> None:
     """So it reads stored and dirty ones; a read unit staged in part comes from both places. [0.1, 2.23]"""
     base, content = pattern(3 * CAPACITY, 5), pattern(CAPACITY)
-    rig, file = spooling(make, {KEY: base, "pins": base}, limits, max_folio=PAGE).opened("r+b")
-    file.pwrite(content, begin)
+    rig, file = spooling(make, {KEY: base, "pins": base}, limits, max_folio=PAGE).written(content, begin)
     file.flush()
     eventually(lambda: rig.cache.stats().dirty < PAGE and rig.cache.stats().writeback == 0)
     rig.volume.drop_clean(KEY)

@@ -52,8 +52,7 @@ def test_no_call_started_for_later_writes_is_awaited(make: Make) -> None:
 @pytest.mark.parametrize("op", ["write_from", "sync"])
 def test_a_later_sync_does_not_return_before_the_earlier_writes(make: Make, op: str) -> None:
     """Whichever of them is polled, and also if the later one has nothing to do. [T-39, 2.15]"""
-    rig, file = make({"b": b""}).opened("xb", key="a")
-    file.pwrite(DATA, 0)
+    rig, file = make({"b": b""}).written(DATA, 0, "xb", key="a")
     if op == "sync":
         file.fsync()  # only the name is left to do
     gate = rig.backend.gate(op)
@@ -119,8 +118,7 @@ def test_errors_of_files_and_of_names_are_collected(make: Make) -> None:
         rig.open("w+b", key=name).pwrite(DATA, 0)
     for name in ("bad", "worse"):
         rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key=name)
-    rig.backend.fault("sync", OSError(errno.EROFS, "no names"))
-    caught = raises(WritebackError, rig.volume.sync, 20)
+    caught = rig.fails("sync", OSError(errno.EROFS, "no names"), WritebackError, rig.volume.sync, 20)
     assert {entry.key for entry in caught.ranges} == {"bad", "worse"}
     assert len(caught.exceptions) == 3
     assert rig.backend.committed("good") == DATA
@@ -130,8 +128,7 @@ def test_errors_of_files_and_of_names_are_collected(make: Make) -> None:
 
 def test_a_file_removed_beside_a_sync_does_not_fail_it(make: Make) -> None:
     """No later call can read its bytes. [2.15, 2.20]"""
-    rig = make(backend=RecordingBackend({KEY: b"", "other": b""}, identities=True), retry=ONCE)
-    rig.open().pwrite(DATA, 0)
+    rig, _ = make(backend=RecordingBackend({KEY: b"", "other": b""}, identities=True), retry=ONCE).written(DATA, 0)
     rig.open(key="other").pwrite(DATA, 0)
     rig.backend.fault("write_from", OSError(errno.ENOENT, "gone"), key=KEY)
     gate = rig.backend.gate("write_from", KEY)
@@ -146,24 +143,6 @@ def test_a_file_removed_beside_a_sync_does_not_fail_it(make: Make) -> None:
 def other_volume(rig: Rig, name: str, **limits: Any) -> tuple[RecordingBackend, Volume]:
     backend = RecordingBackend({KEY: b""}, **limits)
     return backend, rig.cache.attach(backend, name=name, read_ahead=0)
-
-
-def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandClock) -> None:
-    """Though it was attached first; the error names the unsaved ones. [T-41]"""
-    rig = make({KEY: b""})
-    rig.open().pwrite(DATA, 0)
-    hung = hang(rig.backend, "write_from")
-    backend, volume = other_volume(rig, "healthy")
-    with volume.open(KEY, "r+b") as file:
-        file.pwrite(DATA, 0)
-        syncing = Task(rig.cache.sync, 3600.0)
-
-        clock.until(lambda: backend.committed(KEY) == DATA and not volume.engine._tickets)  # and the ticket is settled
-        assert not syncing.finished.is_set()
-        clock.advance(3600.0)
-        raises(TimeoutError, syncing.result)
-    for gate in hung:
-        gate.open()
 
 
 @pytest.mark.parametrize("timeout", [None, 100.0])
@@ -193,8 +172,7 @@ def test_untrusted_volumes_are_waited_for_side_by_side(make: Make, clock: HandCl
 
 def test_fsync_beside_a_writer_that_dirties_a_large_folio_again_and_again_ends(make: Make) -> None:
     """Bytes dirtied beside the write-back of a folio count as later. [T-76]"""
-    rig, file = make({KEY: b""}, "32MiB", limits={"max_write": "64KiB"}).opened()
-    file.pwrite(bytes(2 << 20), 0)
+    rig, file = make({KEY: b""}, "32MiB", limits={"max_write": "64KiB"}).written(bytes(2 << 20), 0)
     file.fsync()
     assert rig.cache.stats().folios == 1
     over = threading.Event()
@@ -313,9 +291,6 @@ def test_two_syncs_a_rename_and_a_hung_file_side_by_side(make: Make) -> None:
     assert rig.backend.committed("hung too") == DATA
 
 
-# ---------------------------------------------------------------- progress
-
-
 # One call for each page, one after the other, so that a gate can release them one by one.
 STEPS = {"max_write": PAGE, "ordered_writes": True, "max_inflight": 2}
 COUNT = 8
@@ -339,8 +314,7 @@ def until(ticket: SyncTicket, condition: Callable[[], object]) -> None:
 
 
 def written(make: Make, **limits: object) -> Rig:
-    rig = make({KEY: b""}, limits={**STEPS, **limits}, max_folio="4KiB")
-    rig.open().pwrite(pattern(COUNT * PAGE), 0)
+    rig, _ = make({KEY: b""}, limits={**STEPS, **limits}, max_folio="4KiB").written(pattern(COUNT * PAGE), 0)
     return rig
 
 
@@ -394,9 +368,11 @@ def test_a_commit_that_fails_takes_no_progress_back(make: Make, clock: HandClock
     assert (ticket.total, ticket.remaining) == (COUNT * PAGE, 0)
 
 
-def test_unsaved_bytes_remain(make: Make, clock: HandClock) -> None:
-    """They remain while the rest goes on, and afterwards; the error is reported as soon as it is known. [2.15, 2.16]"""
-    rig = make({"bad": b"", "good": b""}, limits={**STEPS, "durable_writes": True}, retry=ONCE, max_folio="4KiB")
+@pytest.mark.parametrize("aborted", [False, True])
+def test_unsaved_bytes_remain(make: Make, clock: HandClock, aborted: bool) -> None:
+    """While the rest goes on, and afterwards; the error is reported at once, and stays after an abort. [2.15, 2.22]"""
+    limits = {**STEPS, "durable_writes": not aborted}
+    rig = make({"bad": b"", "good": b""}, limits=limits, retry=ONCE, max_folio="4KiB")
     rig.open(key="bad").pwrite(pattern(3 * PAGE), 0)
     rig.open(key="good").pwrite(pattern(COUNT * PAGE), 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key="bad", times=3)
@@ -407,35 +383,23 @@ def test_unsaved_bytes_remain(make: Make, clock: HandClock) -> None:
     clock.advance(1.0)
     assert not ticket.done()
     assert [type(error) for error in ticket.errors] == [WritebackError]
-    assert (ticket.remaining, ticket.rate, ticket.expected) == (7 * PAGE, 4 * PAGE, 1.0)
+    assert ticket.rate == 4 * PAGE
+    if aborted:
+        rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
+        assert ticket.done()
+        # The acknowledged bytes are not committed, so all of it remains.
+        assert (ticket.remaining, ticket.rate, ticket.expected) == (ticket.total, 4 * PAGE, 0.0)
+        assert [type(error) for error in ticket.errors] == [WritebackError, ShutdownError]
+        raises(ShutdownError, ticket.wait, 20, match="unplugged")
+    else:
+        assert (ticket.remaining, ticket.expected) == (7 * PAGE, 1.0)
     for gate in gates:
         gate.open()
-    raises(WritebackError, ticket.wait, 20)
-    assert (ticket.total, ticket.remaining, ticket.expected) == (11 * PAGE, 3 * PAGE, 0.0)
-    rig.volume.sync(20)
-    assert ticket.remaining == 3 * PAGE  # of this ticket: it has ended
-
-
-def test_a_ticket_of_an_aborted_volume_keeps_what_remains(make: Make, clock: HandClock) -> None:
-    """The outcome of the running call is unknown; the earlier error is still there. [2.22]"""
-    rig = make({"bad": b"", KEY: b""}, limits=STEPS, retry=ONCE, max_folio="4KiB")
-    rig.open(key="bad").pwrite(pattern(PAGE), 0)
-    rig.open().pwrite(pattern(COUNT * PAGE), 0)
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key="bad")
-    gates = stepping(rig.backend)
-    ticket = rig.volume.begin_sync()
-    until(ticket, lambda: ticket.errors)
-    gone_through(gates, 2)
-    clock.advance(1.0)
-    assert ticket.rate == 2 * PAGE
-    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
-    assert ticket.done()
-    # The acknowledged bytes are not committed, so all of it remains.
-    assert (ticket.remaining, ticket.rate, ticket.expected) == (ticket.total, 2 * PAGE, 0.0)
-    assert [type(error) for error in ticket.errors] == [WritebackError, ShutdownError]
-    raises(ShutdownError, ticket.wait, 20, match="unplugged")
-    for gate in gates:
-        gate.open()
+    if not aborted:
+        raises(WritebackError, ticket.wait, 20)
+        assert (ticket.total, ticket.remaining, ticket.expected) == (11 * PAGE, 3 * PAGE, 0.0)
+        rig.volume.sync(20)
+        assert ticket.remaining == 3 * PAGE  # of this ticket: it has ended
 
 
 def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock: HandClock) -> None:

@@ -43,9 +43,6 @@ def local(cache: PageCache) -> int:
     return cache.native.usage()["local"]
 
 
-# ---------------------------------------------------------------------------------------------- pauses
-
-
 def pressed(position: int, throttled: int = 1, acked: int = 0) -> Pressure:
     return Pressure(
         local=0, limit=0, acked=acked, answers=0, position=position, over_background=1, throttled=throttled, running=1
@@ -120,9 +117,6 @@ def test_a_pause_ends_when_there_is_room_again(make: Make, clock: HandClock) -> 
     assert writer.result() == PAGE  # the clock stands still
 
 
-# ---------------------------------------------------------------------------------------------- the queue
-
-
 def full(make: Make, **config: object) -> Rig:
     """A volume whose limit is 64 KiB, 60 of them in four calls that hang, each with its own gate."""
     rig = make(
@@ -135,8 +129,7 @@ def full(make: Make, **config: object) -> Rig:
         **config,
     )
     gates = [rig.backend.gate("write_from") for _ in range(16)]
-    file = rig.open(key="full")
-    file.pwrite(bytes(60 * KIB), 0)
+    file = rig.dirtied(bytes(60 * KIB), 0, key="full")
     Task(file.flush)
     eventually(lambda: sum(gate.nr_entered for gate in gates) == 4)
     assert local(rig.cache) == 60 * KIB
@@ -240,8 +233,7 @@ def test_a_writer_can_always_have_something_dirty(make: Make) -> None:
     for offset in range(0, len(data), 5000):
         Task(file.pwrite, data[offset : offset + 5000], offset).result()
     file.append(b"end")
-    file.fsync()
-    assert rig.backend.committed(KEY) == data + b"end"
+    assert rig.saved(file) == data + b"end"
 
 
 def test_a_dead_volume_does_not_slow_another(make: Make) -> None:
@@ -298,8 +290,7 @@ def test_shares_follow_what_volumes_complete(make: Make) -> None:
 def test_a_volume_above_its_own_background_is_written_back(make: Make) -> None:
     """The cache as a whole is far below it. [2.24]"""
     rig = make({KEY: b""}, capacity="8MiB", dirty_background="2MiB", dirty_limit="4MiB", options={"dirty_share": 0.125})
-    file = rig.open()
-    file.pwrite(bytes(256 * KIB), 0)
+    file = rig.dirtied(bytes(256 * KIB), 0)
     after_flusher_turn(rig.cache)
     assert rig.backend.seen("write_from") == []
     file.pwrite(bytes(PAGE), 256 * KIB)
@@ -321,9 +312,6 @@ def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> N
     rig.cache.flusher.wake()
     eventually(lambda: rig.cache.stats().unstable == 100 * KIB)
     assert [call.key for call in rig.backend.seen("commit")] == ["big"]
-
-
-# ---------------------------------------------------------------------------------------------- bytes that always fail
 
 
 FULL = OSError(errno.ENOSPC, "no space left on device")
@@ -408,18 +396,35 @@ def checks_counted(monkeypatch: Patch) -> threading.Semaphore:
     return checked
 
 
-def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monkeypatch: Patch) -> None:
-    """It may make room. [2.23]"""
-    rig = filled(make, ["full"])
-    rig.backend.clear_faults()
-    checked = checks_counted(monkeypatch)
-    with rig.backend.gate("write_from", "full") as gate:
+@pytest.mark.parametrize("what", ["a retry", "a commit", "a commit that fails"])
+def test_a_writer_waits_for_a_call_that_may_make_room(make: Make, monkeypatch: Patch, what: str) -> None:
+    """A retry that has not failed, or the commit of an object that nothing else saves. [2.23]"""
+    saving: list[Task[None]] = []
+    if what == "a retry":
+        rig = filled(make, ["full"])
+        rig.backend.clear_faults()
+        gate = rig.backend.gate("write_from", "full")
         rig.volume.retry_failed()
+    else:
+        whole = {"limits": {"commit_on_close": True}, "options": {"spool": None}}
+        rig, file = make({"full": b"", KEY: b""}, retry=ONCE, **SMALL, **whole).written(bytes(96 * KIB), 0, key="full")
+        file.flush()
+        if what == "a commit that fails":
+            rig.backend.fault("commit", OSError(errno.ENOSPC, "no space left on device"))
+        gate = rig.backend.gate("commit", "full")
+        saving.append(Task(file.fsync))
+    checked = checks_counted(monkeypatch)
+    with gate:
         gate.wait_entered()
-        writing = Task(rig.open().pwrite, bytes(MIB), 0)
+        writing = Task(rig.open().pwrite, bytes(96 * KIB), 0)
         for _ in range(4):
             assert checked.acquire(timeout=WAIT_LIMIT_S)
-    assert writing.result() == MIB
+    if what == "a commit that fails":
+        raises(pagecache.WritebackError, saving[0].result)
+        assert raises(pagecache.PageCacheError, writing.result).errno == errno.ENOBUFS
+    else:
+        assert [task.result() for task in saving] == [None] * len(saving)
+        assert writing.result() == 96 * KIB
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
@@ -440,30 +445,6 @@ def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, monk
     monkeypatch.setattr(throttle._Wait, "make_room", counted)
     caught = raises(pagecache.PageCacheError, lambda: Task(rig.open().pwrite, bytes(MIB), 0).result())
     assert caught.errno == errno.ENOBUFS
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: Patch, fails: bool) -> None:
-    """Of an object that nothing else saves. [2.23]"""
-    whole = {"limits": {"commit_on_close": True}, "options": {"spool": None}}
-    rig, file = make({"full": b"", KEY: b""}, retry=ONCE, **SMALL, **whole).opened(key="full")
-    file.pwrite(bytes(96 * KIB), 0)
-    file.flush()
-    checked = checks_counted(monkeypatch)
-    if fails:
-        rig.backend.fault("commit", OSError(errno.ENOSPC, "no space left on device"))
-    with rig.backend.gate("commit", "full") as gate:
-        _, saving = at_gate(gate, file.fsync)
-        other = rig.open()
-        writing = Task(other.pwrite, bytes(96 * KIB), 0)
-        for _ in range(4):
-            assert checked.acquire(timeout=WAIT_LIMIT_S)
-    if fails:
-        raises(pagecache.WritebackError, saving.result)
-        assert raises(pagecache.PageCacheError, writing.result).errno == errno.ENOBUFS
-    else:
-        saving.result()
-        assert writing.result() == 96 * KIB
 
 
 def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: Patch) -> None:
@@ -541,13 +522,9 @@ def turns(rig: Rig, clock: HandClock, count: int, seconds: float) -> None:
         after_flusher_turn(rig.cache)
 
 
-# ---------------------------------------------------------------------------------------------- dirty age
-
-
 def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock: HandClock) -> None:
     """It goes at `dirty_expire`, neither before nor later, however much other data is written. [2.11]"""
-    rig, file = make({KEY: bytes(100 * PAGE)}, **AGE).opened()
-    file.pwrite(b"old", 0)
+    rig, file = make({KEY: bytes(100 * PAGE)}, **AGE).written(b"old", 0)
     for _ in range(5):
         clock.advance(5.0)
         after_flusher_turn(rig.cache)
@@ -569,8 +546,7 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
 
 def test_an_age_below_the_interval_of_looks_is_kept(make: Make, clock: HandClock) -> None:
     """The flusher checks as often as the age needs. [2.11]"""
-    rig = make({KEY: b""}, dirty_expire=0.5, flush_interval=3600.0)
-    rig.open().pwrite(b"x", 0)
+    rig, _ = make({KEY: b""}, dirty_expire=0.5, flush_interval=3600.0).written(b"x", 0)
     clock.advance(0.5)
     eventually(lambda: sent(rig) == [(KEY, 0, 1)])
 
@@ -624,8 +600,7 @@ def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClo
 
 def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandClock) -> None:
     """The token is taken at that moment: the data goes when it is free, without another check of the clock. [2.11]"""
-    rig, file = make({KEY: b""}, **AGE).opened()
-    file.pwrite(b"one", 0)
+    rig, file = make({KEY: b""}, **AGE).written(b"one", 0)
     gate, sync = at_gate(rig.backend.gate("commit"), file.fsync)
     file.pwrite(b"two", PAGE)
     clock.advance(30.0)
@@ -635,23 +610,9 @@ def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandC
     eventually(lambda: (KEY, PAGE, 3) in sent(rig))
 
 
-def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
-    """A truncate comes in the middle of a long pass: all old data arrives without another check of the clock. [2.11]"""
-    rig, file = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 2}, **AGE).opened()
-    file.pwrite(bytes(200 * PAGE), 0)
-    gate = rig.backend.gate("write_from")
-    clock.advance(30.0)
-    gate.wait_entered()
-    cut = Task(file.truncate, 300 * PAGE)
-    eventually(lambda: not file._inode.pass_idle() and cut.waits(0.01))
-    cut.result(opening=gate)
-    eventually(lambda: len({offset for _, offset, _ in sent(rig)}) == 200)
-
-
 def test_bytes_written_beside_an_aged_pass_have_their_own_age(make: Make, clock: HandClock) -> None:
     """The file is dirty all the time; young data is sent at its time and not before. [2.11]"""
-    rig, file = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 1}, **AGE).opened()
-    file.pwrite(bytes(3 * PAGE), 0)
+    rig, file = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 1}, **AGE).written(bytes(3 * PAGE), 0)
     with rig.backend.gate("write_from") as gate:
         clock.advance(30.0)
         gate.wait_entered()
@@ -665,15 +626,11 @@ def test_bytes_written_beside_an_aged_pass_have_their_own_age(make: Make, clock:
 
 def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, clock: HandClock) -> None:
     """A write-back would protect nothing. [2.11]"""
-    rig, file = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}, **AGE).opened()
-    file.pwrite(b"x" * 1000, 0)
+    rig, file = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}, **AGE).written(b"x" * 1000, 0)
     turns(rig, clock, 10, 30.0)
     assert sent(rig) == []
     file.fsync()
     assert sent(rig) == [(KEY, 0, 1000)]
-
-
-# ---------------------------------------------------------------------------------------------- growing objects
 
 
 def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Make) -> None:
@@ -757,13 +714,11 @@ def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, ve
         "pwritev": lambda: file.pwritev([b"abc", b"def"], 0),
         "write": lambda: file.write(b"abcdef"),
     }
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
-    caught = raises(pagecache.WritebackError, calls[verb])
+    caught = rig.fails("write_from", OSError(errno.ENOSPC, "full"), pagecache.WritebackError, calls[verb])
     accepted = accepted_before(caught)
     assert accepted > 0
     assert file.pread(10, 0) == b"abcdef"[:accepted]
     if verb == "write":
         assert file.tell() == 6
     file.pwrite(b"abcdef"[accepted:], accepted)
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"abcdef"
+    assert rig.saved(file) == b"abcdef"

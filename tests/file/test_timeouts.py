@@ -119,9 +119,6 @@ def test_the_error_has_the_last_error_and_next_try(cache: PageCache, clock: Hand
     assert len(backend.calls_of(operation)) == 1
 
 
-# ---------------------------------------------------------------- leftovers
-
-
 @pytest.mark.parametrize("held", ["open", "stat"])
 @pytest.mark.parametrize("mode", ["rb", "wb", "xb"])
 def test_an_open_that_timed_out_leaves_nothing(cache: PageCache, clock: HandClock, held: str, mode: str) -> None:
@@ -295,9 +292,6 @@ def test_a_task_that_opens_has_a_deadline(volume: Volume, backend: Any) -> None:
         clock.advance(1.0)
         task.result()
     volume.open(KEY, "rb").close()
-
-
-# ---------------------------------------------------------------- fsync and sync
 
 
 @pytest.mark.parametrize("call", ["fsync", "sync"])

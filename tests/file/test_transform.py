@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,7 +20,7 @@ from pagecache.testing import FaultyBackend, Rule
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..publishing import PublishingBackend
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, short
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, at_gate, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, at_gate, pattern, raises
 
 UNIT = 4 * PAGE
 SLOT = UNIT + Sealed.overhead
@@ -70,8 +69,7 @@ def test_bytes_are_stable_in_flight_and_the_newest_arrive(answer: str) -> None:
     """A write is held in flight while the writer changes the bytes: the units sent are old, then new ones. [T-37]"""
     old, new = pattern(2 * UNIT, 1), pattern(2 * UNIT, 2)
     with sealed(bytes(2 * UNIT), capture=True) as rig:
-        file = rig.open()
-        file.pwrite(old, 0)
+        file = rig.dirtied(old, 0)
 
         def fail(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
             if answer == "stored and failed":
@@ -99,11 +97,9 @@ def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored
     """They are clean, so the cache no longer has them when it retries. [T-37, 2.12]"""
     content = pattern(3 * UNIT, 1)
     with sealed(content, retry=ONCE) as rig:
-        file = rig.open()
-        file.pwrite(b"new", UNIT + PAGE)
+        file = rig.dirtied(b"new", UNIT + PAGE)
         rig.backend.fault("write_from", short(bytes_stored))
-        rig.backend.fault("write_from", OSError(errno.ENOSPC, "made up"))
-        raises(WritebackError, file.fsync)
+        rig.fails("write_from", OSError(errno.ENOSPC, "made up"), WritebackError, file.fsync)
         rig.volume.drop_clean(KEY)
         expected = content[: UNIT + PAGE] + b"new" + content[UNIT + PAGE + 3 :]
         assert file.pread(3 * UNIT, 0) == expected
@@ -111,33 +107,6 @@ def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored
         rig.volume.retry_failed()
         file.fsync()
         assert plain(rig.backend, Sealed(UNIT)) == expected
-
-
-def test_read_of_a_unit_waits_for_the_write_of_it() -> None:
-    """Half old and half new it would not decode. [2.13]"""
-    content = pattern(2 * UNIT, 1)
-    entered, go = threading.Event(), threading.Event()
-
-    def by_halves(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        below.store(offset, buffers, limit=SLOT // 2)
-        entered.set()
-        assert go.wait(WAIT_LIMIT_S)
-        return below.store(offset, buffers)
-
-    with sealed(content) as rig:
-        file = rig.open()
-        file.pwrite(pattern(PAGE, 2), 0)
-        rig.backend.fault("write_from", by_halves)
-        syncing = Task(file.fsync)
-        assert entered.wait(WAIT_LIMIT_S)
-        rig.volume.drop_clean(KEY)
-        assert file.pread(PAGE, UNIT) == content[UNIT : UNIT + PAGE]  # another unit
-        reading = Task(file.pread, PAGE, PAGE)
-        assert reading.waits()
-        go.set()
-        syncing.result()
-        assert reading.result() == content[PAGE : 2 * PAGE]
-        file.fsync()
 
 
 def test_failed_check_is_an_error_at_once() -> None:
@@ -152,8 +121,6 @@ def test_failed_check_is_an_error_at_once() -> None:
         assert len(rig.backend.seen("read_into")) == 1
         assert file.pread(10, 0) == pattern(10, 1)
 
-
-# -------------------------------------------------------------------- against a model
 
 LIMIT = 40 * PAGE
 offsets = st.one_of(st.integers(0, LIMIT), st.sampled_from([0, PAGE, UNIT - 1, UNIT, UNIT + 1, 3 * UNIT]))

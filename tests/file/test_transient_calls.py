@@ -64,8 +64,6 @@ def fails(operation: str, times: int = 2, **more: Any) -> Rule:
     return Rule(operation, **{"error": errno.EIO, "delay": LATENCY, "times": times, **more})
 
 
-# ---------------------------------------------------------------- calls that read
-
 READS: dict[str, tuple[str, Callable[[Volume], object]]] = {
     "an open": ("open", lambda volume: volume.open(KEY, "rb").close()),
     "an open to write": ("open", lambda volume: volume.open(KEY, "r+b").close()),
@@ -137,9 +135,6 @@ def test_a_listing_is_made_again_unless_some_entries_were_returned(count: int, f
         assert [next(listing).key for _ in range(returned)] == [f"{nr:04}" for nr in range(returned)]
         raises(OSError if begun == 1 else StopIteration, next, listing)
         assert store.begun == begun
-
-
-# ---------------------------------------------------------------- calls that change names
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
@@ -299,8 +294,6 @@ def test_an_error_after_the_call_is_no_reason_for_another_one(make: Make, operat
         volume.remove(KEY) if operation == "remove" else volume.rename(KEY, "other")
     assert len(backend.calls_of(operation)) == 1
 
-
-# ---------------------------------------------------------------- between two tries
 
 CALLS: dict[str, tuple[str, Callable[[Volume], object]]] = {
     **{call: READS[call] for call in ("an open", "a stat", "a listing")},

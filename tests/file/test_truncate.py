@@ -42,8 +42,7 @@ def test_truncate_waits_for_what_is_in_flight(stored: Rig, file: CachedFile) -> 
     assert cut.waits()
     flush.result(opening=gate)
     cut.result()
-    file.fsync()
-    assert stored.backend.committed(KEY) == b"d" * 10
+    assert stored.saved(file) == b"d" * 10
 
 
 THROTTLED = {"dirty_background": "32KiB", "dirty_limit": "64KiB", "throttle_timeout": 0.05}
@@ -64,8 +63,7 @@ def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> Non
     """The backend made its part, and there was no room for the zeros behind its end. [K13, 2.17]"""
     rig = make({KEY: CONTENT}, "256KiB", limits={"punch": True}, **THROTTLED)
     rig.backend.gate("write_from", times=99)
-    file = rig.open("r+b")
-    file.pwrite(b"tail", 60 * PAGE)
+    file = rig.dirtied(b"tail", 60 * PAGE)
     caught = raises(BlockingIOError, file.punch_hole, 4 * PAGE, 60 * PAGE)
     done = caught.characters_written
     assert 4 * PAGE < done < 56 * PAGE
@@ -81,15 +79,14 @@ def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, erro
     """None after a refusal; all of it after an unknown outcome or a failed commit. [K13]"""
     rig, file = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE).opened("r+b")
     op = {"refused": "punch_hole", "answer lost": "punch_hole answer", "commit": "commit"}[what]
-    rig.backend.fault(op, OSError(error, "no"))
-    caught = raises(OSError, file.punch_hole, PAGE, 2 * PAGE)
+    caught = rig.fails(op, OSError(error, "no"), OSError, file.punch_hole, PAGE, 2 * PAGE)
     assert caught.errno == error
     assert accepted_before(caught) == done
     assert file.pread(8 * PAGE, 0) == zeroed(CONTENT, PAGE, done)
 
 
 def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(make: Make) -> None:
-    """No fill delays the truncate, and the bytes are already gone. [2.2, 2.17]"""
+    """No fill delays the truncate, and the bytes are already gone; also of a direct read. [T-27, 2.2, 2.9, 2.17]"""
     content = pattern(64 * PAGE)
     rig = make({KEY: content}, capacity="64KiB")
     file, gate = rig.open("r+b"), rig.backend.gate("truncate answer")
@@ -100,9 +97,10 @@ def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(make: 
         assert len(rig.backend.seen("read_into")) == 2  # past the cache
         _, cutter = at_gate(gate, file.truncate, 40 * PAGE + 5)
         try:
-            readers = [Task(file.pread, 2 * PAGE, page * PAGE) for page in (40, 50)]
+            direct = rig.open("rb", direct=True)
+            readers = [Task(handle.pread, 2 * PAGE, page * PAGE) for handle in (file, direct) for page in (40, 50)]
             assert all(reader.waits() for reader in readers)
         finally:
             gate.open()
         cutter.result()
-        assert [reader.result() for reader in readers] == [content[40 * PAGE :][:5], b""]
+        assert [reader.result() for reader in readers] == [content[40 * PAGE :][:5], b""] * 2

@@ -50,8 +50,7 @@ def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig, file: Ca
     stored.backend.forget_calls()
     assert file.pread(PAGE, 0) == expected[:PAGE]
     assert stored.backend.spans("read_into") == []
-    file.fsync()
-    assert stored.backend.committed(KEY) == expected
+    assert stored.saved(file) == expected
 
 
 def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig, file: CachedFile) -> None:
@@ -69,22 +68,19 @@ def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig, fil
     with stored.volume.open(KEY, flags=os.O_WRONLY) as only_writes:
         for offset, data in more:
             only_writes.pwrite(data, offset)
-    file.fsync()
-    assert stored.backend.committed(KEY) == patched(CONTENT, *changes, *more)
+    assert stored.saved(file) == patched(CONTENT, *changes, *more)
 
 
 @pytest.mark.parametrize(("stored", "offset", "reads"), [(8 * PAGE, 20 * PAGE + 5, []), (1000, 2000, [(0, 1000)])])
 def test_a_write_beyond_the_stored_end_reads_nothing(make: Make, stored: int, offset: int, reads: list[Any]) -> None:
     """The gap is zeros in the cache and on the backend; a read of it reads what is stored of its page. [M8, 2.7]"""
-    rig, file = make({KEY: CONTENT[:stored]}).opened("r+b")
-    file.pwrite(b"far", offset)
+    rig, file = make({KEY: CONTENT[:stored]}).written(b"far", offset)
     assert (file.size, rig.backend.spans("read_into")) == (offset + 3, [])
     assert file.pread(30 * PAGE, stored) == bytes(offset - stored) + b"far"
     assert rig.backend.spans("read_into") == reads
     expected = patched(CONTENT[:stored], (offset, b"far"))
     assert file.pread(30 * PAGE, 0) == expected
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
+    assert rig.saved(file) == expected
 
 
 def test_the_source_may_change_after_the_call(stored: Rig, file: CachedFile) -> None:
@@ -93,8 +89,7 @@ def test_the_source_may_change_after_the_call(stored: Rig, file: CachedFile) -> 
     file.pwrite(source, 0)
     source[:] = b"other" * 1000
     source.append(1)
-    file.fsync()
-    assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"first" * 1000))
+    assert stored.saved(file) == patched(CONTENT, (0, b"first" * 1000))
 
 
 def test_a_file_mapping_of_the_same_file_can_be_written(tmp_path: Path) -> None:
@@ -133,8 +128,7 @@ def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make, pieces: i
 def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fails: bool) -> None:
     """The older request neither cleans nor resurrects anything. [T-11, T-19, M5]"""
     stored.backend.capture = True
-    file = stored.open("r+b")
-    file.pwrite(b"old" * 1000, 0)
+    file = stored.dirtied(b"old" * 1000, 0)
     gate = stored.backend.gate("write_from")
     if fails:
         stored.backend.fault("write_from", OSError(28, "full"))
@@ -148,12 +142,8 @@ def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fa
     assert stored.backend.seen("write_from")[0].data == b"old" * 1000
     assert stored.volume.dirty_ranges(KEY) != []
     assert file.pread(3000, 0) == b"new" * 500 + b"old" * 500
-    file.fsync()
-    assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"new" * 500 + b"old" * 500))
+    assert stored.saved(file) == patched(CONTENT, (0, b"new" * 500 + b"old" * 500))
     assert stored.volume.dirty_ranges(KEY) == []
-
-
-# ---------------------------------------------------------------- at the end of a file
 
 
 HEAD = pattern(PAGE + 100, seed=1)  # ends within a page
@@ -165,8 +155,7 @@ TAILS = {"same page": 0, "next page": PAGE, "far": 40 * PAGE}
 @pytest.mark.parametrize("how", ["pwrite", "append", "truncate"])
 def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: str, answer: str) -> None:
     """The call sees the size at its start; later bytes are dirty after it has returned. [T-43, T-19, 2.7]"""
-    rig, file = make({KEY: b""}).opened("r+b")
-    file.pwrite(HEAD, 0)
+    rig, file = make({KEY: b""}).written(HEAD, 0)
     gate = rig.backend.gate("write_from")
 
     def respond(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -180,8 +169,7 @@ def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: 
     flush.result(opening=gate)
     assert file.pread(100 * PAGE, 0) == expected
     assert file.size == len(expected)
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
+    assert rig.saved(file) == expected
     assert rig.volume.stat(KEY).size == len(expected)
 
 
@@ -288,8 +276,7 @@ def test_a_transient_read_around_parked_bytes_is_made_again(make: Make) -> None:
     """It fails the whole request, also behind dirty bytes: none of them is accepted before it. [2.12, 2.14]"""
     rig, file = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=FAST).opened()
     file.pwrite(b"x" * PAGE, 2 * PAGE)
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
-    raises(WritebackError, file.fsync)
+    rig.fails("write_from", OSError(errno.ENOSPC, "no room"), WritebackError, file.fsync)
     rig.volume.drop_clean()  # what was read around them
     passing = rig.backend.fault("read_into", OSError(errno.EIO, "passing"))
     Task(file.fsync).result()
