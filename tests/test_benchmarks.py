@@ -161,14 +161,6 @@ def test_the_disk_tier_keeps_its_exact_promises(tmp_path: Path) -> None:
     assert found["P43"] == ["1.000", "yes"]
 
 
-@pytest.mark.parametrize("delay", ["fast", "61s", "nanms"])
-def test_a_bad_delay_is_refused(delay: str) -> None:
-    command = [sys.executable, str(PROGRAMS / "far.py"), "--delay", delay]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f"{delay!r} is not a duration" in done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("fusermount3") is None, reason="there is no FUSE here")
 def test_a_mount_is_measured_with_programs_on_trees() -> None:

@@ -280,14 +280,6 @@ def test_readme_is_short_begins_with_an_example_and_names_the_two_commands() -> 
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", [name for name in pagecache.__all__ if not name.startswith("__")])
-def test_public_name_has_a_docstring(name: str) -> None:
-    thing = getattr(pagecache, name)
-    if not (inspect.isclass(thing) or inspect.isfunction(thing)) or thing.__module__.partition(".")[0] != "pagecache":
-        pytest.skip("an alias: its text stands behind the assignment")
-    assert vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__, f"{name} has no docstring"
-
-
 def documented_modules() -> list[str]:
     """Modules of the package with a doctest."""
     found = []

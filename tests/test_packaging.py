@@ -151,38 +151,29 @@ def test_a_build_leaves_no_objects_in_the_checkout(tmp_path: Path) -> None:
     assert not [path for path in tree.rglob("*") if path.suffix in (".o", ".so")]
 
 
-LACKING = {
-    "compiler": (
-        {"CC": "/nonexistent/cc"},
-        "there is no C compiler (/nonexistent/cc): run apt install gcc libc6-dev, or set CC",
-    ),
-    "libc": ({"CC": "cc -nostdinc"}, "the C compiler (cc) cannot build a program: run apt install gcc libc6-dev"),
-}
+NO_PYTHON_H = '#!/bin/sh\nfor word; do case $word in -I*) exit 1;; esac; done\nexec cc "$@"\n'
+"""A compiler that finds all headers but those of Python."""
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-@pytest.mark.parametrize("what", LACKING)
-def test_a_build_without_a_compiler_ends_with_one_sentence(tmp_path: Path, what: str) -> None:
-    environment, expected = LACKING[what]
+@pytest.mark.parametrize(
+    ("compiler", "expected"),
+    [
+        ("/nonexistent/cc", "there is no C compiler (/nonexistent/cc): run apt install gcc libc6-dev, or set CC"),
+        ("cc -nostdinc", "the C compiler (cc) cannot build a program: run apt install gcc libc6-dev"),
+        ("", f"Python {VERSION} has no Python.h: run apt install python3-dev (or python{VERSION}-dev)"),
+    ],
+    ids=["no compiler", "no libc", "no Python.h"],
+)
+def test_a_build_without_what_it_needs_ends_with_one_sentence(tmp_path: Path, compiler: str, expected: str) -> None:
+    path = tmp_path / "cc"
+    path.write_text(NO_PYTHON_H)
+    path.chmod(0o755)
     tree = copied(tmp_path)
     command = [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=tree, env=os.environ | environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tree, env=os.environ | {"CC": compiler or str(path)}, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"pagecache cannot be built: {expected}\n"
     assert not (tree / "build").exists()
-
-
-def test_a_build_without_python_headers_ends_with_one_sentence(tmp_path: Path) -> None:
-    """The compiler finds all headers but those of Python."""
-    compiler = tmp_path / "cc"
-    compiler.write_text('#!/bin/sh\nfor word; do case $word in -I*) exit 1;; esac; done\nexec cc "$@"\n')
-    compiler.chmod(0o755)
-    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    done = subprocess.run(
-        command, cwd=copied(tmp_path), env=os.environ | {"CC": str(compiler)}, capture_output=True, text=True
-    )
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"pagecache cannot be built: Python {version} has no Python.h: "
-        f"run apt install python3-dev (or python{version}-dev)\n"
-    )

@@ -25,9 +25,6 @@ def test_nothing_that_a_terminal_acts_on_is_left() -> None:
     assert printable(NASTY) == r"evil\x1b]0;owned\x07\x1b[2Jname\r\n\u202etxt"
     assert printable("\x9b31m \x7f \ud800 \u200b \u2028") == r"\x9b31m \x7f \ud800 \u200b \u2028"
     assert printable("写真 é ü") == "写真 é ü"
-
-
-def test_a_byte_of_a_name_that_is_no_text_is_shown_as_that_byte() -> None:
     assert printable(b"a\xff\x80b".decode("utf-8", "surrogateescape")) == r"a\xff\x80b"
 
 

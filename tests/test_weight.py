@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 HEAVY = """
-asyncio concurrent.futures ctypes decimal difflib email fractions hashlib hmac importlib.metadata json mmap secrets
+asyncio concurrent.futures ctypes decimal difflib email fractions hashlib hmac http importlib.metadata json mmap secrets
 selectors shutil socket ssl subprocess tempfile zipfile boto3 click fsspec prometheus_client rich trio
 """
 ON_DEMAND = {
@@ -21,23 +24,7 @@ import pagecache
 {more}
 print(*sorted(({names}) & (set(sys.modules) - before)))
 """
-
-
-def loaded(names: set[str], more: str = "") -> list[str]:
-    """Those of `names` that a program loads with the package, and that the start of Python has not loaded."""
-    program = PROGRAM.format(names=repr(names), more=more)
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.split()
-
-
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert loaded({*HEAVY.split(), *ON_DEMAND}) == []
-
-
-def test_a_program_without_tasks_never_loads_asyncio() -> None:
-    """Nor modules of entry points: the schemes of the package need none."""
-    program = """
+NO_TASKS = """
 with pagecache.PageCache("1MiB") as cache:
     with cache.attach("memory:").open("key", "w+b") as file:
         file.pwrite(b"bytes", 0)
@@ -45,12 +32,18 @@ with pagecache.PageCache("1MiB") as cache:
         assert file.pread(5, 0) == b"bytes"
     cache.stats()
 """
-    assert loaded({"asyncio", "importlib.metadata", "email", "ssl", "fractions", "difflib"}, program) == []
-
-
-def test_names_that_are_imported_on_first_use_are_there() -> None:
-    """As attributes, in `from pagecache import *`, and in `dir`."""
-    program = """
+ENTRY_POINTS = {"importlib.metadata", "email", "ssl", "fractions", "difflib"}
+COMMAND = "from pagecache.cli import main"
+HELP = f"""
+{COMMAND}
+from click.testing import CliRunner
+assert CliRunner().invoke(main, ["top", "--help"]).exit_code == 0
+"""
+SERVED = """
+with pagecache.PageCache("1MiB") as cache:
+    cache.serve_stats("s")
+"""
+ON_FIRST_USE = """
 assert set(pagecache.__all__) <= set(dir(pagecache))
 for name in pagecache.__all__:
     getattr(pagecache, name)
@@ -61,4 +54,21 @@ assert pagecache.options.OpenMode and pagecache.stats.CacheStats is pagecache.Ca
 assert pagecache.backends.memory.MemoryBackend is pagecache.backends.MemoryBackend
 assert set(pagecache.backends.__all__) <= set(dir(pagecache.backends))
 """
-    assert loaded(set(), program) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "more"),
+    [
+        pytest.param({*HEAVY.split(), *ON_DEMAND}, "", id="the package alone"),
+        pytest.param({"asyncio"} | ENTRY_POINTS, NO_TASKS, id="a program without tasks"),
+        pytest.param({"rich", "matplotlib"}, COMMAND, id="a command"),
+        pytest.param({"rich.live", "http.client"}, HELP, id="the help of the live view"),
+        pytest.param({"prometheus_client"}, SERVED, id="a served cache"),
+        pytest.param(set(), ON_FIRST_USE, id="names that are imported on first use"),
+    ],
+)
+def test_a_program_loads_nothing_that_it_does_not_need(names: set[str], more: str, tmp_path: Path) -> None:
+    """Schemes of the package need no entry points. Names are there as attributes, in `*`, and in `dir`."""
+    program = PROGRAM.format(names=repr(names), more=more)
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ran.stdout.split(), ran.stderr) == ([], "")

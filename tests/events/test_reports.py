@@ -16,10 +16,9 @@ from pagecache import ConflictError, Event, RetryPolicy, WritebackError
 from pagecache.engine.report.notices import LINES, TOPICS, WINDOW
 
 from ..file.clock import HandClock, after_flusher_turn
-from ..file.rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern, raises
+from ..file.rig import FAST, KEY, ONCE, PAGE, Log, Make, Rig, eventually, pattern, raises
 from ..stores import ObjectBackend, failing_commit
 
-Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, 1)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -28,7 +27,7 @@ PARKS = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, failed_retry
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[int], list[str]]]:
+def lines(caplog: Log) -> Iterator[Callable[[int], list[str]]]:
     """The log lines so far at a level or above: level, logger and sentence."""
     with caplog.at_level(logging.DEBUG, "pagecache"):
         yield lambda level: [f"{r.levelname} {r.name} {r.getMessage()}" for r in caplog.records if r.levelno >= level]

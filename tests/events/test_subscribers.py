@@ -18,10 +18,9 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine.report import events as engine_events
 from pagecache.testing import Gate
 
-from ..file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+from ..file.rig import KEY, ONCE, PAGE, QUIET, Log, Make, Patch, Rig, Task, eventually, pattern
 from ..stores import WAIT_LIMIT_S
 
-Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
 GONE = OSError(errno.EIO, "gone for a moment")
 
@@ -74,9 +73,7 @@ def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
     assert kinds(slow.seen)[:3] == ["failed", "failed", "repaired"]
 
 
-def test_an_exception_of_a_subscriber_is_logged_once_and_does_no_harm(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_exception_of_a_subscriber_is_logged_once_and_does_no_harm(rig: Rig, caplog: Log) -> None:
     """This includes SystemExit. The subscriber goes on getting events, and so do the others. [2.27]"""
     seen: list[Event] = []
     raised: list[Event] = []
@@ -201,9 +198,7 @@ def test_close_delivers_what_happened(rig: Rig) -> None:
     assert kinds(seen) == ["committed"]
 
 
-def test_events_that_slow_subscribers_miss_are_counted(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_events_that_slow_subscribers_miss_are_counted(rig: Rig, monkeypatch: Patch, caplog: Log) -> None:
     """A limited number of events waits; the next one reports how many were left out, and the log does so once.
     [2.27]
     """

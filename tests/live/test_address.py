@@ -52,20 +52,27 @@ def test_the_socket_is_the_owners_alone_and_listens_before_it_has_its_name(
     assert os.listdir(tmp_path) == ["s"]
 
 
+def nothing(path: Path) -> None:
+    """Make nothing there."""
+
+
 @pytest.mark.parametrize(
-    "make",
-    [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("other")],
-    ids=["file", "dir", "pipe", "link"],
+    ("path", "make"),
+    [
+        *(("s", make) for make in (Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("other"))),
+        *((path, nothing) for path in ("none/s", "file/s", "/proc/s", "s" * 256)),
+    ],
+    ids=["a file", "a directory", "a pipe", "a link", "no folder", "below a file", "no place", "too long"],
 )
-def test_a_file_that_is_no_socket_is_never_replaced(
-    cache: PageCache, tmp_path: Path, make: Callable[[Path], Any]
+def test_a_path_that_is_taken_or_cannot_be_made_is_named_and_left_alone(
+    cache: PageCache, tmp_path: Path, path: str, make: Callable[[Path], Any]
 ) -> None:
-    path = tmp_path / "s"
-    make(path)
-    before = path.lstat()
-    assert raises(FileExistsError, cache.serve_stats, path).filename == str(path)
-    assert path.lstat() == before
-    assert os.listdir(tmp_path) == ["s"]
+    (tmp_path / "file").touch()
+    make(tmp_path / path)
+    before = {there: there.lstat() for there in tmp_path.iterdir()}
+    kind = OSError if make is nothing else FileExistsError
+    assert raises(kind, cache.serve_stats, tmp_path / path).filename == str(tmp_path / path)
+    assert {there: there.lstat() for there in tmp_path.iterdir()} == before
 
 
 def test_a_path_that_is_served_is_refused_and_a_second_one_is_served_too(served: Served) -> None:
@@ -154,13 +161,6 @@ def test_a_path_may_be_longer_than_an_address(cache: PageCache, tmp_path: Path, 
     cache.serve_stats(path)
     assert get(path, "/v1/stats")["schema"] == 1
     raises(OSError, cache.serve_stats, path, match="already")
-
-
-@pytest.mark.parametrize("path", ["none/s", "file/s", "/proc/s", "s" * 256])
-def test_a_path_that_cannot_be_made_is_named(cache: PageCache, tmp_path: Path, path: str) -> None:
-    (tmp_path / "file").touch()
-    assert raises(OSError, cache.serve_stats, tmp_path / path).filename == str(tmp_path / path)
-    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("path", ["", "\0abstract", "a\0b", "folder/", b"s"])

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,10 +15,8 @@ from pagecache import PageCache, RetryPolicy
 from pagecache.observe import documents, syncs
 from pagecache.observe.syncs import RUNNING_MOST, Syncs
 from tests.file.conftest import make as make  # the fixture
-from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, at_gate, eventually, raises
+from tests.file.rig import KEY, ONCE, PAGE, QUIET, Make, Patch, Rig, Task, at_gate, eventually, raises
 from tests.stores import RecordingBackend
-
-Make = Callable[..., Rig]
 
 
 def volume_of(rig: Rig) -> dict[str, Any]:
@@ -322,7 +319,7 @@ def test_a_sync_that_fails_says_of_which_volume_and_which_bytes(make: Make) -> N
     assert (document["done"], "unplugged" in document["errors"][0]["message"]) == (True, True)
 
 
-def test_syncs_are_bounded_and_the_last_ones_are_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syncs_are_bounded_and_the_last_ones_are_kept(make: Make, monkeypatch: Patch) -> None:
     """Numbers of one cache are none of the next at its path: a client that polls on would read "saved"."""
     rig = make({KEY: b""})
     rig.open().pwrite(b"x", 0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +107,6 @@ def test_two_caches_can_be_collected_side_by_side() -> None:
         assert {key for key in found if ("cache", one.name) in key[1]} == samples(page_of(one)).keys()
         assert {dict(labels)["cache"] for _, labels in found} == {one.name, other.name}
     assert generate_latest(registry) == b""
-
-
-LAZY = """
-import sys
-import pagecache
-heavy = ("pagecache.observe.", "pagecache.metrics", "http", "prometheus")
-print([name for name in sys.modules if name.startswith(heavy)])
-with pagecache.PageCache("1MiB") as cache:
-    cache.serve_stats(sys.argv[1])
-    print("prometheus_client" in sys.modules)
-"""
-
-
-def test_only_a_cache_that_is_served_loads_the_server_and_only_metrics_their_library(served: Served) -> None:
-    ran = subprocess.run([sys.executable, "-c", LAZY, served.folder / "t"], capture_output=True, text=True, timeout=60)
-    assert ran.stdout == "[]\nFalse\n", ran.stderr
 
 
 # -- the pages and the dashboard

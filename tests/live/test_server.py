@@ -12,7 +12,7 @@ import pytest
 from pagecache import PageCache, UnsavedDataError
 from pagecache.observe import server
 from pagecache.observe.documents import Refused
-from tests.file.rig import eventually, raises
+from tests.file.rig import Patch, eventually, raises
 
 from .conftest import Served
 from .wire import Connection, connect, ended, get, request
@@ -96,7 +96,7 @@ def test_no_other_client_waits_for_one_that_does_not_read(served: Served) -> Non
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /v1", ALL_FILES])
-def test_a_silent_client_is_dropped(served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+def test_a_silent_client_is_dropped(served: Served, monkeypatch: Patch, sent: bytes) -> None:
     """It sends nothing or half a request, or it does not take its answer."""
     served.fill()
     monkeypatch.setattr(server._Handler, "timeout", 0.05)

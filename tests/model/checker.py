@@ -13,14 +13,58 @@ It does not cover bytes within a block, sizes within a block, several folios, or
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .rules import Rules, Scenario
 from .state import ALL, BITS, FREE, INF, PASS, State, first_state
 from .system import System
 
-__all__ = ["PROPERTIES", "Result", "explore"]
+__all__ = ["PROPERTIES", "Bad", "Found", "Result", "Seen", "explore", "trace_to", "visit"]
+
+T = TypeVar("T")
+Seen = dict[T, tuple[T, str] | None]
+"""State -> the state before it and the label of the step; None: the first one."""
+
+
+class Bad(Exception):
+    """A promise is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search: the number of states, and the first broken promise with its trace."""
+
+    states: int
+    broken: str = ""
+    trace: tuple[str, ...] = ()
+
+
+def trace_to(state: T, seen: Seen[T]) -> tuple[str, ...]:
+    labels = []
+    while (before := seen[state]) is not None:
+        state, label = before
+        labels.append(label)
+    return tuple(reversed(labels))
+
+
+def visit(start: T, steps: Callable[[T], Iterable[tuple[str, T]]], seen: Seen[T] | None = None) -> Found:
+    """Visit all states of a model, breadth first: the first broken promise has a shortest trace."""
+    seen = {} if seen is None else seen
+    seen[start] = None
+    todo = deque([start])
+    while todo:
+        at = todo.popleft()
+        try:
+            for label, after in steps(at):
+                if after not in seen:
+                    seen[after] = at, label
+                    todo.append(after)
+        except Bad as bad:
+            return Found(len(seen), str(bad), (*trace_to(at, seen), f"=> {bad}"))
+    return Found(len(seen))
 
 
 def sets_are_right(s: State) -> str:
@@ -236,41 +280,32 @@ class Search:
 
 
 def components(edges: list[list[tuple[int, str]]]) -> list[list[int]]:
-    """Strongly connected components (Tarjan, without recursion)."""
-    index = [-1] * len(edges)
-    low = [0] * len(edges)
-    on_stack = bytearray(len(edges))
-    stack: list[int] = []
-    found: list[list[int]] = []
-    count = 0
+    """Strongly connected components: of reversed edges, from the state that a walk leaves last (Kosaraju)."""
+    back: list[list[int]] = [[] for _ in edges]
+    for node, steps in enumerate(edges):
+        for after, _ in steps:
+            back[after].append(node)
+    left, seen = [], bytearray(len(edges))  # in the order of leaving
     for root in range(len(edges)):
-        if index[root] >= 0:
-            continue
-        work = [(root, 0)]
+        work = [root]
         while work:
-            node, at = work.pop()
-            if index[node] < 0:
-                index[node] = low[node] = count
-                count += 1
-                stack.append(node)
-                on_stack[node] = 1
-            for k in range(at, len(edges[node])):
-                after = edges[node][k][0]
-                if index[after] < 0:
-                    work.append((node, k))  # to be visited once more when `after` is finished
-                    work.append((after, 0))
-                    break
-                if on_stack[after]:
-                    low[node] = min(low[node], low[after])
-            else:
-                if low[node] == index[node]:
-                    part = []
-                    while True:
-                        part.append(stack.pop())
-                        on_stack[part[-1]] = 0
-                        if part[-1] == node:
-                            break
-                    found.append(part)
+            node = work.pop()
+            if node < 0:
+                left.append(~node)
+            elif not seen[node]:
+                seen[node] = 1
+                work += [~node, *(after for after, _ in edges[node] if not seen[after])]
+    found = []
+    for root in reversed(left):
+        part = [root] if seen[root] == 1 else []
+        seen[root] = 2
+        for node in part:  # grows
+            for before in back[node]:
+                if seen[before] == 1:
+                    seen[before] = 2
+                    part.append(before)
+        if part:
+            found.append(part)
     return found
 
 

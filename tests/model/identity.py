@@ -19,13 +19,13 @@ The model has no third name, directories, links, mounts, reconnects, announcemen
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-__all__ = ["ALL", "ECONOMY", "GUARDS", "LATE", "Bad", "Found", "late_requests", "runs"]
+from .checker import Bad, Found, Seen, trace_to, visit
+
+__all__ = ["ALL", "GUARDS", "LATE", "late_requests", "runs"]
 
 State = dict[str, Any]
 Steps = list[tuple[str, State]]
@@ -38,23 +38,8 @@ WHOLE = (
 )
 PLACE = ("direct-dates", "gate", "counted-no-token", "look-by-token", "found-identity", "generation")
 GUARDS = (*WHOLE, *PLACE)
-ECONOMY = "busy-wait"
-"""A guard that the others imply; it saves looks at the store."""
-ALL: Guards = frozenset((*GUARDS, ECONOMY))
+ALL: Guards = frozenset(GUARDS)
 ROUNDS_MAX = 6
-
-
-class Bad(Exception):
-    """A promise is broken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The result of a search: the number of states, and the first broken promise with its trace."""
-
-    states: int
-    broken: str = ""
-    trace: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------ whole objects
@@ -97,8 +82,9 @@ def bound(state: State, name: str) -> str | None:
     return None if file is None or state[file + "gone"] else file
 
 
-def finish(state: State, process: str, result: str) -> None:
-    state[process], state[process + "r"] = "end", result
+def finish(state: State, process: str, result: str) -> State:
+    state |= {process: "end", process + "r": result}
+    return state
 
 
 def take(state: State, file: str, version: str | None) -> None:
@@ -125,21 +111,17 @@ def publish(state: State, process: str, on: Guards, file: str = "F") -> Steps:
     new, at = dict(state), state[process]
     if at == "0":
         if state[file + "gone"] == "removed" and "gone-ends" in on:
-            finish(new, process, "gone")
-            return [("fsync: no name, ends", new)]
+            return [("fsync: no name, ends", finish(new, process, "gone"))]
         if state[file + "gone"] == "replaced" or state[file + "conf"]:
-            finish(new, process, "conflict")
-            return [("fsync: ConflictError", new)]
+            return [("fsync: ConflictError", finish(new, process, "conflict"))]
         if not state[file + "local"]:
-            finish(new, process, "ok")
-            return [("fsync: ok", new)]
+            return [("fsync: ok", finish(new, process, "ok"))]
         new |= {process: "q", process + "q": (state[file + "nm"], state[file + "gone"])}
         return [("fsync wants the token", new)]
     if at == "q":
         if state[file + "tok"]:
             return []
-        new |= {file + "tok": process, process: "t"}
-        return [("fsync has the token", new)]
+        return [("fsync has the token", new | {file + "tok": process, process: "t"})]
     name, gone = (state[file + "nm"], state[file + "gone"]) if "recheck" in on else state[process + "q"]
     place = "s" + name
     if at == "t":
@@ -161,8 +143,7 @@ def publish(state: State, process: str, on: Guards, file: str = "F") -> Steps:
 def commit(state: State, process: str, on: Guards, file: str, place: str, gone: str) -> Steps:
     new, version = dict(state), state[place]
     if gone or not state[file + "local"]:
-        new |= {file + "tok": None, process: "0"}
-        return [("commit: nothing to publish", new)]
+        return [("commit: nothing to publish", new | {file + "tok": None, process: "0"})]
     if state[file + "doubt"]:
         if origin(version) and origin(version) == state[file + "att"]:
             take(new, file, version)
@@ -175,8 +156,7 @@ def commit(state: State, process: str, on: Guards, file: str, place: str, gone: 
             new |= {file + "tok": None, process: "0"}
         return [(f"commit looks, finds {version}", new)]
     begin_change(new, file)
-    new[process] = "p"
-    return [("commit sends its put", new)]
+    return [("commit sends its put", new | {process: "p"})]
 
 
 def put(state: State, process: str, file: str, place: str) -> Steps:
@@ -213,8 +193,7 @@ def remove(state: State, process: str, on: Guards) -> Steps:
                 return []
             new[file + "tok"] = process
         begin_change(new, file)
-        new[process] = "h"
-        return [("remove begins", new)]
+        return [("remove begins", new | {process: "h"})]
     if at == "h":
         return [(f"remove: head finds {state['sa']}", new | {process: "d", process + "v": state["sa"]})]
     if at == "d":
@@ -233,14 +212,12 @@ def remove(state: State, process: str, on: Guards) -> Steps:
             return [("remove looks again", new | {process: "e" if state["sa"] is None else "d"})]
         end_change(new, file)
         new |= {file + "tok": None, "ha": None}
-        finish(new, process, "error")
-        return [("remove: error, own part not done", new)]
+        return [("remove: error, own part not done", finish(new, process, "error"))]
     new |= {"na": None, "ha": None, file + "gone": "removed"}
     end_change(new, file)
     if state[file + "tok"] == process:
         new[file + "tok"] = None
-    finish(new, process, "ok")
-    return [("remove: ok", new)]
+    return [("remove: ok", finish(new, process, "ok"))]
 
 
 def rename(state: State, process: str, on: Guards) -> Steps:
@@ -259,10 +236,10 @@ def rename(state: State, process: str, on: Guards) -> Steps:
     return rename_step(state, process, on, files)
 
 
-def release(state: State, process: str, result: str) -> None:
+def release(state: State, process: str, result: str) -> State:
     """End a rename: give names and tokens back."""
     state |= {"ha": None, "hb": None} | {file + "tok": None for file in "FN" if state[file + "tok"] == process}
-    finish(state, process, result)
+    return finish(state, process, result)
 
 
 def rename_step(state: State, process: str, on: Guards, files: tuple[str, ...]) -> Steps:
@@ -271,8 +248,7 @@ def rename_step(state: State, process: str, on: Guards, files: tuple[str, ...]) 
     version = (state[process + "v"] or (None, None))[0]
     if at == "l":
         if bound(state, "a") is None:
-            release(new, process, "ENOENT")
-            return [("rename: no source", new)]
+            return [("rename: no source", release(new, process, "ENOENT"))]
         for file in files:
             begin_change(new, file)
         new |= {process: "c", process + "v": (state["sa"], state["sb"])}
@@ -308,8 +284,7 @@ def rename_step(state: State, process: str, on: Guards, files: tuple[str, ...]) 
     if bound(state, "b"):
         new[state["nb"] + "gone"] = "removed"
     new |= {"na": None, "nb": "F", "Fnm": "b"}
-    release(new, process, "ok")
-    return [("rename: ok", new)]
+    return [("rename: ok", release(new, process, "ok"))]
 
 
 def copy(state: State, process: str, on: Guards, files: tuple[str, ...], version: str | None) -> Steps:
@@ -321,8 +296,7 @@ def copy(state: State, process: str, on: Guards, files: tuple[str, ...], version
             new["sb"] = None  # "its replacement is not stored yet"
         for file in files:
             end_change(new, file)
-        release(new, process, "ENOENT")
-        return [("rename: source is gone", new)]
+        return [("rename: source is gone", release(new, process, "ENOENT"))]
     if state["sa"] != version:
         for file in files:
             end_change(new, file)
@@ -337,10 +311,9 @@ def reader(state: State, process: str, on: Guards) -> Steps:
     if at == "0":
         return read(state, process, on, state[place])
     if at == "b":
-        if state["Fbusy"] and ECONOMY in on:
+        if state["Fbusy"]:
             return []
-        seq = -1 if state["Fbusy"] else state["Fseq"]
-        new |= {process: "a", process + "v": state[place], process + "q": seq, "Ffol": None}
+        new |= {process: "a", process + "v": state[place], process + "q": state["Fseq"], "Ffol": None}
         return [(f"reader looks: {state[place]}", new)]
     if state["Ftok"]:
         return []
@@ -377,10 +350,8 @@ def read(state: State, process: str, on: Guards, stored: str | None) -> Steps:
         elif state["Fgone"]:
             result = "ENOENT"
         else:
-            new |= {"Ffol": None if "give-folio" in on else process, process: "b"}
-            return [("fill: ESTALE", new)]
-    finish(new, process, result)
-    return [(f"read: {result}", new)]
+            return [("fill: ESTALE", new | {"Ffol": None if "give-folio" in on else process, process: "b"})]
+    return [(f"read: {result}", finish(new, process, result))]
 
 
 def opener(state: State, process: str, on: Guards) -> Steps:
@@ -394,9 +365,7 @@ def opener(state: State, process: str, on: Guards) -> Steps:
             finish(new, process, "ENOENT")
         return [("open(a) holds the name", new)]
     if file is None:
-        new["ha"] = None
-        finish(new, process, "ENOENT")
-        return [("open: removed in between", new)]
+        return [("open: removed in between", finish(new | {"ha": None}, process, "ENOENT"))]
     if at == "k":
         new |= {process: "t", process + "v": state["sa"], process + "q": state[file + "seq"]}
         if state["sa"] == state[file + "cond"] or state[file + "busy"] or state[file + "doubt"]:
@@ -408,9 +377,7 @@ def opener(state: State, process: str, on: Guards) -> Steps:
     dated = "dated" not in on or state[file + "seq"] == state[process + "q"]
     if dated and not state[file + "busy"] and not state[file + "conf"]:
         apply_foreign(new, file, state[process + "v"], on)
-    new["ha"] = None
-    finish(new, process, "looked")
-    return [("open compares", new)]
+    return [("open compares", finish(new | {"ha": None}, process, "looked"))]
 
 
 def creator(state: State, process: str, on: Guards) -> Steps:
@@ -420,8 +387,7 @@ def creator(state: State, process: str, on: Guards) -> Steps:
     if state["ha"]:
         return []
     if bound(state, "a") or state["sa"]:
-        finish(new, process, "EEXIST")
-        return [("create(a): EEXIST", new)]
+        return [("create(a): EEXIST", finish(new, process, "EEXIST"))]
     return [("create(a): a new object N", new | {"na": "N", "Nnm": "a", "Nlocal": 1, "Nbase": None, "Ncond": None})]
 
 
@@ -436,14 +402,12 @@ def truncate(state: State, process: str, on: Guards) -> Steps:
         return []
     new["Ftok"] = None
     end_change(new, "F")
-    finish(new, process, "ok")
-    return [("truncate: fills are over, ok", new)]
+    return [("truncate: fills are over, ok", finish(new, process, "ok"))]
 
 
 def other_program(state: State, process: str, on: Guards) -> Steps:
     new = state | {"sa": "X" if process == "X" else None, "X": 1}
-    finish(new, process, "done")
-    return [(f"another program {'replaces' if process == 'X' else 'removes'} a", new)]
+    return [(f"another program {'replaces' if process == 'X' else 'removes'} a", finish(new, process, "done"))]
 
 
 def network(state: State, process: str, on: Guards) -> Steps:
@@ -619,46 +583,34 @@ def search(
     end: Callable[[State], None] = no_check,
     daemon: str = "",
 ) -> Found:
-    """Visit all states, breadth first: the first broken promise has a shortest trace.
+    """Visit all states, up to the first broken promise.
 
     Args:
         check: of every state. `end`: of states in which every process has ended.
         daemon: processes that need not end.
     """
     fields = tuple(first)
-    start = tuple(first.values())
-    seen: dict[Any, tuple[Any, str] | None] = {start: None}
+    seen: Seen[Any] = {}
     back: dict[Any, list[Any]] = {}
-    todo, ended = deque([start]), []
+    ended: list[Any] = []
 
-    def broken(at: Any, what: str) -> Found:
-        trace = [f"=> {what}"]
-        while (before := seen[at]) is not None:
-            at, label = before
-            trace.append(label)
-        return Found(len(seen), what, tuple(reversed(trace)))
-
-    while todo:
-        at = todo.popleft()
+    def steps(at: Any) -> Iterator[tuple[str, Any]]:
         state = dict(zip(fields, at, strict=True))
         live = [process for process in script if state[process] != "end" and process not in daemon]
+        if not live:
+            ended.append(at)
+            end(state)
         moved = False
-        try:
-            if not live:
-                ended.append(at)
-                end(state)
-            for process in script:
-                for label, new in processes[process](state, process, on) if state[process] != "end" else ():
-                    check(new)
-                    after, moved = tuple(new[field] for field in fields), True
-                    back.setdefault(after, []).append(at)
-                    if after not in seen:
-                        seen[after] = at, label
-                        todo.append(after)
-        except Bad as bad:
-            return broken(at, str(bad))
+        for process in script:
+            for label, new in processes[process](state, process, on) if state[process] != "end" else ():
+                check(new)
+                after, moved = tuple(new[field] for field in fields), True
+                back.setdefault(after, []).append(at)
+                yield label, after
         if live and not moved:
-            return broken(at, f"deadlock: {', '.join(live)} wait")
+            raise Bad(f"deadlock: {', '.join(live)} wait")
+
+    found = visit(tuple(first.values()), steps, seen)
     can_end, work = set(ended), list(ended)
     while work:
         for at in back.get(work.pop(), ()):
@@ -666,7 +618,7 @@ def search(
                 can_end.add(at)
                 work.append(at)
     stuck = next((at for at in seen if at not in can_end), None)
-    return Found(len(seen)) if stuck is None else broken(stuck, "a caller never returns")
+    return found if found.broken or stuck is None else Found(len(seen), "a caller never returns", trace_to(stuck, seen))
 
 
 SCRIPTS = ("SRD", "SRDX", "SRDY", "SMD", "SMDX", "SMDY", "SMRD", "SRCD", "SDT", "SMO", "SMOX", "SOXD", "MRDX", "SRO")

@@ -15,13 +15,14 @@ second power cut before the first new record is confirmed. The model has no name
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple, TypeVar
 
-__all__ = ["GUARDS", "Found", "search"]
+from .checker import Bad, Found, visit
+
+__all__ = ["GUARDS", "State", "search"]
 
 GUARDS = {
     "sync": "fsync returns when the device has confirmed the record",
@@ -39,10 +40,6 @@ GUARDS = {
 PER_SEGMENT = 2
 Content = tuple[int, int]
 T = TypeVar("T")
-
-
-class Bad(Exception):
-    """A promise is broken."""
 
 
 class Record(NamedTuple):
@@ -79,13 +76,6 @@ class State:
     cuts: int = 2
     failures: int = 1
     next_segment: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    states: int
-    broken: str = ""
-    trace: tuple[str, ...] = ()
 
 
 Guards = frozenset[str]
@@ -292,26 +282,6 @@ def removals(s: State, on: Guards) -> Iterator[tuple[str, State]]:
     yield "remove a segment", replace(s, segments=s.segments[1:], removed=(*s.removed, first))
 
 
-def search(on: Guards, start: State = State(), most: int = 2_000_000) -> Found:
+def search(on: Guards, start: State) -> Found:
     """Visit all states, or those up to the first broken promise."""
-    parents: dict[State, tuple[State, str] | None] = {start: None}
-    queue = deque([start])
-
-    def trace(state: State) -> tuple[str, ...]:
-        labels = []
-        while (parent := parents[state]) is not None:
-            state, label = parent
-            labels.append(label)
-        return tuple(reversed(labels))
-
-    while queue:
-        state = queue.popleft()
-        try:
-            for label, after in steps(state, on):
-                if after not in parents:
-                    parents[after] = (state, label)
-                    queue.append(after)
-        except Bad as bad:
-            return Found(len(parents), str(bad), (*trace(state), "power cut"))
-        assert len(parents) < most, f"more than {most} states"
-    return Found(len(parents))
+    return visit(start, lambda state: steps(state, on))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from .identity import ALL, ECONOMY, GUARDS, LATE, Found, late_requests, runs
+from .checker import Found
+from .identity import ALL, GUARDS, LATE, late_requests, runs
 
 
 def counterexample(without: str) -> Found | None:
@@ -31,11 +32,6 @@ def test_all_rules_together_keep_every_promise(record_property: Callable[[str, o
 def test_each_rule_is_needed(guard: str) -> None:
     """Without it some order breaks a promise."""
     assert counterexample(guard) is not None
-
-
-def test_waiting_for_an_own_change_is_an_economy() -> None:
-    """A reader that looks at the store instead drops what it finds."""
-    assert counterexample(ECONOMY) is None
 
 
 @pytest.mark.parametrize("name", LATE)

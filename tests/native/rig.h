@@ -225,6 +225,8 @@ static MAYBE int send_call(struct file *f, struct pc_request *r)
 	return pc_write_answer(r, store_take(&f->store, c.pos, c.parts, c.n, r->stage));
 }
 
+static MAYBE void (*keep_buffers)(struct pc_request *); /* of a backend that keeps those of its calls */
+
 static MAYBE bool run_write(struct file *f, struct pc_request *r)
 {
 	struct call c;
@@ -232,6 +234,8 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 	while (done == 0) {
 		EQUAL(call_next(r, &c), 1);
 		CHECK(c.n <= pc_max(f->inode->limits.max_vectors, 1));
+		if (keep_buffers)
+			keep_buffers(r);
 		int64_t got = store_take(&f->store, c.pos, c.parts, c.n, r->stage);
 		done = got < 0 ? (int)got : pc_write_answer(r, got);
 	}
@@ -698,6 +702,14 @@ static MAYBE void check_ranges(int line, const u64 *ranges, size_t nr, const u64
 
 /* ---------------------------------------------------------------- the end: nothing may be left */
 
+static MAYBE void check_counters(struct file *f)
+{
+	struct pc_counters n;
+	usage(f, &n);
+	EQUAL(n.handed_over, n.acknowledged + n.returned);
+	EQUAL(n.fill_requested, n.fill_validated + n.fill_reread + n.fill_dropped + n.fill_zeroed);
+}
+
 static MAYBE void rig_close(struct rig *r)
 {
 	SOUND(r);
@@ -707,10 +719,7 @@ static MAYBE void rig_close(struct rig *r)
 		pc_retry(f->inode, 0, ALL, true);
 		EQUAL(file_sync(f), 0);
 		work_all(f->inode->volume);
-		struct pc_counters n;
-		usage(f, &n);
-		EQUAL(n.handed_over, n.acknowledged + n.returned);
-		EQUAL(n.fill_requested, n.fill_validated + n.fill_reread + n.fill_dropped + n.fill_zeroed);
+		check_counters(f);
 		struct pc_volume *v = f->inode->volume;
 		EQUAL(inode_free(f->inode), 0);
 		if (v != r->volume && v->nr_inodes == 0)

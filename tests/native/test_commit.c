@@ -311,15 +311,7 @@ TEST(check_no_commit_begins_after_an_abort)
 	send_bytes(0, PAGE, 1);
 	pc_commit_start(file->inode, 0);
 	pc_volume_abort(rig.volume);
-	struct pc_work w;
-	for (pc_work_next(rig.volume, &w); w.kind == PC_WORK_PASS; pc_work_next(rig.volume, &w)) {
-		pc_credit_put(rig.volume, w.credit);
-		pass_is_over(); /* it has the token */
-		end_work(&w);
-	}
-	EQUAL(w.kind, PC_WORK_COMMITTING);
-	CHECK(!pc_commit_begin(file->inode, false)); /* and the token is free */
-	end_work(&w);
+	CHECK(!commit_begins(file));
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	pc_volume_resume(rig.volume);
 }
@@ -341,50 +333,36 @@ TEST(check_credits_of_an_older_era_count_for_nothing)
 	EQUAL(pc_volume_inflight(rig.volume), 0);
 }
 
-/* Acknowledged bytes, and something to commit that no byte carries. Return: the epoch of a waiter for both. */
-static u64 bytes_and_more(void)
+/* A commit fails after a sync has seen that nothing is dirty, and before it asks for its own; or a requested commit waits for
+ * the token while a rollback sends the bytes back. */
+TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_a_commit_begins_go_first)
 {
-	begin();
-	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
-	put(0, PAGE, 2);
-	u64 stamp = pc_epoch_take(rig.volume);
-	EQUAL(flush(file), 0);
-	return stamp;
-}
-
-static void end_in_order(void)
-{
-	EQUAL(file->inode->token, PC_TOKEN_FREE);
-	u32 writes = file->store.writes;
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.writes, writes + 1);
-	EQUAL(file->store.commits, 1); /* one, and it had the bytes */
-	EQUAL(file->store.stable[0], 2);
-}
-
-/* The commit fails after a sync has seen that nothing is dirty, and before it asks for its own. */
-TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_a_commit_is_asked_for_go_first)
-{
-	u64 stamp = bytes_and_more();
-	CHECK(begin_commit(file));
-	EQUAL(pc_flush_pending(file->inode, stamp, 0, ALL, NULL), 0);
-	commit_fails();
-	CHECK(pc_commit_needed(file->inode, stamp)); /* the creation */
-	pc_commit_start(file->inode, stamp);
-	CHECK(!commit_begins(file));
-	end_in_order();
-}
-
-/* In the other order, a commit is requested, and while it waits for the token a rollback sends the bytes back. */
-TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_the_token_came_go_first)
-{
-	u64 stamp = bytes_and_more();
-	take_token(file);
-	pc_commit_start(file->inode, stamp);
-	pc_uncommit(file->inode);
-	pc_token_release(file->inode);
-	CHECK(!commit_begins(file));
-	end_in_order();
+	for (int asked = 0; asked <= 1; asked++) {
+		begin();
+		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0); /* something that no byte carries */
+		put(0, PAGE, 2);
+		u64 stamp = pc_epoch_take(rig.volume);
+		EQUAL(flush(file), 0);
+		if (asked) {
+			take_token(file);
+			pc_commit_start(file->inode, stamp);
+			pc_uncommit(file->inode);
+			pc_token_release(file->inode);
+		} else {
+			CHECK(begin_commit(file));
+			EQUAL(pc_flush_pending(file->inode, stamp, 0, ALL, NULL), 0);
+			commit_fails();
+			CHECK(pc_commit_needed(file->inode, stamp)); /* the creation */
+			pc_commit_start(file->inode, stamp);
+		}
+		CHECK(!commit_begins(file));
+		EQUAL(file->inode->token, PC_TOKEN_FREE);
+		u32 writes = file->store.writes;
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.writes, writes + 1);
+		EQUAL(file->store.commits, 1); /* one, and it had the bytes */
+		EQUAL(file->store.stable[0], 2);
+	}
 }
 
 /* A change comes while the commit waits for the token. If nobody waits for it, a whole object is left to its writer. */
@@ -448,6 +426,12 @@ static void acknowledged_and_given_up(void)
 TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit)
 {
 	acknowledged_and_given_up();
+	EQUAL(byte_at(0), 2);
+	CHECK(begin_commit(file));
+	u32 reads = file->store.reads;
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT); /* it has forgotten nothing */
+	EQUAL(byte_at(0), 2);
+	EQUAL(file->store.reads, reads);
 	for (int again = 0; again < 2; again++) { /* it is unknown which bytes the first one has forgotten */
 		file->store.bytes[0] = 2;
 		pc_invalidate_range(file->inode, 0, PAGE);
@@ -456,7 +440,7 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_
 		commit_fails();
 		EQUAL(byte_at(0), 1);
 	}
-	u32 reads = file->store.reads;
+	reads = file->store.reads;
 	EQUAL(file_sync(file), 0);
 	EQUAL(byte_at(0), 1);
 	EQUAL(file->store.reads, reads + 1);
@@ -474,17 +458,6 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_a_fill_after_a_discard_reads_a
 	EQUAL(pc_fill_answer(r, got), 0);
 	EQUAL(run_fill(file, r), 0);
 	EQUAL(byte_at(0), 1);
-}
-
-TEST(check_a_commit_that_keeps_everything_leaves_what_was_read)
-{
-	acknowledged_and_given_up();
-	EQUAL(byte_at(0), 2);
-	CHECK(begin_commit(file));
-	u32 reads = file->store.reads;
-	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
-	EQUAL(byte_at(0), 2);
-	EQUAL(file->store.reads, reads);
 }
 
 /* A backend that cannot roll back publishes its staged bytes; reads show that only when it is in the object. */

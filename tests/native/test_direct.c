@@ -218,7 +218,6 @@ static bool begins(void)
 /* On a backend that takes no direct write beside a commit: the commit waits without the token, and is next. [2.26] */
 TEST(check_a_commit_and_a_direct_write_alternate)
 {
-	struct pc_work w;
 	start(false);
 	pc_inode_leaf_lock(file->inode);
 	file->inode->limits.parallel_direct_writes = 0;
@@ -235,12 +234,9 @@ TEST(check_a_commit_and_a_direct_write_alternate)
 	CHECK(end_write(&d));
 	CHECK(!begins());
 	SOUND(&rig);
-	w = next_work(PC_WORK_COMMITTING);
-	pc_inode_user_put(w.inode);
-	CHECK(pc_commit_begin(file->inode, false));
+	CHECK(commit_begins(file));
 	CHECK(!begins());
 	pc_commit_end(file->inode, store_commit(&file->store) == 0, PC_COMMIT_AGAIN);
-	pc_work_end(rig.volume, &w);
 	CHECK(begins());
 	EQUAL(file->store.stable[2 * PAGE], 9);
 }

@@ -85,39 +85,6 @@ TEST(check_the_circle_of_a_byte)
 	}
 }
 
-/* The blocks of a folio go as two requests: the stamps follow the blocks, even if extents of a block end one by one. */
-TEST(check_extents_of_a_block_are_acknowledged_together)
-{
-	start(16384, 2 * PAGE);
-	set_limits(LIMITS(.max_write = PAGE));
-	struct pc_request *fill = begin_fill(file, 0, 8192); /* a folio of two pages, nothing valid */
-	struct pc_folio *f = folio_at(file, 0);
-	pc_inode_leaf_lock(file->inode);
-	EQUAL(pc_folio_ext_ensure(rig.cache, f), 0);
-	CHECK(pc_valid_add(rig.cache, f, 4096, 8192));
-	pc_inode_leaf_unlock(file->inode);
-	memset(pc_folio_memory(rig.cache, f) + 4096, 9, 4096);
-	pc_request_settle(fill);
-	dirty(100, 50);
-	dirty(300, 50);
-	memset(bytes + 4096, 9, 4096);
-	dirty(4096, 4096);
-	struct pc_request *first = hand_over(), *second = next_write();
-	EQUAL(first->nr_segs, 2);
-	expect(0, 3, 0, 0, 1, 0);
-	EQUAL(send_call(file, first), 0); /* the first extent only: they are not contiguous */
-	pc_write_done(first, false, false);
-	expect(1, 2, 0, 1, 1, 0); /* no stamp of U without a block in U */
-	EQUAL(send_call(file, second), 1);
-	pc_write_done(second, true, false);
-	expect(1, 0, 2, 1, 0, 1);
-	pass_ends();
-	pc_retry(file->inode, 0, ALL, true);
-	EQUAL(file_sync(file), 0);
-	CHECK(memcmp(file->store.stable + 100, bytes + 100, 50) == 0);
-	CHECK(memcmp(file->store.stable + 300, bytes + 300, 50) == 0);
-}
-
 /* T-13, T-75b: after an abort an answer, good or bad, only ends W; the token is free when the last one came. */
 TEST(check_late_answers_only_end_the_flight)
 {

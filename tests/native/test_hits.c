@@ -107,6 +107,34 @@ TEST(check_memory_used_by_a_hit_stays)
 	pc_hit_close(h);
 }
 
+/* A late call finds the inode empty: its struct goes to no other one before it is freed. */
+TEST(check_of_an_inode_that_is_gone_nothing_is_shown)
+{
+	open_one(8 << 20, PAGE, PAGE, PAGE, limits_wide());
+	put(0, PAGE, 1);
+	EQUAL(NUMBER(file->inode, DIRTY), PAGE);
+	EQUAL(file_sync(file), 0);
+	EQUAL(NUMBER(file->inode, CACHED), PAGE);
+	EQUAL(pc_inode_destroy(file->inode), 0);
+	EQUAL(pc_inode_destroy(file->inode), 0);
+	struct pc_limits limits = limits_wide();
+	struct pc_inode *next;
+	EQUAL(pc_inode_create(rig.volume, PAGE, &limits, &next), 0);
+	pc_inode_set_unused(file->inode, true);
+	EQUAL(pc_cache_hollow(rig.cache), 0);
+	pc_commit_start(file->inode, 0);
+	pc_settle_start(file->inode);
+	EQUAL(NUMBER(file->inode, STORAGE_BUSY), 0);
+	EQUAL(NUMBER(file->inode, SIZE), 0);
+	EQUAL(NUMBER(file->inode, CACHED), 0);
+	EQUAL(NUMBER(next, SIZE), PAGE);
+	SOUND(&rig);
+	EQUAL(inode_free(next), 0);
+	EQUAL(inode_free(file->inode), 0);
+	file_forget(file);
+	rig.nr_files = 0;
+}
+
 /* ---------------------------------------------------------------- the end of a cache */
 
 static void open_cached(void)

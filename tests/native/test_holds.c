@@ -15,15 +15,14 @@ static void start(u64 max_folio)
 	file = file_open(&rig, 0, ROOM);
 }
 
-/* Hold the frames of the next call of a write. */
-static struct hold hold_call(struct pc_request *r)
+static struct hold last;
+
+/* Hold the frames of the running call of a write. */
+static void hold_call(struct pc_request *r)
 {
-	struct hold h;
-	next_call(r);
-	h.n = pc_call_hold(r, h.frames);
-	CHECK(h.n && h.n <= SEGS);
-	h.each = r->call_len / h.n;
-	return h;
+	last.n = pc_call_hold(r, last.frames);
+	CHECK(last.n && last.n <= SEGS);
+	last.each = r->call_len / last.n;
 }
 
 /* Write that many bytes, and hold them in the call that sends them. */
@@ -32,7 +31,9 @@ static struct hold hold_bytes(u64 max_folio, u64 len, struct pc_request **r)
 	start(max_folio);
 	put(0, len, 'a');
 	*r = hand_over();
-	return hold_call(*r);
+	next_call(*r);
+	hold_call(*r);
+	return last;
 }
 
 static void put_back(const struct hold *h)
@@ -184,36 +185,19 @@ TEST(check_holds_end_in_any_thread_while_writers_and_truncates_go_on)
 	pthread_create(&threads[0], NULL, writer, NULL);
 	pthread_create(&threads[1], NULL, truncater, NULL);
 	u32 taken = 0;
+	keep_buffers = hold_call;
 	for (u32 turn = 0; taken < 400 && turn < 400000; turn++) {
-		struct pc_work w;
+		last.n = 0;
 		pc_flush_start(file->inode, ALL, 0, ALL);
-		pc_work_next(rig.volume, &w);
-		if (w.kind == PC_WORK_NONE) {
+		if (!work(rig.volume))
 			sched_yield();
-			continue;
-		}
-		if (w.kind != PC_WORK_PASS) {
-			do_work(rig.volume, &w);
-			continue;
-		}
-		struct pc_request *r;
-		struct hold h = {0};
-		if (pc_write_next(w.inode, &r) == 1) {
-			r->credit = w.credit;
-			h = hold_call(r);
-			run_write(file, r);
-		} else {
-			pc_credit_put(rig.volume, w.credit);
-			pc_pass_again(w.inode);
-			sched_yield();
-		}
-		end_work(&w);
-		if (h.n) {
-			expect_still(&h);
-			put_back(&h);
+		if (last.n) {
+			expect_still(&last);
+			put_back(&last);
 			taken++;
 		}
 	}
+	keep_buffers = NULL;
 	CHECK(taken > 20);
 	atomic_store(&stop, true);
 	/* Waiters for the end of work are served until both have seen the flag. */

@@ -76,31 +76,6 @@ TEST(check_the_work_of_a_call_is_bounded)
 	}
 }
 
-TEST(check_local_and_pinned_pages_stay)
-{
-	start(64, 4 << 20);
-	dirty(20, 100);
-	touch(30);
-	struct pc_pin pin = read_pin(30 * PAGE, 1);
-	struct pc_request *r; /* some in flight, some unstable, some dirty */
-	pc_flush_start(file->inode, ALL, 0, 5 * PAGE);
-	while ((r = next_write()))
-		run_write(file, r);
-	pc_flush_start(file->inode, ALL, 5 * PAGE, 10 * PAGE);
-	r = next_write();
-	touch_all(100, 1000);
-	EQUAL(nr_cached(0, 20) + nr_cached(30, 31), 21);
-	EQUAL(pin.memory[0], first_byte(30 * PAGE));
-	EQUAL(usage(file, NULL).local, 20 * PAGE);
-	run_write(file, r);
-	pc_unpin(rig.cache, &pin);
-	EQUAL(file_sync(file), 0);
-	for (u64 k = 100; k < 1000; k++)
-		for (int hit = 0; hit < 3; hit++) /* they replace what is not hit */
-			touch(k);
-	EQUAL(nr_cached(0, 31), 0); /* clean now: like all the others, they came back on a queue */
-}
-
 /* A page that becomes clean while reclaim takes it off its queue is not lost. */
 THREAD(clean_all, EQUAL(file_sync(file), 0))
 

@@ -43,28 +43,6 @@ TEST(check_large_writes_make_large_folios_and_small_ones_small)
 	compare(0, ROOM);
 }
 
-/* T-11: copy on conflict. */
-TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
-{
-	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
-		start(0, folio);
-		change(0, 64 << 10, 1);
-		struct pc_request *r = hand_over();
-		change(5000, 10, 2);
-		change(5001, 3, 3); /* the call has the old frame: no second copy */
-		change(60000, 1, 4);
-		EQUAL(cache_usage().cow_copies, folio == PAGE ? 2 : 1);
-		EQUAL(cache_usage().shadows, cache_usage().cow_copies);
-		SOUND(&rig);
-		run_write(file, r);
-		for (u32 b = 0; b < 64 << 10; b++)
-			EQUAL(file->store.bytes[b], 1); /* its content when it was sent */
-		EQUAL(cache_usage().shadows, 0);
-		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-		synced();
-	}
-}
-
 /* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
  * again; awaited work does not, nor does the work for writers that wait for room. */
 TEST(check_above_cow_limit_the_writer_waits)

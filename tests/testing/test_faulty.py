@@ -11,21 +11,16 @@ import pytest
 from pagecache.backends import BackendFile, MemoryBackend
 from pagecache.errors import BackendError
 from pagecache.testing import OPERATIONS, TOO_MANY, Call, FaultPlan, FaultyBackend, Gate, Rule
+from pagecache.testing.faults import ALL, TRUTH
 
 from ..file.rig import raises
-
-DATA = memoryview(bytes(range(100)))
+from .stores import DATA, Store
 
 
 def faulty(*rules: Rule) -> tuple[FaultyBackend, BackendFile]:
     """A backend with an object "a" of 100 bytes."""
-    inner = MemoryBackend()
-    inner.put("a", bytes(DATA))
-    backend = FaultyBackend(inner)
-    file = backend.open("a")
-    backend.calls.clear()
-    backend.use(rules)
-    return backend, file
+    store = Store(*rules)
+    return store.faulty, store.file
 
 
 def test_nothing_happens_without_rules() -> None:
@@ -98,14 +93,25 @@ def test_errors_are_raised_as_given_and_fresh() -> None:
     assert raises(OSError, file.commit).filename == "a"
 
 
-@pytest.mark.parametrize(("short", "count"), [("half", 25), ("all but one", 49), (7, 7), (0, 0), (1000, 50)])
-def test_short_answers_move_exactly_so_much(short: Any, count: int) -> None:
-    backend, file = faulty(Rule(("read", "write"), short=short))
+@pytest.mark.parametrize(
+    ("short", "answer", "count"),
+    [
+        ("half", TRUTH, 25),
+        ("half", ALL, 25),
+        ("all but one", TRUTH, 49),
+        (7, TRUTH, 7),
+        (0, TRUTH, 0),
+        (1000, TRUTH, 50),
+    ],
+)
+def test_short_calls_move_exactly_so_much_whatever_they_answer(short: Any, answer: object, count: int) -> None:
+    backend, file = faulty(Rule(("read", "write"), short=short, answer=answer))
+    answered = 50 if answer is ALL else count
     ones = memoryview(b"\xff" * 25)
-    assert file.write_from(0, [ones, ones]) == count
+    assert file.write_from(0, [ones, ones]) == answered
     assert backend.snapshot("a") == b"\xff" * count + bytes(DATA[count:])
     buffer = bytearray(50)
-    assert file.read_into(50, [memoryview(buffer)[:20], memoryview(buffer)[20:]]) == count
+    assert file.read_into(50, [memoryview(buffer)[:20], memoryview(buffer)[20:]]) == answered
     assert buffer[:count] == DATA[50 : 50 + count]
     assert buffer[count:] == bytes(50 - count)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pagecache.backends import MemoryBackend
 from pagecache.testing import LatencyBackend, latency
 
-from ..file.rig import Task
+from ..file.rig import Patch, Task
 
 BUFFER = memoryview(bytearray(10))
 
@@ -22,28 +23,23 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def test_each_operation_has_its_own_delay() -> None:
-    backend = LatencyBackend(MemoryBackend(), read=0.02, write=0.04, commit=0.06)
+CALLS: dict[str, Callable[[Any], object]] = {
+    "read": lambda file: file.read_into(0, [BUFFER]),
+    "write": lambda file: file.write_from(0, [BUFFER]),
+    "commit": lambda file: file.commit(),
+    "look_up": lambda file: file.stat(),
+}
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_each_operation_has_its_own_delay(operation: str) -> None:
+    """No call without bytes has that of reads and writes, and calls without a delay do not count."""
+    backend = LatencyBackend(MemoryBackend(), **{operation: 0.03})  # type: ignore[arg-type]
     file = backend.open("a", create=True)
-    assert seconds(lambda: file.write_from(0, [BUFFER])) >= 0.04
-    assert seconds(lambda: file.read_into(0, [BUFFER])) >= 0.02
-    assert seconds(lambda: file.commit()) >= 0.06
-
-
-def test_calls_without_bytes_are_not_delayed() -> None:
-    backend = LatencyBackend(MemoryBackend(), read=3600.0, write=3600.0, commit=3600.0)
-    file = backend.open("a", create=True)  # an hour each, if it were
-    file.stat()
     file.truncate(0)
-
-
-def test_look_ups_have_a_delay_of_their_own() -> None:
-    backend = LatencyBackend(MemoryBackend(), look_up=0.03)
-    file = backend.open("a", create=True)
-    assert seconds(file.stat) >= 0.03
-    assert seconds(lambda: backend.stat("a")) >= 0.03
-    file.write_from(0, [BUFFER])
-    assert backend.delayed == 2  # calls without a delay do not count
+    taken = {name: seconds(lambda call=call: call(file)) for name, call in CALLS.items()}  # type: ignore[misc]
+    assert taken[operation] >= 0.03
+    assert backend.delayed == 1
 
 
 class Time:
@@ -61,7 +57,7 @@ class Time:
 
 
 @pytest.mark.parametrize("delay", [5e-6, 20e-6, 150e-6, 1e-3, 0.5])
-def test_delays_are_exact_though_sleeps_are_not(delay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delays_are_exact_though_sleeps_are_not(delay: float, monkeypatch: Patch) -> None:
     clock = Time()
     monkeypatch.setattr(latency, "time", clock)
     backend = LatencyBackend(MemoryBackend(), write=delay)
@@ -71,7 +67,7 @@ def test_delays_are_exact_though_sleeps_are_not(delay: float, monkeypatch: pytes
     assert delay <= clock.now - before < delay + 5e-6
 
 
-def test_calls_are_delayed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_delayed_side_by_side(monkeypatch: Patch) -> None:
     """None of eight threads ends its delay before all have begun theirs."""
     clock, together = Time(), threading.Barrier(8)
 

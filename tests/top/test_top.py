@@ -204,16 +204,6 @@ def test_output_off_a_terminal_comes_once_with_a_note(volume: Volume, socket: st
     assert "12K not saved" in result.stdout
 
 
-def test_help_does_not_import_what_only_the_view_needs() -> None:
-    code = (
-        "import sys; from click.testing import CliRunner; from pagecache.cli import main;"
-        "print(CliRunner().invoke(main, ['top', '--help']).exit_code,"
-        " [m for m in ('rich.live', 'http.client') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0 []"
-
-
 def test_ctrl_c_does_not_wait_for_an_owner_that_hangs(tmp_path: Path) -> None:
     code = "from pagecache.cli.top import figures as f; f.TIMEOUT_S = 1000.0; from pagecache.cli import main; main()"
     with hanging(tmp_path / "s") as path:

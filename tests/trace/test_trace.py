@@ -15,7 +15,7 @@ from pagecache import PageCache, PageCacheError
 from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultyBackend, Gate, LatencyBackend, Rule
 
-from ..file.rig import ONCE, PAGE, QUIET, Task, eventually, pattern, raises
+from ..file.rig import ONCE, PAGE, QUIET, Log, Patch, Task, eventually, pattern, raises
 
 KEY = "data"
 
@@ -91,9 +91,7 @@ def test_what_has_not_ended_is_in_the_file(cache: PageCache, out: Path) -> None:
     assert (left["name"], left["args"]["call"]) == ("wait: fsync", "a commit of the backend")
 
 
-def test_a_full_trace_keeps_the_newest_events_and_counts_the_others(
-    cache: PageCache, out: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_trace_keeps_the_newest_events_and_counts_the_others(cache: PageCache, out: Path, caplog: Log) -> None:
     with cache.attach("memory:").open(KEY, "w+b") as file, cache.trace(out, records=3) as trace:
         for page in range(20):
             file.pwrite(pattern(PAGE), page * PAGE)
@@ -122,9 +120,7 @@ def test_a_trace_that_cannot_be_made_is_refused_before_the_body(cache: PageCache
     assert os.listdir(tmp_path) == ["trace.json"]
 
 
-def test_the_file_is_whole_or_not_there(
-    cache: PageCache, out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_file_is_whole_or_not_there(cache: PageCache, out: Path, monkeypatch: Patch, caplog: Log) -> None:
     """An error of the file is raised, and only logged beside that of the body."""
 
     def full(*_: object) -> None:

@@ -12,33 +12,20 @@ from pagecache.options import CacheOverrides, OpenMode, VolumeOverrides
 
 
 class BlobFile(pagecache.BackendFile):
-    """One object of a store that has objects by name."""
-
-    def __init__(self, blobs: dict[str, bytes], name: str) -> None:
-        self.blobs, self.name = blobs, name
+    """One object of a store."""
 
     def stat(self) -> pagecache.ObjectStat:
-        return pagecache.ObjectStat(size=len(self.blobs[self.name]))
+        return pagecache.ObjectStat(size=0)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        done = 0
-        for buffer in buffers:
-            part = self.blobs[self.name][offset + done :][: len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return 0
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        data = b"".join(buffers)
-        old = self.blobs[self.name].ljust(offset, b"\0")
-        self.blobs[self.name] = old[:offset] + data + old[offset + len(data) :]
-        return len(data)
+        return 0
 
-    def truncate(self, size: int) -> None:
-        self.blobs[self.name] = self.blobs[self.name][:size].ljust(size, b"\0")
+    def truncate(self, size: int) -> None: ...
 
-    def commit(self) -> str | None:
-        return None
+    def commit(self) -> str | None: ...
 
 
 class Blobs(pagecache.Backend):
@@ -46,26 +33,18 @@ class Blobs(pagecache.Backend):
 
     limits = pagecache.BackendLimits(max_inflight=4)
 
-    def __init__(self) -> None:
-        self.blobs: dict[str, bytes] = {}
-
     def open(self, key: str, *, create: bool = False, exclusive: bool = False) -> BlobFile:
-        if key not in self.blobs and not create:
-            raise FileNotFoundError(key)
-        self.blobs.setdefault(key, b"")
-        return BlobFile(self.blobs, key)
+        return BlobFile()
 
     def stat(self, key: str) -> pagecache.ObjectStat:
         return self.open(key).stat()
 
-    def remove(self, key: str) -> None:
-        del self.blobs[key]
+    def remove(self, key: str) -> None: ...
 
-    def rename(self, src: str, dst: str, *, replace: bool = True) -> None:
-        self.blobs[dst] = self.blobs.pop(src)
+    def rename(self, src: str, dst: str, *, replace: bool = True) -> None: ...
 
     def list(self, prefix: str = "") -> list[pagecache.ObjectStat]:
-        return [self.stat(key) for key in self.blobs if key.startswith(prefix)]
+        return [self.stat(key) for key in (prefix,)]
 
     def canonical(self, key: str) -> str:
         return key.lower()

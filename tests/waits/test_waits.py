@@ -19,10 +19,9 @@ from pagecache import CachedFile, PageCache, RetryPolicy, Wait, aio
 from pagecache.backends import MemoryBackend
 from pagecache.engine.report import notices, waits
 
-from ..file.rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern, raises, run_program
+from ..file.rig import KEY, PAGE, QUIET, Log, Make, Patch, Rig, Task, eventually, pattern, raises, run_program
 from ..file.test_interrupts import ctrl_c
 
-Make = Callable[..., Rig]
 Act = Callable[[Rig, Any], object]
 DATA = pattern(64 * PAGE)
 SLOW = RetryPolicy(attempts=3, first_delay=3600.0, max_delay=3600.0, deadline=7200.0, failed_retry=None)
@@ -363,7 +362,7 @@ def test_a_report_may_be_asked_for_anywhere(make: Make) -> None:
     no_wait_left(rig.cache)
 
 
-def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch: Patch) -> None:
     """Such a record would be left if an exit path forgot it. [I-16]"""
     rig = make({KEY: DATA})
     with rig.backend.gate("read_into") as gate:
@@ -437,7 +436,7 @@ class Hanging(MemoryBackend):
         return opened
 
 
-def test_a_backend_that_hangs_is_in_the_log_once_with_its_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_backend_that_hangs_is_in_the_log_once_with_its_line(caplog: Log) -> None:
     """The line has volume, thread, thing, object, and the position in the backend's code; the next wait has its own.
     [T-81, T-82]
     """
@@ -462,11 +461,11 @@ def test_a_backend_that_hangs_is_in_the_log_once_with_its_line(caplog: pytest.Lo
     assert re.fullmatch(rf"store: saver has waited \d\.\d s for fsync of 'report': {call}; Volume\.abort or .*", line)
 
 
-def said(caplog: pytest.LogCaptureFixture, words: str = "has waited") -> int:
+def said(caplog: Log, words: str = "has waited") -> int:
     return sum(words in record.getMessage() for record in caplog.records)
 
 
-def test_a_call_that_the_flusher_names_is_not_logged_twice(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_the_flusher_names_is_not_logged_twice(make: Make, caplog: Log) -> None:
     """A hanging stat is one line, that of the call; its waiter is in the report. [T-82]"""
     rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
     with caplog.at_level(logging.WARNING, "pagecache"), rig.backend.gate("stat") as gate:
@@ -479,9 +478,7 @@ def test_a_call_that_the_flusher_names_is_not_logged_twice(make: Make, caplog: p
     task.result()
 
 
-def test_many_long_waits_are_logged_in_a_few_lines(
-    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_long_waits_are_logged_in_a_few_lines(make: Make, caplog: Log, monkeypatch: Patch) -> None:
     """There are at most LINES lines in WINDOW; one line has the number of the others. [T-82]"""
     monkeypatch.setattr(notices, "LINES", 3)
     monkeypatch.setattr(notices, "WINDOW", 1.0)

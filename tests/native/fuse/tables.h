@@ -60,13 +60,15 @@ static const char *pc_nodes_check(struct pc_loop *l)
 	return wrong;
 }
 
-/* Check the tables of the loop. Return: NULL; else a description of the mistake. */
-static const char *pc_loop_check(struct pc_loop *l)
+/* Check the tables of the loop. */
+static void check_loop(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);
 	const char *wrong = pc_slots_check(l);
 	pthread_mutex_unlock(&l->lock);
-	return wrong ? wrong : pc_nodes_check(l);
+	wrong = wrong ? wrong : pc_nodes_check(l);
+	if (wrong)
+		check_failed(__FILE__, __LINE__, wrong, 0, 0);
 }
 
 #endif

@@ -17,13 +17,6 @@ static struct pc_attributes attributes(u64 number)
 /* A handler, one request at a time, in the thread of the test. */
 static struct pc_fuse_request request;
 
-static void check_loop(void)
-{
-	const char *wrong = pc_loop_check(kernel.loop);
-	if (wrong)
-		check_failed(__FILE__, __LINE__, wrong, 0, 0);
-}
-
 static u32 next(void)
 {
 	CHECK(pc_loop_next(kernel.loop, &request));
@@ -78,7 +71,7 @@ static void begin(struct pc_loop_options options)
 static void end(void)
 {
 	pc_loop_leave(kernel.loop, &request);
-	check_loop();
+	check_loop(kernel.loop);
 	kernel_close(&kernel);
 }
 
@@ -422,7 +415,7 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	/* The next taker does not get the ones before it. */
 	EQUAL(SERVED(send_getattr(&kernel, 9), PC_FUSE_GETATTR, pc_reply_error, ENOENT).error, ENOENT);
 	CHECK(!has_answer(&kernel, second) && !has_answer(&kernel, read));
-	check_loop(); /* one slot is taken, two are held */
+	check_loop(kernel.loop); /* one slot is taken, two are held */
 	LEAVE(writing, pc_reply_number, 1);
 	EQUAL(answer_to(&kernel, first).error, 0);
 	EQUAL(next(), PC_FUSE_WRITE);
@@ -476,7 +469,7 @@ TEST(check_the_end_answers_all_waiters)
 	u64 queued = send_write(&kernel, FILE_NODE, fh, 0, "a", 1);
 	u64 held = send_read(&kernel, FILE_NODE, fh, 0, 1);
 	wait_for_submitted(4);
-	check_loop();
+	check_loop(kernel.loop);
 	pc_loop_stop(kernel.loop, true);
 	EQUAL(answer_to(&kernel, taken).error, EIO);
 	EQUAL(answer_to(&kernel, queued).error, EIO);

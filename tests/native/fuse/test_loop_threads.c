@@ -95,9 +95,7 @@ static void *changer(void *unused MAYBE)
 	while (!atomic_load(&over)) {
 		pc_notify_inode(kernel.loop, FILE_NODE, 0, 0);
 		pc_notify_entry(kernel.loop, 1, "n3");
-		const char *wrong = pc_loop_check(kernel.loop);
-		if (wrong)
-			check_failed(__FILE__, __LINE__, wrong, 0, 0);
+		check_loop(kernel.loop);
 		if (pc_inode_lock_try(file->inode, PC_EXCLUSIVE)) {
 			sched_yield();
 			pc_inode_lock_release(file->inode, PC_EXCLUSIVE);

@@ -353,11 +353,6 @@ void schedule_describe(const char *(*what)(const void *word))
 	describe_word = what;
 }
 
-const char *schedule_thread(uint32_t thread)
-{
-	return threads[thread].name;
-}
-
 void *schedule_arg(void)
 {
 	return current ? current->arg : NULL;

@@ -65,6 +65,5 @@ struct schedule_plan {
 void schedule_begin(const struct schedule_plan *plan, struct schedule_log *log);
 void schedule_describe(const char *(*what)(const void *word)); /* names the word of a wait */
 void schedule_print(const struct schedule_log *log);
-const char *schedule_thread(uint32_t thread);
 
 #endif

@@ -269,10 +269,7 @@ static void file_at_rest(u32 k)
 		judge(k, at, bytes + at * (CELL / 8), c->done[at], "at rest");
 	while (work(rig.volume))
 		;
-	struct pc_counters n;
-	usage(f, &n);
-	EQUAL(n.handed_over, n.acknowledged + n.returned);
-	EQUAL(n.fill_requested, n.fill_validated + n.fill_reread + n.fill_dropped + n.fill_zeroed);
+	check_counters(f);
 }
 
 static void worker(void *arg)
