@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
-from pagecache import AsyncBackend, AsyncBackendFile, BackendLimits, ObjectStat
+from pagecache import AsyncBackend, AsyncBackendFile, ObjectStat
 from pagecache.errors import Key
 
-from ..plain import fill
-from ..stores import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile
 
 ACTION = Callable[..., Any]
 
@@ -62,21 +61,29 @@ class Gate:
         assert enough, f"{self.came} of {calls} calls reached the gate"
 
 
-class Store(AsyncBackend):
-    """Objects in memory. The keys of `gates` and `instead` are names of methods; `instead` replaces a method's work.
+def reaching(method: str, name: str = "") -> Any:
+    """A method that a test may hold at a gate, or replace; else the blocking object does its work."""
 
-    With `commit_on_close` an open file has bytes of its own, which its commits publish. `versions`: objects have them.
+    async def call(self: Any, *args: Any, **options: Any) -> Any:
+        answer = await self.store.reached(name or method, *args)
+        return getattr(self.inner, method)(*args, **options) if answer is NotImplemented else answer
+
+    return call
+
+
+class Store(AsyncBackend):
+    """Objects in memory: a `RecordingBackend`, or with `commit_on_close` an `ObjectBackend`, on the loop. The keys
+    of `gates` and `instead` are names of methods; `instead` replaces a method's work. `versions`: objects have them.
     """
 
     def __init__(self, objects: dict[Key, bytes] | None = None, *, versions: bool = False, **limits: Any) -> None:
-        self.limits = BackendLimits(**limits)
-        self.versions = versions or self.limits.commit_on_close
-        self.numbers = itertools.count(1)
-        self.objects: dict[Key, StoredFile] = {key: StoredFile(self, data) for key, data in (objects or {}).items()}
+        self.whole = limits.get("commit_on_close", False)
+        self.inner = ObjectBackend(objects, **limits) if self.whole else RecordingBackend(objects, **limits)
+        self.limits, self.objects, self.store = self.inner.limits, self.inner.objects, self
+        self.versions = versions or self.whole
         self.gates: dict[str, Gate] = {}
         self.instead: dict[str, ACTION] = {}
         self.calls: list[str] = []
-        self.running = self.most = 0
 
     def gate(self, method: str) -> Gate:
         self.gates[method] = Gate()
@@ -90,118 +97,54 @@ class Store(AsyncBackend):
     async def reached(self, method: str, *args: Any) -> Any:
         """Handle a call before its method runs. Return its replacement answer, or NotImplemented."""
         self.calls.append(method)
-        self.running += 1
-        self.most = max(self.most, self.running)
-        try:
-            if method in self.gates:
-                await self.gates[method].passing()
-            if method in self.instead:
-                answer = self.instead[method](*args)
-                return await answer if isinstance(answer, Coroutine) else answer
-            await asyncio.sleep(0)
-            return NotImplemented
-        finally:
-            self.running -= 1
+        if method in self.gates:
+            await self.gates[method].passing()
+        if method in self.instead:
+            answer = self.instead[method](*args)
+            return await answer if isinstance(answer, Coroutine) else answer
+        await asyncio.sleep(0)
+        return NotImplemented
+
+    def shown(self, found: ObjectStat) -> ObjectStat:
+        """A status; the version of an object that was never committed is 0."""
+        return replace(found, version=found.version or "0" if self.versions else None)
 
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
         if (answer := await self.reached("open", key)) is not NotImplemented:
             return answer  # type: ignore[no-any-return]
-        if key in self.objects and exclusive:
-            raise FileExistsError(17, "it is there", key)
-        if key not in self.objects:
-            if not create:
-                raise FileNotFoundError(2, "it is not there", key)
-            if not self.limits.commit_on_close:
-                self.objects[key] = StoredFile(self, b"")
-        return Session(self, key) if self.limits.commit_on_close else self.objects[key]
+        return (Session if self.whole else StoredFile)(self, self.inner.open(key, create=create, exclusive=exclusive))
 
     async def stat(self, key: Key) -> ObjectStat:
-        if (answer := await self.reached("stat", key)) is not NotImplemented:
-            return answer  # type: ignore[no-any-return]
-        if key not in self.objects:
-            raise FileNotFoundError(2, "it is not there", key)
-        return self.objects[key].status()
+        answer = await self.reached("stat", key)
+        return self.shown(self.inner.stat(key)) if answer is NotImplemented else answer
 
-    async def remove(self, key: Key) -> None:
-        await self.reached("remove", key)
-        if self.objects.pop(key, None) is None:
-            raise FileNotFoundError(2, "it is not there", key)
-
-    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        await self.reached("rename", src, dst)
-        if src not in self.objects:
-            raise FileNotFoundError(2, "it is not there", src)
-        if dst in self.objects and not replace:
-            raise FileExistsError(17, "it is there", dst)
-        self.objects[dst] = self.objects.pop(src)
+    remove, rename = map(reaching, ("remove", "rename"))
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
-        for key, file in sorted(self.objects.items(), key=str):
-            if str(key).startswith(prefix):
-                yield ObjectStat(size=len(file.data), key=key)
+        for found in self.inner.list(prefix):
+            yield self.shown(found)
 
     def content(self, key: Key) -> bytes:
-        return bytes(self.objects[key].data)
+        return self.inner.written(key)
 
 
 class StoredFile(AsyncBackendFile):
-    def __init__(self, store: Store, data: bytes | bytearray) -> None:
-        self.store, self.number = store, next(store.numbers)
-        self.data = bytearray(data)
-
-    def status(self) -> ObjectStat:
-        return ObjectStat(size=len(self.data), version=str(self.number) if self.store.versions else None)
+    def __init__(self, store: Store, inner: RecordingFile) -> None:
+        self.store, self.inner = store, inner
 
     async def stat(self) -> ObjectStat:
         await self.store.reached("file_stat")
-        return self.status()
+        return self.store.shown(self.inner.stat())
 
-    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        if (answer := await self.store.reached("read_into", offset, buffers)) is not NotImplemented:
-            return answer  # type: ignore[no-any-return]
-        return fill(buffers, self.data[offset:])
-
-    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        if (answer := await self.store.reached("write_from", offset, buffers)) is not NotImplemented:
-            return answer  # type: ignore[no-any-return]
-        end = offset + sum(map(len, buffers))
-        self.data.extend(bytes(max(0, end - len(self.data))))
-        self.data[offset:end] = b"".join(buffers)
-        self.number = next(self.store.numbers)
-        return end - offset
-
-    async def truncate(self, size: int) -> None:
-        await self.store.reached("truncate", size)
-        del self.data[size:]
-        self.data.extend(bytes(size - len(self.data)))
-        self.number = next(self.store.numbers)
+    read_into, write_from, truncate = map(reaching, ("read_into", "write_from", "truncate"))
 
     async def commit(self) -> str | None:
-        if (answer := await self.store.reached("commit")) is not NotImplemented:
-            return answer  # type: ignore[no-any-return]
-        return self.status().version
+        answer = await self.store.reached("commit")
+        version = self.inner.commit() if answer is NotImplemented else answer
+        return version if self.store.versions or answer is not NotImplemented else None
 
 
 class Session(StoredFile):
     """The bytes of one open file."""
 
-    def __init__(self, store: Store, key: Key) -> None:
-        super().__init__(store, store.objects[key].data if key in store.objects else b"")
-        self.key = key
-
-    def status(self) -> ObjectStat:
-        """Return its size, and the version of the stored object: 0 if none is stored."""
-        stored = self.store.objects.get(self.key)
-        return ObjectStat(size=len(self.data), version=str(0 if stored is None else stored.number))
-
-    async def commit(self) -> str | None:
-        if (answer := await self.store.reached("commit")) is not NotImplemented:
-            return answer  # type: ignore[no-any-return]
-        stored = self.store.objects.get(self.key)
-        if stored is None or stored.data != self.data:
-            self.store.objects[self.key] = StoredFile(self.store, self.data)
-        return self.status().version
-
-    async def rollback(self) -> None:
-        await self.store.reached("rollback")
-        self.data = bytearray(self.store.content(self.key) if self.key in self.store.objects else b"")
+    rollback = reaching("rollback")

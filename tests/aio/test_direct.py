@@ -14,40 +14,8 @@ from ..file.rig import KEY, ONCE, PAGE, eventually, pattern
 from ..stores import RecordingBackend
 from .conftest import Attach, cancelled
 from .stores import Store
-from .test_handles import both
 
 DATA = pattern(16 * PAGE)
-
-
-def content(backend: Any) -> bytes:
-    found: bytes = backend.content(KEY) if isinstance(backend, Store) else backend.written(KEY)
-    return found
-
-
-@both
-async def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any) -> None:
-    """The calls are coherent with the buffered handles of the object, and cache nothing."""
-    volume = attach(backend(DATA))
-    async with (
-        aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct,
-        aio.open(volume, KEY, "r+") as file,
-    ):
-        assert await direct.pread(PAGE, PAGE) == DATA[PAGE : 2 * PAGE]
-        assert volume.stats().clean == 0
-        await file.pwrite(b"buffered", PAGE)
-        assert await direct.pread(8, PAGE) == b"buffered"
-        assert await direct.pwrite(b"d" * PAGE, 0) == PAGE
-        assert content(volume.backend)[:PAGE] == b"d" * PAGE
-        assert await file.pread(4, 0) == b"dddd"
-        space = bytearray(2 * PAGE)
-        assert await direct.pread_into(space, 15 * PAGE) == PAGE
-        assert space[:PAGE] == DATA[15 * PAGE :]
-        assert await direct.preadv([bytearray(3), bytearray(5)], 0) == 8
-        assert await direct.pwritev([b"ab", b"c"], 2 * PAGE) == 3
-        assert await direct.append(b"end") == 16 * PAGE
-        await direct.fsync()
-    assert content(volume.backend)[16 * PAGE :] == b"end"
-    assert content(volume.backend)[2 * PAGE : 2 * PAGE + 4] == b"abc" + DATA[2 * PAGE + 3 : 2 * PAGE + 4]
 
 
 @pytest.mark.parametrize("verb", ["pread_into", "pwrite"])

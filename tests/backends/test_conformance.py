@@ -13,7 +13,7 @@ from pagecache.backends.passing import PassingBackend, SlowBackend
 from pagecache.testing import FaultyBackend, LatencyBackend
 from pagecache.testing.checks import checks_of, run_check
 
-from ..file.rig import Task
+from ..file.rig import Task, raises
 from ..plain import AsyncBlobs, Blobs
 from ..publishing import PublishingBackend, PublishingFile
 from ..suites import suite
@@ -55,8 +55,7 @@ TestPlainClass = suite(lambda folder: Blobs())  # required methods and no base c
 def test_the_suite_refuses_what_is_no_backend(made: Any, words: str, tmp_path: Path) -> None:
     refusing = suite(lambda folder: made)
     check = next(iter(checks_of(refusing)))
-    with pytest.raises(TypeError, match=words):
-        run_check(refusing(), check, tmp_path=tmp_path)
+    raises(TypeError, run_check, refusing(), check, tmp_path=tmp_path, match=words)
 
 
 class Checked(PublishingBackend):

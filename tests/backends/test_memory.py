@@ -12,6 +12,8 @@ import pytest
 from pagecache.backends import MemoryBackend
 from pagecache.backends.memory import CHUNK
 
+from ..file.rig import raises
+
 
 def test_holes_cost_nothing() -> None:
     backend = MemoryBackend()
@@ -60,8 +62,7 @@ def test_any_hashable_is_a_key_and_paths_are_their_text() -> None:
 
 def test_options_are_limits() -> None:
     assert MemoryBackend(durable_writes=True, max_write="64KiB").limits.max_write == 65536
-    with pytest.raises(TypeError, match="max_write"):
-        MemoryBackend(**cast(Any, {"max_wirte": 1}))
+    raises(TypeError, MemoryBackend, **cast(Any, {"max_wirte": 1}), match="max_write")
 
 
 def test_child_after_fork_writes_into_its_own_copy() -> None:

@@ -455,35 +455,6 @@ def test_write_of_the_last_unit_waits_while_it_is_made_a_whole_one() -> None:
 # -------------------------------------------------------------------- changes of ranges: which waits for which
 
 
-def test_overlapping_changes_wait_for_each_other_and_others_do_not() -> None:
-    changes, first, second, third = Changes(), threading.Lock(), threading.Lock(), threading.Lock()
-    with second, third:
-        with first:
-            changes.begin(0, 10, first)
-            changes.begin(10, 20, second)
-            waiting = Task(changes.begin, 5, 15, third)
-            assert waiting.waits()
-        assert waiting.waits()  # for the second one
-        second.release()
-        waiting.result()
-        second.acquire()
-
-
-def test_read_waits_for_a_change_and_notices_one_that_began_later() -> None:
-    changes, first, second = Changes(), threading.Lock(), threading.Lock()
-    with first:
-        changes.begin(0, 10, first)
-        assert changes.quiet(10, 20) == 1
-        reading = Task(changes.quiet, 9, 20)
-        assert reading.waits()
-    since = reading.result()
-    assert changes.unchanged(0, 20, since)
-    with second:
-        changes.begin(5, 10, second)
-    assert changes.unchanged(0, 5, since)
-    assert not changes.unchanged(0, 6, since)
-
-
 def test_read_that_more_changes_overtook_than_are_remembered_is_done_again() -> None:
     changes = Changes()
     since = changes.quiet(0, 10)

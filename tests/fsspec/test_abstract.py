@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fsspec.implementations.local import make_path_posix
-from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.tests import abstract
 
 from pagecache.fsspec import PageCacheFileSystem
 
+from .conftest import Make
 
-class OverMemory(abstract.AbstractFixtures):
-    """Objects."""
 
-    @pytest.fixture
-    def fs(self) -> Iterator[PageCacheFileSystem]:
-        fs = PageCacheFileSystem("memory", capacity="4MiB")
-        yield fs
-        fs.close()
-        MemoryFileSystem.store.clear()
-        MemoryFileSystem.pseudo_dirs[:] = [""]
+class Above(abstract.AbstractFixtures):
+    """Objects, and files that are changed in place."""
 
     @pytest.fixture
-    def fs_path(self) -> str:
-        return "/suite"
-
-
-class OverFiles(abstract.AbstractFixtures):
-    """Files that are changed in place."""
+    def fs(self, make: Make, protocol: str) -> PageCacheFileSystem:
+        return make(protocol, {"auto_mkdir": True} if protocol == "file" else None)
 
     @pytest.fixture
-    def fs(self) -> Iterator[PageCacheFileSystem]:
-        fs = PageCacheFileSystem("file", {"auto_mkdir": True}, capacity="4MiB")
-        yield fs
-        fs.close()
+    def fs_path(self, protocol: str, tmp_path: Path) -> str:
+        return str(make_path_posix(str(tmp_path))) if protocol == "file" else "/suite"
 
     @pytest.fixture
-    def fs_path(self, tmp_path: Path) -> str:
-        return str(make_path_posix(str(tmp_path)))
-
-    @pytest.fixture
-    def fs_sanitize_path(self) -> Any:
-        return make_path_posix
+    def fs_sanitize_path(self, protocol: str) -> Any:
+        return make_path_posix if protocol == "file" else lambda path: path
 
 
 for kind in ("Copy", "Get", "Put", "Open", "Pipe"):
-    for above in (OverMemory, OverFiles):
-        name = f"Test{kind}{above.__name__}"
-        globals()[name] = type(name, (getattr(abstract, f"Abstract{kind}Tests"), above), {})
+    globals()[f"Test{kind}"] = type(f"Test{kind}", (getattr(abstract, f"Abstract{kind}Tests"), Above), {})

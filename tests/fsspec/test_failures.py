@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 import pagecache
 from pagecache.fsspec import PageCacheFileSystem
 
-from ..file.rig import raises
+from ..file.rig import raises, run_program
 from ..fsspec_below.stores import Streams
 from .conftest import Make
 from .targets import OwnMemory
@@ -275,17 +273,14 @@ def test_an_asynchronous_target_is_refused(make: Make) -> None:
     raises(ValueError, make, fs=wrapped, match="was made with asynchronous=True")
 
 
-def test_without_fsspec_the_import_says_what_to_install() -> None:
+def test_without_fsspec_the_import_says_what_to_install(tmp_path: Path) -> None:
     code = (
         "import sys, pagecache; assert 'fsspec' not in sys.modules; sys.modules['fsspec'] = None\n"
         "try:\n    import pagecache.fsspec\n"
         "except ImportError as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (
-        done.stdout.strip()
-        == "pagecache.fsspec needs fsspec 2025.10 or newer: run pip install '.[fsspec]' in a checkout of libpagecache"
-    ), done.stderr
+    done, needs = run_program(tmp_path, code), "pagecache.fsspec needs fsspec 2025.10 or newer: "
+    assert done.stdout.strip() == f"{needs}run pip install '.[fsspec]' in a checkout of libpagecache", done.stderr
 
 
 def test_fsspec_finds_it_by_its_name() -> None:

@@ -173,17 +173,6 @@ def test_a_file_system_pickles(fs: PageCacheFileSystem, root: str) -> None:
     assert PageCacheFileSystem.from_json(fs.to_json()) is fs
 
 
-def test_a_readable_file_pickles_with_its_position(fs: PageCacheFileSystem, root: str) -> None:
-    fs.pipe_file(f"{root}/file", b"0123456789")
-    with fs.open(f"{root}/file") as file:
-        file.seek(4)
-        with pickle.loads(pickle.dumps(file)) as again:
-            assert (again.mode, again.tell(), again.read()) == ("rb", 4, b"456789")
-        assert file.tell() == 4
-    with fs.transaction, fs.open(f"{root}/file") as file, pickle.loads(pickle.dumps(file)) as again:
-        assert again.read() == b"0123456789"
-
-
 @pytest.mark.parametrize(("mode", "again_mode"), [("r+b", "r+b"), ("wb", "r+b"), ("ab", "ab"), ("w+b", "r+b")])
 def test_a_file_that_is_saved_pickles_and_goes_on(
     fs: PageCacheFileSystem, root: str, mode: str, again_mode: str

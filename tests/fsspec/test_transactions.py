@@ -51,18 +51,6 @@ def test_nothing_is_seen_before_the_end(fs: PageCacheFileSystem, below: Any, roo
             assert file.read() == b"packed"
 
 
-def test_a_transaction_that_raises_leaves_nothing(fs: PageCacheFileSystem, below: Any, root: str) -> None:
-    below.pipe_file(f"{root}/old", b"old")
-    with pytest.raises(KeyError), fs.transaction:
-        fs.pipe_file(f"{root}/new", b"new")
-        fs.pipe_file(f"{root}/old", b"newer")
-        raise KeyError
-    assert contents(below, root) == {f"{root}/old": b"old"}
-    assert fs.find(root) == [f"{root}/old"]
-    fs.pipe_file(f"{root}/after", b"at once")
-    assert below.cat_file(f"{root}/after") == b"at once"
-
-
 def test_a_file_whose_body_raised_is_not_published_by_a_transaction_that_goes_on(
     fs: PageCacheFileSystem, below: Any, root: str
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fsspec_below.place import FILE_SYSTEMS, SERVERS, Place, place_of
+from tests.fsspec_below.place import FILE_SYSTEMS, Place, place_of
 from tests.s3.conftest import ordinary_chain, started
 
 __all__ = ["ordinary_chain", "started"]
@@ -19,13 +19,13 @@ def file_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plac
     yield from place_of(request, tmp_path)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make the tests of `place` in the kinds of stores that `PLACES` of their module names, by default file systems."""
+    if "place" in metafunc.fixturenames:
+        metafunc.parametrize("place", getattr(metafunc.module, "PLACES", FILE_SYSTEMS), indirect=True)
+
+
 @pytest.fixture
-def place(file_system: Place) -> Place:
-    """What most tests of a folder of file systems are about."""
-    return file_system
-
-
-@pytest.fixture(params=[*FILE_SYSTEMS, *SERVERS])
-def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A file system or a bucket, with an object `key`."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A store with an object `key`."""
     yield from place_of(request, tmp_path)

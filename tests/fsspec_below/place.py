@@ -20,6 +20,7 @@ from tests.s3.servers import Bucket, new_bucket
 
 FILE_SYSTEMS = {"whole": Whole, "parts": Parts, "elsewhere": Elsewhere}
 SERVERS = ("moto_small", "ministack")
+EVERYWHERE = [*FILE_SYSTEMS, *SERVERS]
 
 LARGE = 3 << 20
 OLD = random.Random(1).randbytes(LARGE)

@@ -6,8 +6,6 @@ import errno
 import io
 import os
 import ssl
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -26,11 +24,9 @@ from pagecache import BackendError, PageCache
 from pagecache.backends import DirectoryBackend, backend_from_url
 from pagecache.backends.fsspec import FsspecBackend, LocalObjects
 from pagecache.backends.fsspec.calls import about, stat_of, tagged
-from tests.file.rig import attached, raises
+from tests.file.rig import attached, raises, run_program
 from tests.fsspec_below.place import get
 from tests.fsspec_below.stores import Streams, Whole
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def open_url(url: str, **options: Any) -> Any:
@@ -227,8 +223,7 @@ def test_file_systems_that_cannot_read_ranges_say_so_at_open() -> None:
     ],
 )
 def test_an_impossible_argument_is_named(given: dict[str, Any], kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind, match=words):
-        FsspecBackend(**({"fs": Whole()} | given))
+    raises(kind, FsspecBackend, **{"fs": Whole()} | given, match=words)
 
 
 def test_caches_of_fsspec_are_refused() -> None:
@@ -283,13 +278,7 @@ def test_file_systems_of_urls_remember_no_listings() -> None:
     assert backend.fs.dircache.use_listings_cache is False
 
 
-def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_without_fsspec_the_error_says_what_to_install() -> None:
+def test_without_fsspec_the_error_says_what_to_install(tmp_path: Path) -> None:
     code = """
 import sys
 sys.modules["fsspec"] = None
@@ -304,7 +293,7 @@ try:
 except ModuleNotFoundError as error:
     print(error)
 """
-    assert run(code).count("pip install '.[fsspec]'") == 2
+    assert run_program(tmp_path, code).stdout.count("pip install '.[fsspec]'") == 2
 
 
 # ---------------------------------------------------------------------------------------- errors and infos

@@ -17,6 +17,7 @@ from tests.backends.transforms import Sealed
 from tests.file.rig import attached, content_of
 from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole
+from tests.stress.test_clean import SHORT
 
 
 def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
@@ -59,10 +60,6 @@ def test_reads_of_open_files_fetch_what_was_asked_for() -> None:
     assert fetched == ["bucket/key:8192-12288"]
 
 
-SHORT: dict[str, Any] = {
-    "threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1,
-    "duration": 1,
-}  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
     "no faults": SHORT,
     "flaky": {**SHORT, "faults": "flaky"},

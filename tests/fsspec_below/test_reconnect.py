@@ -15,9 +15,10 @@ from pagecache import CachedFile, CommitError, ConflictError, PageCache, RetryPo
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task, attached, eventually, raises
-from tests.fsspec_below.place import OLD, Place, S3Place
+from tests.fsspec_below.place import EVERYWHERE, OLD, Place, S3Place
 from tests.fsspec_below.stores import Whole
 
+PLACES = EVERYWHERE
 Change = Callable[[CachedFile], None]
 Opened = Callable[..., tuple[Volume, CachedFile]]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
@@ -34,11 +35,6 @@ def dirty(file: CachedFile) -> None:
 
 def cut(file: CachedFile) -> None:
     file.truncate(len(OLD) - 1)
-
-
-@pytest.fixture
-def place(any_place: Place) -> Place:
-    return any_place
 
 
 @pytest.fixture
@@ -86,18 +82,6 @@ def test_changes_are_not_laid_over_a_version_that_another_client_has_stored(
     assert replaced == ([] if change is cut else [(0, 4)])
     file.fsync()
     assert place.content("key") == (b"theirs!" if change is cut else b"miners!")
-
-
-def test_a_version_that_is_cached_as_a_whole_may_replace_the_other_one(place: Place, opened: Opened) -> None:
-    volume, file = opened()
-    file.pread(len(OLD), 0)
-    acknowledged(file)
-    place.put("key", b"theirs!")
-    volume.reconnect(backend(place))
-    assert file.pread(8, 0) == b"mine" + OLD[4:8]
-    assert volume.resolve("key", "force") == []
-    file.fsync()
-    assert place.content("key") == b"mine" + OLD[4:]
 
 
 @pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])

@@ -15,21 +15,17 @@ from pagecache import BackendFile, CachedFile, ConflictError, PageCache, RetryPo
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 from pagecache.volume.inode import Inode
-from tests.file.rig import attached, content_of, raises
-from tests.fsspec_below.place import OLD, Place, get, put
+from tests.file.rig import attached, content_of, raises, stored
+from tests.fsspec_below.place import EVERYWHERE, OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 
+PLACES = EVERYWHERE
 PRECIOUS = b"precious"
 OTHER = OLD[::-1]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
 Use = Callable[[CachedFile], None]
 Faulty = tuple[Volume, FaultyBackend, contextlib.ExitStack]
-
-
-@pytest.fixture
-def place(any_place: Place) -> Place:
-    return any_place
 
 
 def uploaded(file: CachedFile) -> None:
@@ -324,8 +320,7 @@ def test_call_whose_answer_is_lost_takes_the_name_from_open_files(losing: Place,
         losing.lose(failed_looks)
         if call == "remove":
             volume.remove("key")
-            with volume.open("key", "wb") as other:
-                other.write(OTHER)
+            stored(volume, "key", OTHER)
         else:
             volume.rename("source", "key")
         volume.rename("key", "other")
@@ -415,23 +410,33 @@ def fail_to_commit(place: Place, backend: FaultyBackend, file: CachedFile, how: 
     place.repair()
 
 
-WITHOUT_AN_ANSWER = pytest.mark.parametrize("how", ["not carried out", "carried out", "unknown to its file"])
-
-
-@WITHOUT_AN_ANSWER
-@pytest.mark.parametrize("first", ["commit", "rename"])
-def test_a_commit_without_an_answer_beside_a_rename_is_no_version_of_another_client(
-    place: Place, faulty: Faulty, first: str, how: str
+@pytest.mark.parametrize("how", ["not carried out", "carried out", "unknown to its file"])
+@pytest.mark.parametrize(
+    ("first", "theirs"), [("commit", ""), ("rename", ""), ("commit", "key"), ("commit", "other")], ids=str
+)
+def test_a_commit_without_an_answer_beside_a_rename_is_told_from_a_version_of_another_client(
+    place: Place, faulty: Faulty, first: str, theirs: str, how: str
 ) -> None:
-    """The backend's file knows its commit in the copy, too: nothing is in conflict, and all is saved. [2.19, 2.20]"""
+    """The backend's file knows its commit in the copy, too: nothing is in conflict, and all is saved. A version that
+    another client stores before the rename or after it is a conflict: neither name hides it. [2.19, 2.20]
+    """
     volume, backend, handles = faulty
-    file = handles.enter_context(volume.open("key", "r+b", read_ahead=0))
+    file = volume.open("key", "r+b", read_ahead=0)
+    handles.callback(file.abandon if theirs else file.close)
     file.pwrite(b"W", 0)
     if first == "rename":
         volume.rename("key", "other")
     fail_to_commit(place, backend, file, how)
+    if theirs == "key":
+        place.put("key", OTHER)
     if first == "commit":
         volume.rename("key", "other")
+    if theirs == "other":
+        place.put("other", OTHER)
+    if theirs:
+        raises(ConflictError, file.fsync)
+        assert (place.content("key"), place.content("other")) == (None, OTHER)
+        return
     file.pwrite(b"M", 1)
     assert file.pread(4, len(OLD) - 4) == OLD[-4:]
     if place.fs is None and (first, how) == ("rename", "unknown to its file"):
@@ -439,26 +444,6 @@ def test_a_commit_without_an_answer_beside_a_rename_is_no_version_of_another_cli
             file.fsync()
     file.fsync()
     assert (place.content("key"), place.content("other")) == (None, b"WM" + OLD[2:])
-
-
-@WITHOUT_AN_ANSWER
-@pytest.mark.parametrize("stored", ["before the rename", "after the rename"])
-def test_another_clients_version_is_a_conflict_behind_a_commit_without_an_answer_and_a_rename(
-    place: Place, faulty: Faulty, stored: str, how: str
-) -> None:
-    """Neither name hides it. [2.19, 2.20]"""
-    volume, backend, handles = faulty
-    file = volume.open("key", "r+b", read_ahead=0)
-    handles.callback(file.abandon)
-    file.pwrite(b"W", 0)
-    fail_to_commit(place, backend, file, how)
-    if stored == "before the rename":
-        place.put("key", OTHER)
-    volume.rename("key", "other")
-    if stored == "after the rename":
-        place.put("other", OTHER)
-    raises(ConflictError, file.fsync)
-    assert (place.content("key"), place.content("other")) == (None, OTHER)
 
 
 @pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])

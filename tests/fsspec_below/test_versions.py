@@ -14,15 +14,10 @@ import pytest
 from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import Patch, attached, raises
-from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
+from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
 
-
-@pytest.fixture
-def place(any_place: Place) -> Place:
-    return any_place
-
-
+PLACES = EVERYWHERE
 # ------------------------------------------------------------------------------------------ other clients
 
 

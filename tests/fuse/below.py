@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
-from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
+from pagecache.backends.protocol import Backend, BackendFile
 from pagecache.fuse import nodes
 from pagecache.testing import FaultyBackend, LatencyBackend
 
@@ -82,25 +82,22 @@ class Switch:
             raise OSError(int(code), os.strerror(int(code)))
 
 
+def _through(what: str, method: str = "") -> Any:
+    """A method that is subject to the switch, under a name of the call."""
+
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        return self._switch.through(what, partial(getattr(self.inner, method or what), *arguments, **options))
+
+    return call
+
+
 class _File(PassingFile):
     def __init__(self, inner: BackendFile, switch: Switch) -> None:
         super().__init__(inner)
         self._switch = switch
 
-    def stat(self) -> ObjectStat:
-        return self._switch.through("stat", super().stat)
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self._switch.through("read", partial(super().read_into, offset, buffers))
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self._switch.through("write", partial(super().write_from, offset, buffers))
-
-    def truncate(self, size: int) -> None:
-        self._switch.through("truncate", partial(super().truncate, size))
-
-    def commit(self) -> str | None:
-        return self._switch.through("commit", super().commit)
+    stat, truncate, commit = map(_through, ("stat", "truncate", "commit"))
+    read_into, write_from = _through("read", "read_into"), _through("write", "write_from")
 
 
 class _Switched(PassingBackend):
@@ -112,17 +109,7 @@ class _Switched(PassingBackend):
         call = partial(self.inner.open, key, create=create, exclusive=exclusive)
         return _File(self._switch.through("open", call), self._switch)
 
-    def stat(self, key: Any) -> ObjectStat:
-        return self._switch.through("stat", partial(super().stat, key))
-
-    def remove(self, key: Any) -> None:
-        self._switch.through("remove", partial(super().remove, key))
-
-    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
-        self._switch.through("rename", partial(super().rename, src, dst, replace=replace))
-
-    def sync(self) -> None:
-        self._switch.through("sync", super().sync)
+    stat, remove, rename, sync = map(_through, ("stat", "remove", "rename", "sync"))
 
 
 def switched(folder: str) -> Backend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .calls import Recorder, check, opened
@@ -35,46 +36,45 @@ def read_all(path: Path) -> object:
     return len(found), found[:10], found[-10:]
 
 
+def noted(record: Recorder, what: str, part: str, call: Callable[[], object]) -> None:
+    record(f"{what}: {part}", call)
+
+
 @check
 def opens_of_open_files(top: Path, record: Recorder) -> None:
     for loss, lose in LOSSES.items():
         for way in (os.O_RDWR, os.O_RDONLY):
             what = f"{loss}, {'written' if way == os.O_RDWR else 'read'}"
+            note = partial(noted, record, what)
             folder = top / what.replace(" ", "-")
             folder.mkdir()
             (folder / "a").write_bytes(DATA)
             with opened(folder / "a", way) as fd:
                 if way == os.O_RDWR:
                     os.pwrite(fd, b"dirty", 100)
-                record(f"{what}: lost", lambda: lose(folder / "a") and None)
-                record(f"{what}: read", lambda: read_all(again(fd)))
+                note("lost", lambda: lose(folder / "a") and None)
+                note("read", lambda: read_all(again(fd)))
                 record.nothing(f"{what}: for reading", lambda: os.open(again(fd), os.O_RDONLY))
                 with opened(again(fd), os.O_RDWR) as other:
-                    record(f"{what}: the same", lambda: os.path.sameopenfile(fd, other))
-                    record(f"{what}: one written", lambda: (os.pwrite(other, b"other", 0), os.pread(fd, 10, 0))[1])
-                    record(
-                        f"{what}: size", lambda: (os.fstat(fd).st_size, os.fstat(other).st_size, os.fstat(fd).st_nlink)
-                    )
-                    record(f"{what}: fsync", lambda: os.fsync(other))
-                record(f"{what}: after a close", lambda: os.pread(fd, 10, 0))
+                    note("the same", lambda: os.path.sameopenfile(fd, other))
+                    note("one written", lambda: (os.pwrite(other, b"other", 0), os.pread(fd, 10, 0))[1])
+                    note("size", lambda: (os.fstat(fd).st_size, os.fstat(other).st_size, os.fstat(fd).st_nlink))
+                    note("fsync", lambda: os.fsync(other))
+                note("after a close", lambda: os.pread(fd, 10, 0))
                 with again(fd).open("ab") as appended:
-                    record(
-                        f"{what}: appended", lambda: (appended.write(b"end"), appended.flush(), os.fstat(fd).st_size)[2]
-                    )
+                    note("appended", lambda: (appended.write(b"end"), appended.flush(), os.fstat(fd).st_size)[2])
                 with again(fd).open("r+b") as file, mmap.mmap(file.fileno(), 100, mmap.MAP_PRIVATE) as mapping:
-                    record(f"{what}: mapped", lambda: bytes(mapping[:10]))
-                record(f"{what}: cut by its path", lambda: (os.truncate(again(fd), 50), os.fstat(fd).st_size)[1])
-                record(f"{what}: extended by its path", lambda: (os.truncate(again(fd), 70), os.pread(fd, 30, 40))[1])
-                record(f"{what}: chmod by its path", lambda: (os.chmod(again(fd), 0o640), oct(os.fstat(fd).st_mode))[1])
-                record(f"{what}: utime by its path", lambda: (os.utime(again(fd), (5, 6)), os.fstat(fd).st_mtime)[1])
-                record(f"{what}: stat by its path", lambda: again(fd).stat().st_size)
-                record(f"{what}: exclusive", lambda: os.open(again(fd), os.O_CREAT | os.O_EXCL | os.O_RDWR))
+                    note("mapped", lambda: bytes(mapping[:10]))
+                note("cut by its path", lambda: (os.truncate(again(fd), 50), os.fstat(fd).st_size)[1])
+                note("extended by its path", lambda: (os.truncate(again(fd), 70), os.pread(fd, 30, 40))[1])
+                note("chmod by its path", lambda: (os.chmod(again(fd), 0o640), oct(os.fstat(fd).st_mode))[1])
+                note("utime by its path", lambda: (os.utime(again(fd), (5, 6)), os.fstat(fd).st_mtime)[1])
+                note("stat by its path", lambda: again(fd).stat().st_size)
+                note("exclusive", lambda: os.open(again(fd), os.O_CREAT | os.O_EXCL | os.O_RDWR))
                 with opened(again(fd), os.O_RDWR | os.O_TRUNC) as other:
-                    record(
-                        f"{what}: truncated", lambda: (os.fstat(fd).st_size, os.write(other, b"x"), os.pread(fd, 5, 0))
-                    )
+                    note("truncated", lambda: (os.fstat(fd).st_size, os.write(other, b"x"), os.pread(fd, 5, 0)))
             names = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.exists() else {}
-            record(f"{what}: names then", lambda: names)
+            note("names then", lambda: names)
 
 
 @check

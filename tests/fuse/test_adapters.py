@@ -25,6 +25,7 @@ from pagecache.fuse.files import OpenFile
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
+from ..file.rig import raises
 from .mounts import code, needs_mounts
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -100,8 +101,7 @@ def test_a_loss_is_reported_to_each_open_once(files: Files) -> None:
     files.write(one, 0, b"x" * 4096)
     files.volume.discard("a")
     for fh in (one, other):
-        with pytest.raises(DataLossError):
-            files.flush(fh)
+        raises(DataLossError, files.flush, fh)
         assert code(files.flush, fh) is None
 
 

@@ -74,25 +74,6 @@ def test_another_version_is_seen_at_the_next_open(place: Path, stored: Path) -> 
     assert path.read_bytes() == b"them" * PAGE
 
 
-def test_a_copy_of_a_file_under_a_reused_name_is_whole(place: Path, stored: Path) -> None:
-    """Its earlier file has another name, or was replaced by another program, and may not be durable yet. [2.20]"""
-    for name, first, second in (("longer", b"old", b"new" * PAGE), ("shorter", b"old" * PAGE, b"new")):
-        (place / name).write_bytes(first)
-        os.link(place / name, place / f"{name}.bak")
-        (place / "next").write_bytes(second)
-        os.rename(place / "next", place / name)
-        run("cp", name, "copy", cwd=place)
-        assert (place / "copy").read_bytes() == (place / name).read_bytes() == second
-        assert (place / f"{name}.bak").read_bytes() == first
-    for name, first, second in (("longer-behind", b"old", b"new" * PAGE), ("shorter-behind", b"old" * PAGE, b"new")):
-        (place / name).write_bytes(first)
-        (stored / "next").write_bytes(second)
-        os.rename(stored / "next", stored / name)
-        assert (place / name).read_bytes() == second  # the open finds the other file; its status is renewed
-        run("cp", name, "copy", cwd=place)
-        assert (place / "copy").read_bytes() == second
-
-
 def test_a_name_that_another_program_took_leads_every_call_to_the_new_file(place: Path, stored: Path) -> None:
     """The kernel keeps the name for a second, and the first file is open. [2.20]"""
 

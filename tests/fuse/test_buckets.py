@@ -122,25 +122,6 @@ def test_lock_files_do_not_come_back(place: Path, bucket: Bucket) -> None:
     assert bucket.keys(f"{place.name}/") == []
 
 
-def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Bucket) -> None:
-    """It appears as a whole; no part of it is visible before. A close without a write publishes nothing."""
-    path = place / "a"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    os.write(fd, b"x" * 100_000)
-    assert object_of(bucket, place, "a") is None
-    os.fsync(fd)
-    assert object_of(bucket, place, "a") == b"x" * 100_000
-    os.pwrite(fd, b"y", 50_000)
-    assert path.read_bytes()[50_000:50_001] == b"y"  # visible to all programs of this mount
-    assert object_of(bucket, place, "a") == b"x" * 100_000
-    os.close(fd)
-    assert object_of(bucket, place, "a") == b"x" * 50_000 + b"y" + b"x" * 49_999
-    tag = bucket.client.head_object(Bucket=bucket.name, Key=f"{place.name}/a")["ETag"]
-    with path.open("r+b") as file:
-        file.read()
-    assert bucket.client.head_object(Bucket=bucket.name, Key=f"{place.name}/a")["ETag"] == tag
-
-
 def test_a_conflict_is_reported_at_close(place: Path, bucket: Bucket) -> None:
     """The other client's version stays; its writer gets the error once, and fsync always reports it."""
     path = place / "a"

@@ -54,14 +54,6 @@ def test_a_directory_is_looked_at_when_it_is_read(place: Path, stored: Path, ope
     assert os.listdir(opened) == ["by us"]
 
 
-def test_names_removed_after_the_open_are_not_there_at_the_first_read(place: Path, stored: Path) -> None:
-    (place / "a").touch()
-    (place / "b").touch()
-    with os.scandir(place) as found:  # opens it, and reads at the first name
-        (stored / "a").unlink()
-        assert [entry.name for entry in found] == ["b"]
-
-
 def test_a_directory_that_others_remove_before_it_is_read_is_empty(stored: Path, opened: int) -> None:
     """Local file systems behave alike: getdents says ENOENT, which the C library treats as the end."""
     stored.rmdir()

@@ -18,7 +18,7 @@ from pagecache.fuse.namespace import namespace_of
 from pagecache.fuse.nodes import Node, Nodes
 from pagecache.fuse.pruning import Pruning
 
-from ..file.rig import Patch, Task, eventually
+from ..file.rig import Patch, Task, eventually, stored
 from .mounts import Mounted, needs_mounts
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
@@ -66,22 +66,6 @@ def test_attributes_of_a_file_are_those_that_were_found(volume: Volume, store: P
     assert found is not None
     assert (found.size, found.mtime_ns, found.atime_ns) == (5 << 32, 1 << 62, -5)
     server.release(fh)
-
-
-def test_names_of_one_object_come_and_go_in_any_order() -> None:
-    table = Nodes()
-    root = table.root
-    node = table.found(root, "a", "file", "a")
-    for name in "bcd":
-        table.linked(node, root, name)
-    for gone, left in (("b", "acd"), ("a", "cd"), ("d", "c"), ("c", "")):
-        table.removed(root, gone)
-        assert sorted(table.keys(node)) == list(left)
-        assert table.key(node) in ([*left] or [None])
-    table.linked(node, root, "e")
-    assert table.keys(node) == ["e"]
-    table.forget(node.number, 5)
-    assert len(table) == 1
 
 
 def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: Patch) -> None:
@@ -195,8 +179,7 @@ def test_the_size_of_a_file_that_is_saved_beside_a_look_is_not_older_than_its_by
     volume: Volume, monkeypatch: Patch, call: str, times: int
 ) -> None:
     """The store is asked, a file comes to its name and is written back, and then the answer arrives; perhaps twice."""
-    with volume.open("a", "xb") as former:
-        former.write(b"former")
+    stored(volume, "a", b"former", "xb")
     namespace, files = namespace_of(volume), [volume.open(f"new{number}", "xb") for number in range(times)]
     for file in files:
         file.write(b"whole file")

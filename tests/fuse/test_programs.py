@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ..file.rig import raises
 from .conftest import serve_tree
 from .mounts import KINDS, Mounted, maps_shared, names, needs_mounts, run
 
@@ -41,19 +42,6 @@ def same(one: Path, other: Path) -> None:
             assert names(path) == names(twin)
         else:
             assert filecmp.cmp(path, twin, shallow=False), twin
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree of some hundred files, small and large, with links."""
-    root, rng = tmp_path_factory.mktemp("sources") / "tree", random.Random(1)
-    for number in range(100):
-        path = root / f"d{number % 12}" / f"e{number % 5}" / f"file{number}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rng.randbytes(rng.choice([0, 1, 100, 4096, 10_000, 200_000])))
-        if number % 10 == 0:
-            path.with_name(f"link{number}").symlink_to(path.name)
-    return root
 
 
 slow = pytest.mark.slow
@@ -96,8 +84,7 @@ def test_a_shared_write_ahead_log_says_that_it_has_no_shared_mapping(place: Path
     base = sqlite3.connect(place / "db", isolation_level=None)
     base.execute("pragma journal_mode=wal")
     if not maps_shared(mounted.options):
-        with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
-            base.execute("create table t (n integer primary key)")
+        raises(sqlite3.OperationalError, base.execute, "create table t (n integer primary key)", match="disk I/O error")
     else:
         base.execute("create table t (n integer primary key)")
     base.close()
@@ -143,38 +130,6 @@ def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp
         where.mkdir()
         assert "Cannot change mode" in run(*works["tar"], cwd=where, status=2)
         same(source, where)
-
-
-def test_git(place: Path, sources: Path, tmp_path: Path) -> None:
-    """A repository is made, cloned, packed, and found to be whole; its status is clean."""
-    if shutil.which("git") is None:
-        pytest.skip("there is no git here")
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*")
-    origin = tmp_path / "origin"
-    shutil.copytree(sources, origin, symlinks=True)
-    run("git", "init", "-q", origin)
-    run("git", *identity, "-C", origin, "add", ".")
-    run("git", *identity, "-C", origin, "commit", "-q", "-m", "one")
-    clone = place / "clone"
-    run("git", *identity, "clone", "-q", "--no-hardlinks", origin, clone)
-    (clone / "d1" / "new").write_bytes(b"new" * 1000)
-    run("git", *identity, "-C", clone, "add", ".")
-    run("git", *identity, "-C", clone, "commit", "-q", "-m", "two")
-    run("git", *identity, "-C", clone, "gc", "-q", timeout=120)
-    run("git", *identity, "-C", clone, "fsck", "--full", "--strict")
-    assert run("git", *identity, "-C", clone, "status", "--porcelain") == ""
-    (clone / "d1" / "new").unlink()
-    same(sources, clone)
-
-
-def test_tar(place: Path, stored: Path, sources: Path, tmp_path: Path) -> None:
-    """Unpacked on the mount with times and modes, packed again from there."""
-    run("tar", "-C", sources, "-cf", tmp_path / "a.tar", ".")
-    run("tar", "-C", place, "-xpf", tmp_path / "a.tar")
-    run("tar", "-C", place, "-df", tmp_path / "a.tar")
-    same(sources, place)
-    run("sync", "-f", place)
-    run("tar", "-C", stored, "-df", tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("mode", KINDS)

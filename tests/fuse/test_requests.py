@@ -72,19 +72,6 @@ def put_files(bucket: Bucket, folder: str, count: int = FILES) -> None:
         bucket.put(f"{folder}/{number}", b"%d" % number * 1000)
 
 
-def test_files_that_are_read_again_within_attr_timeout_cost_nothing(
-    mounting: Mounting, bucket: Bucket, proxy: FaultyProxy
-) -> None:
-    put_files(bucket, "a")
-    with mounting() as path:
-        for name in os.listdir(path / "a"):
-            (path / "a" / name).read_bytes()
-        proxy.taken()
-        for number in range(FILES):
-            assert (path / "a" / str(number)).read_bytes() == b"%d" % number * 1000
-        assert taken(proxy) == []
-
-
 @pytest.mark.parametrize("seconds", [0, 60])
 def test_a_foreign_version_is_seen_by_the_next_open_after_attr_timeout(
     seconds: float, mounting: Mounting, bucket: Bucket
@@ -151,18 +138,6 @@ def test_files_that_are_made_cost_one_request_each_and_are_stored_at_close(
         made = taken(proxy)
         assert made.count("PutObject") == FILES
         assert len(made) <= FILES + 2
-
-
-def test_a_rename_moves_no_bytes_through_this_machine(mounting: Mounting, bucket: Bucket, proxy: FaultyProxy) -> None:
-    content = os.urandom(1 << 20)
-    bucket.put("a", content)
-    with mounting() as path:
-        proxy.taken()
-        os.rename(path / "a", path / "b")
-        calls = proxy.taken()
-        assert sum(call.up + call.down for call in calls if "/.pagecache/" not in call.path) < 10_000
-        assert (path / "b").read_bytes() == content
-        assert bucket.keys() == ["b"]
 
 
 def test_names_that_another_mount_changes_after_a_listing(mounting: Mounting, bucket: Bucket) -> None:

@@ -190,27 +190,6 @@ def test_numbers_follow_renames(server: Mount) -> None:
     assert new.number != directory
 
 
-def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Mount) -> None:
-    """In either order: the open waits for the running rename, and uses the new name."""
-    directory = server.lookup(1, "d").number
-    inner = server.lookup(directory, "b").number
-    gate = Gate()
-    server.faulty.use([Rule("rename", gate=gate)])
-
-    def read() -> bytes:
-        fh, _ = server.open(inner, os.O_RDONLY)
-        found = server.files.read(fh, 0, 10)
-        server.release(fh)
-        return found
-
-    renaming = Task(server.rename, 1, "d", 1, "e")
-    gate.wait_entered()
-    reading = Task(read)
-    gate.release()
-    renaming.result()
-    assert reading.result() == b"bb"
-
-
 @pytest.mark.parametrize("cached", [False, True])
 def test_an_open_finds_no_other_object_in_a_store_that_compares_none(monkeypatch: Patch, cached: bool) -> None:
     """The names have moved after the kernel's look. The objects of such a store have identities, too."""

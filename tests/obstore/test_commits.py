@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import re
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from pagecache import PageCache
 from pagecache.backends import backend_from_url
 from pagecache.backends.obstore import ObstoreBackend
 
-from ..file.rig import raises
+from ..file.rig import raises, run_program
 from .services import Google
 
 
@@ -251,6 +249,4 @@ def test_a_bad_url_is_named_with_its_rule(url: str, rule: str) -> None:
 def test_without_the_package_the_error_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "obstore.py").write_text("raise ModuleNotFoundError('no obstore', name='obstore')")
     code = "from pagecache.backends import backend_from_url; backend_from_url('gs://b')"
-    path = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
-    done = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True, timeout=60, check=False)
-    assert "[obstore]" in done.stderr
+    assert "[obstore]" in run_program(tmp_path, code).stderr

@@ -5,6 +5,7 @@ tests/fsspec_below has what every store of whole objects keeps in a rename and a
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from contextlib import closing, suppress
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import pytest
+from botocore.exceptions import ClientError
 
 from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import (
@@ -27,8 +29,9 @@ from pagecache import (
 )
 from pagecache.backends.s3 import S3Backend
 from pagecache.engine.retryer import is_refusal
+from pagecache.testing import Gate
 
-from ..file.rig import content_of, eventually, overlay, raises
+from ..file.rig import Task, content_of, eventually, overlay, raises, stored
 from .requests import counted, is_for, name_of
 from .servers import PART, SMALL_PARTS, Bucket
 
@@ -172,8 +175,7 @@ def test_a_commit_whose_answer_was_lost_is_no_conflict(
     """One PUT, or the completion of an upload, publishes. Neither is carried out a second time."""
     publishing = is_for("PutObject" if length < PART else "CompleteMultipartUpload")
     proxy.rules = [ProxyRule("lost", lambda call: publishing(call) and ".pagecache" not in call.path)]
-    with volume.open("k", "w") as file:
-        file.write(bytes(length))
+    stored(volume, "k", bytes(length), "w")
     assert [call.fault for call in proxy.taken() if publishing(call) and ".pagecache" not in call.path] == ["lost"]
     assert bucket.get("k") == bytes(length)
     with volume.open("k", "r+") as file:
@@ -447,3 +449,77 @@ def test_a_commit_that_lands_after_a_reconnect_is_recognised(
         file.pwrite(NEW[PAGES : 2 * PAGES], 0)
         file.fsync()
     assert bucket.get("k") == NEW[PAGES : 2 * PAGES] + SHORT[PAGES:PART] + NEW[:PAGES] + SHORT[PART + PAGES :]
+
+
+# ---------------------------------------------------------------- a commit whose result is unknown: which version it is
+
+MOTO_SMALL = pytest.mark.parametrize("server", ["moto_small"], indirect=True)
+"""It ignores the condition of a completion, so that a late one lands."""
+
+
+def lose(proxy: FaultyProxy, fault: Any) -> None:
+    """Fail a completion, and every later request."""
+    failed = ProxyRule(fault, is_for("CompleteMultipartUpload"))
+    proxy.rules = [ProxyRule("reset", lambda call: failed.seen > 0, times=1000), failed]
+
+
+@MOTO_SMALL
+def test_a_commit_that_lands_after_a_truncate_is_not_taken_for_the_truncated_one(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    """The id in the metadata belongs to one image: bytes, size and cuts. [2.15, 2.19]"""
+    bucket.put("k", SHORT)
+    client, upload = bucket.client, {"Bucket": bucket.name, "Key": "k"}
+    file = backend.open("k")
+    file.write_from(3 * PART, [memoryview(b"W" * PART)])
+    lose(proxy, "reset")
+    raises(OSError, file.commit)
+    proxy.rules.clear()
+    [(_, id)] = bucket.uploads()
+    parts = client.list_parts(**upload, UploadId=id)["Parts"]
+    listed = [{name: part[name] for name in ("PartNumber", "ETag")} for part in parts]
+
+    def land() -> None:
+        with contextlib.suppress(ClientError):
+            client.complete_multipart_upload(**upload, UploadId=id, MultipartUpload={"Parts": listed})
+
+    file.truncate(3 * PART)
+    proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=land)]
+    try:
+        file.commit()
+    except OSError:  # the upload was given up
+        file.commit()
+    assert bucket.get("k") == SHORT[: 3 * PART]
+
+
+@MOTO_SMALL
+def test_a_read_that_finds_a_commit_of_unknown_result_goes_on_while_the_next_commit_finds_it(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    """Only the commit records it. [2.15]"""
+    bucket.put("k", SHORT)
+    file, room = backend.open("k"), bytearray(4)
+    file.write_from(0, [memoryview(b"W" * PART)])
+    lose(proxy, "lost")
+    raises(OSError, file.commit)
+    with Gate() as gate:
+        proxy.rules = [ProxyRule("call", is_for("HeadObject"), action=gate.enter)]
+        reading = Task(file.read_into, 3 * PART, [memoryview(room)])
+        gate.wait_entered()
+        file.commit()
+        gate.release()
+        assert (reading.result(), bytes(room)) == (4, SHORT[-4:])
+    assert bucket.get("k") == b"W" * PART + SHORT[PART:]
+
+
+@MOTO_SMALL
+def test_a_read_sees_later_bytes_over_an_unknown_commit(bucket: Bucket, proxy: FaultyProxy, backend: S3Backend) -> None:
+    bucket.put("k", SHORT)
+    file, room = backend.open("k"), bytearray(2 * PART)
+    file.write_from(0, [memoryview(b"W" * PART)])
+    lose(proxy, "lost")
+    raises(OSError, file.commit)
+    proxy.rules.clear()
+    file.truncate(PART + 10)
+    assert file.read_into(0, [memoryview(room)]) == PART + 10
+    assert bytes(room[: PART + 10]) == b"W" * PART + SHORT[PART : PART + 10]

@@ -23,7 +23,7 @@ from pagecache.cli import main
 from pagecache.cli.check_backend import checking
 from pagecache.options import OpenMode
 
-from ..file.rig import Patch, raises
+from ..file.rig import Patch, raises, stored
 from . import imitation
 from .imitation import Imitation, Peculiarity, ignores
 from .requests import is_for
@@ -89,8 +89,7 @@ def check_edits(volume: Volume, bucket: Bucket) -> None:
     randoms = random.Random(1)
     for key, size in (("small", 1000), ("large", 3 * PART + 5), ("a%20b+c", 2 * PART + 1)):
         data = bytearray(randoms.randbytes(size))
-        with volume.open(key, "x") as file:
-            file.write(bytes(data))
+        stored(volume, key, bytes(data), "x")
         assert bucket.get(f"p/{key}") == data
         for at in (0, size // 2, size - 3):
             with volume.open(key, "r+") as file:
@@ -113,8 +112,7 @@ def test_a_version_stored_with_a_doubtful_answer_is_ours_and_is_replaced_if_its_
     volume, bucket = attach(imitation.answers_one_put_with_etag(etag, "k"))
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     data = bytearray(random.Random(3).randbytes(1000))
-    with volume.open("k", "x") as file:
-        file.write(data)
+    stored(volume, "k", data, "x")
     volume.cache.subscribe(events.put)
     with volume.open("k", "r+") as file, volume.open("k") as reader:
         for at in (10, 990):
@@ -278,22 +276,19 @@ def test_a_server_without_conditional_writes_gives_one_warning_and_one_event(
     cache.subscribe(events.put)
     assert not list(volume.list())
     for n in range(3):
-        with volume.open(f"k{n}", "w") as file:
-            file.write(b"x")
+        stored(volume, f"k{n}", b"x", "w")
     (warning,) = [event for event in (events.get(timeout=30) for _ in range(4)) if event.kind == "warning"]
     assert "ignores If-None-Match of PUT and If-Match of PUT" in warning.message
     lines = [record.getMessage() for record in caplog.records if "ignores" in record.getMessage()]
     assert len(lines) == 1
-    with volume.open("large", "w") as file:
-        file.write(bytes(PART + 1))
+    stored(volume, "large", bytes(PART + 1), "w")
     assert "and If-Match of CompleteMultipartUpload" in [events.get(timeout=30) for _ in range(2)][1].message
 
 
 def test_a_server_that_honours_everything_gives_no_warning(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
     volume, _ = attach()
     for size in (1, PART + 1):
-        with volume.open(f"k{size}", "w") as file:
-            file.write(bytes(size))
+        stored(volume, f"k{size}", bytes(size), "w")
     assert caplog.records == []
 
 

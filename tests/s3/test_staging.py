@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
 
 from examples.proxy import FaultyProxy, ProxyRule
-from pagecache import CachedFile, PageCache, RetryPolicy, Volume
+from pagecache import CachedFile, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
 
 from ..file.rig import Task, without_collector
 from .requests import is_for
-from .servers import PART, Bucket, Server, new_bucket
+from .servers import PART, Bucket
 
 SERVERS = ("ministack",)
 SIZE = 4 << 20
@@ -50,56 +48,6 @@ def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> N
         assert again.read(9) == b"old" * 3
     assert bucket.left_behind() == []
     assert bucket.get("k") == b"old" * SIZE
-
-
-def test_a_hole_is_sent_once_as_zeros(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    bucket.put("k", b"old!" * (SIZE // 4))
-    proxy.taken()
-    with volume.open("k", "r+") as file:
-        file.pwrite(b"new", 3 * PART)
-        file.flush()  # a part that the hole cuts
-        file.punch_hole(3 * PART + 1, SIZE // 2)
-        assert file.pread(4, 3 * PART) == b"n\0\0\0"
-    expected = bytearray(b"old!" * (SIZE // 4))
-    expected[3 * PART : 3 * PART + 1 + SIZE // 2] = b"n" + bytes(SIZE // 2)
-    assert bucket.get("k") == expected
-    assert sum(call.up for call in proxy.taken()) <= SIZE // 2 + 6 * PART
-
-
-def test_holes_are_not_forgotten_with_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    """Bytes written into a hole are sent again, the hole around them stays."""
-    bucket.put("k", b"old!" * (SIZE // 4))
-    expected = bytearray(b"old!" * (SIZE // 4))
-    with volume.open("k", "r+") as file:
-        file.punch_hole(2 * PART + 5, 4 * PART)
-        file.pwrite(b"inside", 4 * PART + 10)
-        expected[2 * PART + 5 : 6 * PART + 5] = bytes(4 * PART)
-        expected[4 * PART + 10 : 4 * PART + 16] = b"inside"
-        volume.backend.honours()  # type: ignore[union-attr]
-        proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=bucket.end_uploads)]
-        file.fsync()
-        assert proxy.rules[0].seen > 1
-    assert bucket.get("k") == expected
-
-
-def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Callable[[str], Server]) -> None:
-    """It forgets open uploads: their parts are sent again, staged bytes are there."""
-    server = new_server("ministack")
-    with new_bucket(server) as bucket, PageCache(**CACHE) as cache:
-        bucket.put("kept", b"x")  # this server forgets an empty bucket
-        volume = cache.attach(bucket.backend(server.endpoint))
-        content = bytearray(random.Random(6).randbytes(SIZE))
-        with volume.open("k", "w+") as file:
-            for begin, end in pairwise(range(0, SIZE + 1, SIZE // 4)):
-                file.write(content[begin:end])
-                server.kill()
-                server.start()
-            rewritten(file, content, 7, count=20)
-            file.fsync()
-            server.kill()
-            server.start()
-            assert file.pread(SIZE, 0) == content
-        assert bucket.get("k") == content
 
 
 @pytest.mark.parametrize("fault", ["reset", "midway", "lost", "status"])

@@ -93,14 +93,6 @@ def test_ends_that_are_concurrently_discarded_or_replaced_are_right(mix: str) ->
     assert report.counters["looks in step"]
 
 
-def test_discards_are_done_and_nothing_is_found() -> None:
-    """No mistake is planted; the workers are threads and tasks."""
-    report = run(plan(rounds=2))
-    assert report.ok, report.story
-    kinds = report.kinds.keys()
-    assert {"lose", "watch", "change"} <= kinds
-
-
 # -- workers in step: checks in between see states that the next call would repair
 
 

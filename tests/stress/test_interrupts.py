@@ -18,7 +18,7 @@ from pagecache.backends.passing import PassingBackend
 from pagecache.backends.protocol import BackendFile
 from pagecache.stress import Plan, job
 
-from ..file.rig import eventually
+from ..file.rig import eventually, raises
 
 BOUND = 50.0  # seconds after which a test gives up: shorter than a hang that would count as the finding
 WAITS = "interrupted: waiting up to 5 s for calls of the backend; Ctrl-C again ends at once"
@@ -141,8 +141,7 @@ def test_an_interrupt_during_the_start_of_a_thread_leaves_nothing(
     played = job.Run(plan, lambda: Making(tmp_path, store))
     monkeypatch.setattr(job, "CALLS", BOUND)
     monkeypatch.setattr(threading.Thread, "start", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="nothing is left in the target"):
-        played.run()
+    raises(KeyboardInterrupt, played.run, match="nothing is left in the target")
     assert ended.wait(BOUND)
     assert not store.beside
     assert list(tmp_path.iterdir()) == []

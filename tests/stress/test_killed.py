@@ -24,7 +24,7 @@ from pagecache.stress.history import Broken
 from pagecache.stress.killed import Child
 from pagecache.stress.profiles import Operation
 
-from ..file.rig import eventually
+from ..file.rig import eventually, raises
 from . import planted
 
 ROOT = str(Path(__file__).parents[2])
@@ -80,8 +80,7 @@ def test_an_option_that_the_target_cannot_serve_is_refused(
 ) -> None:
     """A run without it would pass, and prove nothing. Nothing is left behind."""
     plan = Plan(**SMALL | {"seed": 1, "threads": 2, "tasks": 2, "operations": 60} | fields)
-    with pytest.raises(UnusableTarget, match=message):
-        run(plan, f"path:{tmp_path}" if target == "path:" else target)
+    raises(UnusableTarget, run, plan, f"path:{tmp_path}" if target == "path:" else target, match=message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -141,13 +140,13 @@ def test_a_process_that_says_nothing_is_asked_where_its_threads_are(monkeypatch:
 
 
 def test_a_process_that_ends_by_itself_is_a_finding() -> None:
-    child = Child(Plan(seed=1, threads=1), 0, raises)
+    child = Child(Plan(seed=1, threads=1), 0, ends)
     with pytest.raises(Broken, match=r"(?s)the process of the cache ended with status 1.*a planted mistake"):
         child.begun(threading.Event())
     child.kill()
 
 
-def raises() -> Backend:
+def ends() -> Backend:
     os.write(2, b"a planted mistake")
     os._exit(1)
 

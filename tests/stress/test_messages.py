@@ -1,42 +1,35 @@
 """Messages to a new author of a backend: one sentence with the value, the rule and the place, and no internals. Reports
-have the operations around a failure as sentences, and the bytes that a lost update leaves.
+have the operations around a failure as sentences, and of a hang its waits, stacks and the last transitions.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import json
-import os
 import re
 import threading
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pagecache import Backend, ObjectStat
+from pagecache import Backend, ObjectStat, PageCache
 from pagecache.backends import MemoryBackend
 from pagecache.backends.memory import MemoryFile
-from pagecache.backends.passing import PassingFile
 from pagecache.errors import Key
-from pagecache.stress import Plan, UnusableTarget, command, run, shrinker
-from pagecache.stress.cached import CachedTarget
+from pagecache.stress import Plan, Script, UnusableTarget, command, hang, run, shrinker
 from pagecache.stress.command import read_replay
-from pagecache.stress.crash import Forgetting
-from pagecache.stress.history import Broken
-from pagecache.stress.job import Run
-from pagecache.stress.mounted import MountedTarget
-from pagecache.stress.oracle import values
+from pagecache.stress.hang import overdue, stacks, state
 from pagecache.stress.plan import seconds
 from pagecache.stress.profiles import KINDS, MOVES, Operation
-from pagecache.stress.report import exercised, narrative, sentence
-from pagecache.stress.script import Script
+from pagecache.stress.report import sentence
 from pagecache.stress.world import Activity, World
 
-from ..check_backend.backends import Buffers, Mistaken, files, length, not_safe, refuse
+from ..check_backend.backends import Buffers, files, length, refuse
 from ..file.rig import raises
 from .planted import MakesTwo
 
@@ -59,12 +52,6 @@ def test_output_replaces_a_link_of_its_name(tmp_path: Path, monkeypatch: pytest.
 
 
 LATER = {"writes": itertools.count(), "reads": itertools.count()}
-
-
-def takes_a_page(file: Any, offset: int, buffers: Buffers) -> int:
-    """A page of each call is stored, and all of it is acknowledged."""
-    file.inner.write_from(offset, [memoryview(b"".join(buffers)[:4096])])
-    return length(buffers)
 
 
 def loses_later(file: Any, offset: int, buffers: Buffers) -> int:
@@ -101,14 +88,8 @@ class TakesNoKey(MemoryBackend):
         raise RuntimeError("not today")
 
 
-class Says(MountedTarget):
-    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
 ALONE = "was wrong before anything ran, by the backend alone"
 STORIES: list[tuple[Any, dict[str, Any], str, str]] = [
-    (files(write_from=takes_a_page), {"seed": 3}, "data", f"remark: .*{ALONE}.*4096 bytes, where"),
     # A lost write at the end of a file is an error of the read that ends too early.
     (files(write_from=loses_later), {"operations": 150}, "data or error", f"^(?!.*{ALONE})"),
     (
@@ -135,26 +116,6 @@ def test_a_mistake_of_the_backend_is_reported_with_its_place(
     assert re.search(f"(?s){story}", report.story), report.story
 
 
-def test_the_error_of_linux_for_direct_io_beside_a_mapping_has_a_hint(tmp_path: Path) -> None:
-    """It is a finding, and nothing that a file system could mend. [I-18]"""
-    report = Run(plan(mix="buffered"), make=lambda asked, number: Says(asked, number, str(tmp_path))).run()
-    assert re.search(r"(?s)raised OSError: \[Errno 5\].*O_DIRECT beside a mapping", report.story), report.story
-
-
-def test_an_error_of_the_backend_in_a_crash_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tester's own stack says nothing about it."""
-
-    def read_into(self: Forgetting, players: Any) -> None:
-        raise FileNotFoundError(errno.ENOENT, "no such row")
-
-    monkeypatch.setattr(Forgetting, "recover", read_into)
-    report = run(plan(crashes="forgetting"), MemoryBackend)
-    assert not report.ok
-    assert "Traceback" not in report.story
-    line = re.escape(f"(in read_into at {__file__}:") + r"\d+\)"
-    assert re.search(rf"a crash: FileNotFoundError: \[Errno 2\] no such row {line}", report.story), report.story
-
-
 def refuses() -> MemoryBackend:
     raise RuntimeError("no such host")
 
@@ -179,32 +140,6 @@ def test_a_target_that_cannot_be_tested_is_refused_in_one_sentence(target: Any, 
     assert len(re.findall(message, str(raised.value))) == 1
 
 
-def test_a_hang_names_the_calls_of_the_backend() -> None:
-    """It omits the tester's own threads; threads at the same place are listed once."""
-    free = threading.Event()
-
-    class Hangs(PassingFile):
-        def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-            self.wait()
-            return self.inner.write_from(offset, buffers)
-
-        def wait(self) -> None:
-            if threading.current_thread().name.startswith("stress-rest"):
-                return
-            free.wait(100)
-
-    try:
-        report = run(
-            plan(patience=1.0, threads=4, mix="through", operations=200), lambda: Mistaken(Hangs, MemoryBackend())
-        )
-    finally:
-        free.set()
-    assert (report.ok, report.kind) == (False, "hang"), report.story
-    assert re.search(rf"is in a write of the backend for .* s, at {re.escape(__file__)}:\d+ in wait", report.story)
-    assert "MainThread" not in report.story
-    assert "stress-watchdog" not in report.story
-
-
 class Keeps(MemoryBackend):
     remove = Backend.remove
 
@@ -215,15 +150,6 @@ def test_failed_operations_are_not_counted() -> None:
     assert "cannot remove" in report.skipped["remove"]
     assert "remove" not in report.kinds
     assert "not tried: remove: " in report.story
-
-
-def test_occasional_operations_are_not_reported_as_untried() -> None:
-    story = exercised(counters(), Counter(publish=1), "memory:", {"publish": "no renames", "zero": "none"})
-    assert story.splitlines()[2:] == ["tried in part: publish: no renames", "not tried: zero: none"]
-
-
-def counters() -> Counter[str]:
-    return Counter(operations=1, rounds=1, rests=3)
 
 
 @pytest.mark.parametrize(
@@ -281,25 +207,92 @@ def test_each_kind_can_be_shown() -> None:
         assert text.endswith(", still running"), text
 
 
-def test_a_crash_is_among_the_operations_of_all_workers() -> None:
-    """It concerns all bytes, and belongs to no worker."""
-    world = World(plan(), CachedTarget(plan(), 0, None, "memory:"), 0)
-    world.crashed(world.clock.tick())
-    (line,) = narrative(world, Broken("lost", "crash"))
-    assert line.endswith("the tester crashed the tested system, and checked the remains")
+PATIENT: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "patience": 1}
 
 
-def test_a_lost_update_is_reported_with_both_values() -> None:
-    asked = Plan(seed=3, threads=6, tasks=0, files=1, size="64KiB", duration=20, operations=60)
-    report = run(asked, files(write_from=not_safe))
-    assert (report.ok, report.kind) == (False, "data")
-    assert "seen: " not in report.story
-    if "bytes" in report.story.splitlines()[1] and "wrong" in report.story.splitlines()[1]:
-        assert re.search(r"\n  expected (zero|hex|0x|one of).*, found (zero|hex|0x)", report.story)
+@pytest.mark.long
+def test_a_hang_has_its_waits_with_their_owners_all_stacks_and_the_last_transitions() -> None:
+    """Of a write and an fsync, whose commit does not return. [I-23]"""
+    free = threading.Event()
+
+    def commit(file: Any) -> str | None:
+        if threading.current_thread().name != "stress-rest":  # the thread that made the files
+            free.wait(100)
+        return str(file.inner.commit())
+
+    script = Script((0,), (((Operation("write", 0, "buffered", 0, 4096), Operation("fsync", 0)),),))
+    try:
+        hung = run(Plan(seed=1, script=script, **PATIENT), files(commit=commit))
+    finally:
+        free.set()
+    assert (hung.ok, hung.kind, hung.hung) == (False, "hang", True), hung.story
+    assert re.search(r"^writer 1: fsync of file 0, still running after \d+ s$", hung.story, re.MULTILINE)
+    place = rf"at {re.escape(__file__)}:\d+ in commit$"
+    assert re.search(rf"^  stress-1 waits for fsync.*is in a commit of the backend for .* s, {place}", hung.story, re.M)
+    assert not re.search("MainThread|stress-watchdog", hung.story)
+    assert re.search(r"^thread stress-1 .*:\n    File", hung.story, re.MULTILINE)
+    assert "in commit\n" in hung.story
+    assert re.search(r"^last transitions:\n  \S", hung.story, re.MULTILINE)
 
 
-def test_values_say_in_which_base_they_are() -> None:
-    assert values(bytes(1)) == "zero"
-    assert values(bytes(8)) == "zeros"
-    assert values(b"\x74") == "0x74 (116)"
-    assert values(b"\x74\x00\xff") == "hex 74 00 ff"
+@pytest.mark.parametrize(
+    ("moved", "now", "told"),
+    [
+        (0.0, 150.0, ""),
+        (0.0, 170.0, "70 s"),
+        (165.0, 220.0, ""),
+        (165.0, 230.0, "65 s"),
+        (330.0, 340.0, ""),
+        (330.0, 341.0, "241 s, though its calls return"),
+    ],
+)
+def test_a_call_without_an_end_is_a_hang_and_so_are_calls_without_end(moved: float, now: float, told: str) -> None:
+    """A sync, with the tester's checks after it, makes short calls for minutes on a slow store: that is none."""
+    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1, moved=moved)
+    found = [f"writer 1: fsync of file 0, still running after {told}"] if told else []
+    assert overdue({1: activity}, now, 60.0) == found
+
+
+def test_calls_that_return_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of threads and of tasks are noted; those that raise too."""
+    moved: list[int] = []
+    monkeypatch.setattr(World, "move", lambda self, worker: moved.append(worker))
+    report = run(Plan(seed=1, **PATIENT | {"patience": 60}, threads=2, tasks=2, operations=20), "memory:")
+    assert report.ok, report.story
+    assert set(moved) == {1, 2, 3, 4}
+
+
+def test_a_hang_says_which_invariant_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the first lines; nothing is there if all hold, or if a check hangs as well."""
+    target = SimpleNamespace()
+    with PageCache("1MiB") as target.cache:
+        assert "is broken" not in state(["late"], target, None)
+
+        def finds(cache: PageCache) -> None:
+            raise AssertionError("I-3: a page has two marks\nand what was done last")
+
+        monkeypatch.setattr(PageCache, "check", finds)
+        assert state(["late"], target, None).startswith("late\nthe cache is broken: I-3: a page has two marks\n")
+        free = threading.Event()
+        monkeypatch.setattr(hang, "CHECK", 0.01)
+        monkeypatch.setattr(PageCache, "check", lambda cache: free.wait(100))
+        try:
+            assert "is broken" not in state(["late"], target, None)
+        finally:
+            free.set()
+
+
+def test_the_stacks_of_tasks_are_reported_too() -> None:
+    async def sleeping() -> None:
+        await asyncio.Event().wait()
+
+    async def looked() -> dict[str, list[str]]:
+        task = asyncio.create_task(sleeping(), name="a task that waits")
+        await asyncio.sleep(0)
+        try:
+            return stacks(asyncio.get_running_loop())
+        finally:
+            task.cancel()
+
+    found = asyncio.run(looked())
+    assert any("sleeping" in line for line in found["task a task that waits"])

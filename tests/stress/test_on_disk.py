@@ -18,33 +18,25 @@ from pagecache.stress.power import Power
 from ..file.rig import raises
 from ..planted.settings import DISK, whole_objects
 
-ON_DISK: dict[str, Any] = DISK | {"duration": 240}
+RUNS: dict[str, tuple[dict[str, Any], Any]] = {
+    "a store in place, which loses its power as well": ({"seed": 1, "rounds": 3}, None),
+    "names": ({"seed": 2, "rounds": 3, "profile": "metadata", "mix": "buffered,truncate,names"}, None),
+    "whole objects, some of them replaced before the recovery": ({"seed": 3, "rounds": 5}, whole_objects),
+    "a killed process, and killed recoveries": ({"seed": 1, "rounds": 4, "crashes": "killed"}, "dir:"),
+}
 
 
-def clean(plan: Plan, target: Any) -> None:
-    report = run(plan, target)
+@pytest.mark.long
+@pytest.mark.parametrize("name", RUNS)
+def test_power_cuts_and_kills_leave_what_was_saved_on_disk(name: str, tmp_path: Path) -> None:
+    """[D1, D2, D3, D5, D8, D10]"""
+    fields, target = RUNS[name]
+    report = run(
+        Plan(**DISK | {"duration": 240} | fields), target() if callable(target) else target and f"dir:{tmp_path}"
+    )
     assert report.ok, f"{report.story}\n{report.replay}"
     assert report.counters["fsync at disk"]
     assert report.counters["files recovered"]
-
-
-@pytest.mark.long
-def test_power_cuts_leave_what_was_saved_on_disk() -> None:
-    """Of a store in place, which loses its power as well. [D1, D2, D3, D5]"""
-    clean(Plan(seed=1, rounds=3, **ON_DISK), None)
-    clean(Plan(seed=2, rounds=3, **ON_DISK | {"profile": "metadata", "mix": "buffered,truncate,names"}), None)
-
-
-@pytest.mark.long
-def test_power_cuts_of_whole_objects_leave_what_was_saved_on_disk() -> None:
-    """Other programs replace some of them before the recovery. [D1, D3, D8]"""
-    clean(Plan(seed=3, rounds=5, **ON_DISK), whole_objects())
-
-
-@pytest.mark.long
-def test_a_killed_process_leaves_what_was_saved_on_disk(tmp_path: Path) -> None:
-    """Some of the recoveries are killed as well. [D1, D3, D10]"""
-    clean(Plan(seed=1, rounds=4, **ON_DISK | {"crashes": "killed"}), f"dir:{tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,6 @@
-"""The tester finds mistakes, describes them, and reduces each to the fewest operations that fail."""
+"""The tester finds mistakes, describes them, and reduces each to the fewest operations that fail. Scripts of
+operations: as JSON, as they are played, and invalid ones.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from pagecache.config import Durability
 from pagecache.stress import NotFailing, Plan, Report, Script, run, shrink
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
-from pagecache.stress.profiles import Operation
-from pagecache.stress.shrinker import chained, ddmin, in_turns, kept
+from pagecache.stress.profiles import PROFILES, WAYS, Operation, operations
+from pagecache.stress.shrinker import ddmin
 from pagecache.stress.targets import Target
 
 from ..file.rig import raises
@@ -56,19 +58,6 @@ def test_ddmin_leaves_nothing_that_can_be_left_out_alone() -> None:
         left = ddmin(range(40), fails)
         assert fails(left)
         assert not any(fails([one for one in left if one != out]) for out in left)
-
-
-def test_workers_are_put_together_one_after_another_or_in_turns() -> None:
-    one, two, three = (Operation("fsync", number) for number in range(3))
-    stirs = [(one, one), (two,), (three, three)]
-    assert chained(stirs) == (one, one, two, three, three)
-    assert in_turns(stirs) == (one, two, three, one, three)
-
-
-def test_what_is_left_has_neither_idle_workers_nor_empty_stirs() -> None:
-    one, two, three = (Operation("fsync", number) for number in range(3))
-    script = Script((0, 0, 0), (((one,), (), (two,)), ((two,),)), (((), (three, one)),))
-    assert kept(script, {(0, 2, 0), (2, 1, 1)}) == Script((0, 0, 0), (((), (two,)),), (((one,), ()),))
 
 
 # -- planted mistakes
@@ -211,3 +200,122 @@ def test_tries_leave_nothing_behind(tmp_path: Path) -> None:
     shrunk = shrink(plan, seconds=LONG, make=over(NoFsync, lambda: DirectoryBackend(tmp_path / "store")))
     assert shrunk.operations <= 3
     assert list((tmp_path / "store").rglob("pagecache-stress-*")) == []
+
+
+PLAYED: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
+BESIDE = {(0, page * 4096, 4096) for page in range(4)}
+"""The ranges that the writers of the sync beside writers write."""
+WRITE = {"kind": "write", "file": 0, "way": "buffered", "length": 4096}
+
+
+class Recording(CachedTarget):
+    """A file that records each write and its place."""
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        super().__init__(plan, number, None, "told")
+        self.writes: list[tuple[int, int, int]] = []
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        self.writes.append((file, offset, len(data)))
+        super().write(file, way, offset, data, extra)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_script_survives_json(profile: str) -> None:
+    """This covers every operation of a seed, in the short form and in the one that is written to files."""
+    stream = operations(PROFILES[profile], Plan(seed=3).rng("x"), files=2, size=1 << 16, edges=(4096,), ways=WAYS)
+    worker = (tuple(next(stream) for _ in range(40)), tuple(next(stream) for _ in range(3)))
+    plan = Plan(seed=5, script=Script((0, 100), (worker, ()), ((), worker), repeat=3))
+    replay = {"version": 1, "plan": plan.to_dict()}
+    assert Plan.from_replay(json.loads(json.dumps(replay))) == plan
+    assert (plan.threads, plan.tasks, plan.files) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"kind": "wriet"}, r"script\.threads\[0\]\[0\]\[0\]\.kind: 'wriet' is not one of read, "),
+        ({"kind": ["write"]}, r"kind: \['write'\] is not one of"),
+        ({"way": "sideways"}, r"way: 'sideways' is not one of buffered, direct"),
+        ({"kind": "fsync"}, r"way: 'buffered' is none of fsync, which moves no bytes"),
+        ({"file": 1}, r"file: 1 is not at least 0 and at most 0"),
+        ({"kind": "publish", "way": "", "file": 3}, r"file: 3 is not at least 0 and at most 2"),
+        ({"offset": 0.5}, r"offset: 0\.5 is not an int"),
+        ({"offset": 1 << 50}, r"offset: \d+ is not at least"),
+        ({"length": -1}, r"length: -1 is not at least 0"),
+        ({"extra": True}, r"extra: True is not an int"),
+        ({"extra": 1 << 16}, r"extra: 65536 is not at least 0 and at most 65535"),
+        ({"end": 1}, r"end: 1 is not true or false"),
+        ({"size": 4}, r"script\.threads\[0\]\[0\]\[0\]: size is not one of kind, file"),
+    ],
+)
+def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, Any], complaint: str) -> None:
+    raises(ValueError, Script.from_dict, {"contents": [0], "threads": [[[WRITE | change]]]}, match=complaint)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ([], r"script: \[\] is not an object with contents and threads"),
+        ({"content": [0]}, r"script: content is not one of contents, repeat, tasks, threads"),
+        ({"contents": [], "threads": [[[WRITE]]]}, r"script\.contents: 0 files, not 1 to 1024"),
+        ({"contents": [-1], "threads": [[[WRITE]]]}, r"script\.contents\[0\]: -1 is not at least 0"),
+        ({"contents": 7, "threads": [[[WRITE]]]}, r"script\.contents: 7 is not a list"),
+        ({"contents": [0]}, r"script\.threads: none, and script\.tasks: none: nothing would run"),
+        ({"contents": [0], "threads": [[]]}, r"script\.threads: no worker has a stir"),
+        ({"contents": [0], "threads": [[WRITE]]}, r"script\.threads\[0\]\[0\]: \{.*\} is not a list"),
+        ({"contents": [0], "threads": [[["write"]]]}, r"script\.threads\[0\]\[0\]\[0\]: 'write' is not an operation"),
+        ({"contents": [0], "threads": [[[{"kind": "fsync"}]]]}, r"\[0\]: it has no file"),
+        ({"contents": [0], "threads": [[[WRITE]]], "repeat": 0}, r"script\.repeat: 0 is not at least 1"),
+    ],
+)
+def test_an_invalid_script_is_refused_with_the_reason(document: object, complaint: str) -> None:
+    raises(ValueError, Script.from_dict, document, match=complaint)
+
+
+def test_a_script_is_played_as_it_is_written() -> None:
+    """Two stirs are repeated; the file begins with the content that the script names."""
+    one, other = Operation("write", 0, "buffered", 8192, 100), Operation("write", 1, "buffered", 10, 20, end=True)
+    script = Script((0, 1000), (((one, other), (one,)),), repeat=2)
+    made: list[Recording] = []
+
+    def make(plan: Plan, number: int) -> Recording:
+        made.append(Recording(plan, number))
+        return made[-1]
+
+    run = Run(Plan(seed=1, script=script, **PLAYED), make=make)
+    report = run.run()
+    assert report.ok, report.story
+    assert made[0].writes == [
+        (0, 8192, 100),
+        (1, 1010, 20),
+        (0, 8192, 100),
+        (1, 1040, 20),
+        (0, 8192, 100),
+        (0, 8192, 100),
+    ]
+    assert (report.counters["operations"], report.counters["rests"]) == (6, 2)
+
+
+def test_the_operations_of_a_seed_become_a_script_that_does_the_same() -> None:
+    """With one thread: equal calls in equal order."""
+    writes: list[list[tuple[int, int, int]]] = []
+    script: Script | None = None
+    for _ in range(2):
+        made: list[Recording] = []
+
+        def make(plan: Plan, number: int, made: list[Recording] = made) -> Recording:
+            made.append(Recording(plan, number))
+            return made[-1]
+
+        plan = Plan(seed=9, threads=1, tasks=0, files=2, operations=30, script=script, profile="database", **PLAYED)
+        run = Run(plan, make=make)
+        report = run.run()
+        assert report.ok, report.story
+        script = run.script()
+        writes.append(made[0].writes)
+    assert script is not None
+    assert len(script) == 90
+    workers = [[call for call in calls if call not in BESIDE] for calls in writes]
+    assert workers[1]
+    assert workers[0] == workers[1]

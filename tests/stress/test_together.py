@@ -26,15 +26,8 @@ from ..publishing import PublishingBackend
 
 Factory = Callable[[], Backend | AsyncBackend] | None
 
-FEW: dict[str, Any] = {
-    "threads": 1,
-    "tasks": 0,
-    "files": 1,
-    "size": "64KiB",
-    "capacity": "1MiB",
-    "rounds": 1,
-    "duration": 60,
-}
+FEW: dict[str, Any] = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "1MiB", "rounds": 1}
+FEW |= {"duration": 60}
 BITS = 8  # the choices of these tests are in the bits of `extra` from here on
 SEVERAL = 1 << BITS
 
