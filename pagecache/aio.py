@@ -48,6 +48,10 @@ def turn() -> Generator[None, None, None]:
     yield
 
 
+def _no_hit(*_arguments: object) -> None:
+    """Serve no bytes of the cache."""
+
+
 class AsyncCachedFile:
     """One open of a cached object, for tasks; made by `open`. The verbs are those of `CachedFile`, to be awaited.
 
@@ -67,9 +71,10 @@ class AsyncCachedFile:
     def __init__(self, file: CachedFile) -> None:
         self._file = file
         self._aside = file.volume.aside
-        self._hit_pread = file._hit_pread
-        self._hit_pread_into = file._hit_pread_into
-        self._hit_pwrite = file._hit_pwrite
+        direct = isinstance(file, DirectFile)  # each read and write is a call of the file, on a thread of its lane
+        self._hit_pread = _no_hit if direct else file._hit_pread
+        self._hit_pread_into = _no_hit if direct else file._hit_pread_into
+        self._hit_pwrite = _no_hit if direct else file._hit_pwrite
 
     def __repr__(self) -> str:
         return repr(self._file).replace("CachedFile", "AsyncCachedFile", 1)
@@ -152,10 +157,9 @@ class AsyncCachedFile:
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
         """Write all of data at offset; return its length. Data must not change before the write has ended."""
         taken: int | None = self._hit_pwrite(data, offset)
-        return await self._pwrite_aside(data, offset) if taken is None else taken
-
-    async def _pwrite_aside(self, data: Buffer, offset: int) -> int:
-        return await self._aside.run("write", partial(self._file.pwrite, data, offset), key=self.key)
+        if taken is None:
+            taken = await self._aside.run("write", partial(self._file.pwrite, data, offset), key=self.key)
+        return taken
 
     async def append(self, data: Buffer) -> int:
         """Write atomically at the end; return the offset."""
@@ -347,19 +351,6 @@ class AsyncCachedFile:
                 await self.close()
 
 
-class AsyncDirectFile(AsyncCachedFile):
-    """A handle opened with `direct=True`: each read and write is a call of `DirectFile` on a thread of its lane."""
-
-    async def pread(self, size: int, offset: int, /) -> bytes:
-        return await self._pread_aside(size, offset)
-
-    async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
-        return await self._pread_into_aside(buffer, offset)
-
-    async def pwrite(self, data: Buffer, offset: int, /) -> int:
-        return await self._pwrite_aside(data, offset)
-
-
 class _Opening:
     """The result of `open`: to be awaited, or entered."""
 
@@ -370,7 +361,7 @@ class _Opening:
 
     async def _open(self) -> AsyncCachedFile:
         file = await self._volume.aside.run("open", self._call, CachedFile._never_opened, key=self._call.args[0])
-        return AsyncDirectFile(file) if isinstance(file, DirectFile) else AsyncCachedFile(file)
+        return AsyncCachedFile(file)
 
     def __await__(self) -> Generator[Any, None, AsyncCachedFile]:
         return self._open().__await__()

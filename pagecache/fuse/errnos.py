@@ -11,40 +11,11 @@ import io
 
 from ..engine import foreign
 
-KNOWN = frozenset(
-    {
-        errno.EPERM,
-        errno.ENOENT,
-        errno.EACCES,
-        errno.EBUSY,
-        errno.EEXIST,
-        errno.EXDEV,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EINVAL,
-        errno.ENFILE,
-        errno.EMFILE,
-        errno.ETXTBSY,
-        errno.EFBIG,
-        errno.ENOSPC,
-        errno.EROFS,
-        errno.EMLINK,
-        errno.EDEADLK,
-        errno.ENAMETOOLONG,
-        errno.ENOTEMPTY,
-        errno.ELOOP,
-        errno.ENODATA,
-        errno.ENOMEM,
-        errno.ENOBUFS,
-        errno.EOPNOTSUPP,
-        errno.ERANGE,
-        errno.E2BIG,
-        errno.ESTALE,
-        errno.EDQUOT,
-        errno.EBADF,
-        errno.ENOSYS,
-    }
+NAMES = (
+    "EPERM ENOENT EACCES EBUSY EEXIST EXDEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ETXTBSY EFBIG ENOSPC EROFS EMLINK "
+    "EDEADLK ENAMETOOLONG ENOTEMPTY ELOOP ENODATA ENOMEM ENOBUFS EOPNOTSUPP ERANGE E2BIG ESTALE EDQUOT EBADF ENOSYS"
 )
+KNOWN = frozenset(getattr(errno, name) for name in NAMES.split())
 
 
 def errno_of(error: BaseException) -> int:

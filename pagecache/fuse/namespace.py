@@ -338,8 +338,7 @@ class Prefixes(Namespace):
             self._remembered.end(directory, answer, found, complete=len(found) < PAGE)
 
     def _begin_listing(self, directory: str) -> Answer:
-        clock = self.volume.engine.clock.now()
-        answer = self._remembered.begin(directory, clock, ())
+        answer = self._remembered.begin(directory, self.volume.engine.clock.now())
         self._remembered.mark(*(str(entry.key) for entry in self.volume.unsaved()))
         return answer
 

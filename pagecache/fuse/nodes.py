@@ -24,7 +24,7 @@ import math
 import struct
 import threading
 import time
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -377,7 +377,3 @@ class Nodes:
             self._prune_at = count + NAMES_MAX // 8  # no further pass until the kernel has forgotten them
             found = (n.number for n in self._nodes.values() if n is not self.root and not n.children and not n.opens)
             return list(islice(found, count - NAMES_MAX + NAMES_MAX // 8))
-
-    def __iter__(self) -> Iterator[Node]:
-        with self.lock:
-            return iter(list(self._nodes.values()))

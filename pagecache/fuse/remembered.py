@@ -86,9 +86,9 @@ class Remembered:
                 return True
             return False if key in self._pending else None
 
-    def begin(self, directory: str, clock: float, unsaved: Iterable[str]) -> Answer:
+    def begin(self, directory: str, clock: float) -> Answer:
         """Return a listing that is about to be fetched."""
-        answer = Answer(time.monotonic(), clock, changed=set(unsaved))
+        answer = Answer(time.monotonic(), clock)
         with self._lock:
             self._pending[directory] = answer
         return answer

@@ -665,9 +665,6 @@ class Server:
         if opened is not None and opened.writable:
             self.names.changed(str(opened.file._inode.key))
 
-    def lseek(self, fh: int, offset: int, whence: int) -> int:
-        return self.files.lseek(fh, offset, whence)
-
     def release(self, fh: int) -> None:
         node = self._nodes_of.pop(fh, None)
         if node is not None:

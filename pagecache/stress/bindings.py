@@ -13,15 +13,13 @@ Not checked: which values of several names belong together.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pagecache.stress.history import Clock
+from pagecache.stress.history import RUNNING, Clock
 from pagecache.stress.oracle import worker_name
 
-RUNNING = math.inf
 SHOWN = 8  # bindings in a story
 
 Value = int | str | None

@@ -167,6 +167,7 @@ class CachedTarget(Target):
         """Below the journal of the disk tier."""
         self._attached = 0
         self.objects = Objects(plan, number, self._factory(), label)
+        self.key, self.store = self.objects.key, self.objects.read
         limits = self.backend.limits
         if limits.read_only:
             raise UnusableTarget(f"{label} is read-only: there is nothing to write")
@@ -368,10 +369,6 @@ class CachedTarget(Target):
         """Return the backend below the cache."""
         return self.objects.backend
 
-    def key(self, what: int | str) -> Key:
-        """Return the key of a file, or of a name."""
-        return self.objects.key(what)
-
     def check(self) -> None:
         self.cache.check()
 
@@ -403,11 +400,7 @@ class CachedTarget(Target):
         return ranges[0] if ranges and how == "rebase" else []
 
     def check_recovered(self) -> None:
-        """Check that everything that was recovered is saved. All of it was resumed, and there was a sync.
-
-        Raises:
-            Broken: it is not.
-        """
+        """Check that everything that was recovered is saved. All of it was resumed, and there was a sync."""
         for found in self.volume.recovered():
             if self.volume.exists(found.key):
                 raise Broken(f"a recovered file is not saved by a sync: {found}", "error")
@@ -457,9 +450,6 @@ class CachedTarget(Target):
         self.backend.close()
 
     # -- what is stored
-
-    def store(self, file: int | str) -> bytes | None:
-        return self.objects.read(file)
 
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         return [

@@ -31,7 +31,6 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
-STEM = "pagecache-stress-{}-{}"
 EVERY = 0.5  # seconds between two lines of counters on a terminal
 SELDOM = 10.0  # seconds between two lines elsewhere
 STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patience`: then the process is ended
@@ -165,11 +164,7 @@ def line(run: Run, elapsed: float) -> str:
 
 
 def write(name: str, text: str) -> Path:
-    """Write a file whose path is printed.
-
-    Raises:
-        OSError: neither directory is writable.
-    """
+    """Write a file whose path is printed; OSError: neither directory is writable."""
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         try:
             (folder / name).unlink(missing_ok=True)  # it may be a link: other users may write in the directory
@@ -184,7 +179,7 @@ def write(name: str, text: str) -> Path:
 def stem(report: Report) -> str:
     """Return the common prefix of a failure's file names."""
     plan = report.replay["plan"]
-    return STEM.format(plan["seed"], plan["first_round"])
+    return f"pagecache-stress-{plan['seed']}-{plan['first_round']}"
 
 
 def write_replay(report: Report, more: str = "") -> Path:

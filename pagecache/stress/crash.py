@@ -293,11 +293,7 @@ class Forgetting(Crash):
         players.recall(target.look)
 
     def _reported_losses(self, file: int) -> list[tuple[int, int]]:
-        """Return the losses that the handles report, only permitted ones.
-
-        Raises:
-            Broken: a reported loss is not permitted.
-        """
+        """Return the losses that the handles report, only permitted ones; Broken: a reported loss is not permitted."""
         reported, model = [], self._world.models[file]
         for _name, losses in self._target.reported_losses(file, all_of_them=True):
             lost = [(offset, offset + length) for offset, length in losses]

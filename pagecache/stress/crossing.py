@@ -36,11 +36,7 @@ class Crossing:
         self._worker = steps.worker
 
     def conduct(self, operation: Operation) -> Step:
-        """Yield the verbs of an operation.
-
-        Raises:
-            Broken: an observation is impossible.
-        """
+        """Yield the verbs of an operation; Broken: an observation is impossible."""
         kind, grip = operation.kind, self._shared.grips.get(self._place(operation))
         start, end = self._range(operation, grip)
         held = kind.startswith("held_") and grip is not None

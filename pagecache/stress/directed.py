@@ -72,11 +72,7 @@ def started(call: Callable[[int], None]) -> threading.Thread:
 
 
 def pressed(world: World, target: CachedTarget, kind: str) -> None:
-    """Run fsync, sync or a ticket beside writers; also ends when the world stops.
-
-    Raises:
-        Broken: the sync does not return.
-    """
+    """Run fsync, sync or a ticket beside writers; also ends when the world stops; Broken: the sync does not return."""
     returned, over, changed, errors = threading.Event(), threading.Event(), threading.Condition(), list[BaseException]()
     writes = 0
 
@@ -184,11 +180,7 @@ def _outlive(world: World, target: CachedTarget, steps: Steps, operation: Operat
 
 
 def withdrawn(world: World, target: CachedTarget) -> None:
-    """Run the check on the first file.
-
-    Raises:
-        Broken: the discarded bytes are found, or a handle reports another loss.
-    """
+    """Run the check on the first file; Broken: the discarded bytes are found, or a handle reports another loss."""
     if not target.publishes or target.faulting.plan.rules:
         return
     world.rest(cold=False)  # other unsaved bytes would be discarded, too

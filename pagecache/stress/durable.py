@@ -141,11 +141,7 @@ class Durable:
         return self._names.setdefault(name, [State(None, done=True)])
 
     def judge_name(self, name: str, found: bytes | None) -> None:
-        """Check a name after a crash.
-
-        Raises:
-            Broken: its state is impossible.
-        """
+        """Check a name after a crash."""
         with self._lock:
             states = list(self._of(name))
         if any(state.content == found for state in states):
@@ -169,11 +165,7 @@ class Durable:
     # -- after the crash
 
     def judge(self, file: int, got: bytes | None) -> None:
-        """Check a file after a crash. All workers have stopped.
-
-        Raises:
-            Broken: its state is impossible.
-        """
+        """Check a file after a crash. All workers have stopped."""
         observation = self._ended(file)
         if got is None:
             raise Broken(f"file {file}: {CRASH} has no such object", "crash")
@@ -184,22 +176,15 @@ class Durable:
         assert doubt is None, doubt
 
     def judge_part(self, file: int, start: int, got: bytes) -> None:
-        """Check bytes of a file after a crash.
-
-        Raises:
-            Broken: one is impossible.
-        """
+        """Check bytes of a file after a crash."""
         observation = self._ended(file)
         for low, high, found in observation.segments(start, start + len(got)):
             if fit(low, high, found, got[low - start : high - start], first=True)[1]:
                 raise Broken(f"file {file}, bytes {low} to {high}: {CRASH} has others than were saved on disk", "crash")
 
     def survived(self, file: int, got: bytes, reported: list[tuple[int, int]]) -> list[Piece]:
-        """Return the content of a file seen through a cache that outlived its store: all of it, except direct
-        writes and holes that were `reported` to be lost.
-
-        Raises:
-            Broken: other bytes are missing.
+        """Return the content of a file seen through a cache that outlived its store: all of it, except direct writes
+        and holes that were `reported` to be lost; Broken: other bytes are missing.
         """
         before = self._ended(file)
         observation = at_rest(self.models[file], "read again after the store came back,")

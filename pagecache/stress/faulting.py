@@ -110,11 +110,7 @@ class Faulting:
             self._thread.start()
 
     def calm(self) -> None:
-        """Stop faults, and finish all repairs.
-
-        Raises:
-            Broken: a conflict was declared although no other program writes.
-        """
+        """Stop faults, and finish all repairs; Broken: a conflict was declared although no other program writes."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()

@@ -79,7 +79,7 @@ class Uncommitted:
     def fill(self, content: bytes | bytearray) -> None:
         """Replace the content in memory."""
         self.memory.truncate(0)
-        write_whole(self.memory, 0, content, len(content))
+        self.memory.write_from(0, [memoryview(content)])
 
 
 class ForgettingBackend(Backend):
@@ -205,10 +205,7 @@ class ForgettingBackend(Backend):
                 self._objects[self.inner.canonical(key)] = found
                 self._all.append(found)
                 self._name("create", key, found)
-            return self._file(found)
-
-    def _file(self, stored: Uncommitted) -> ForgettingFile:
-        return (ObjectFile if self.limits.commit_on_close else ForgettingFile)(self, stored)
+            return (ObjectFile if self.limits.commit_on_close else ForgettingFile)(self, found)
 
     def stat(self, key: Key) -> ObjectStat:
         with self.alive():
@@ -306,11 +303,8 @@ class ForgettingBackend(Backend):
         the commit has succeeded.
         """
         # Under the current name: readers do not use earlier ones.
-        self._carry_names(
-            max(
-                (number for number, name in enumerate(self._names, 1) if len(name) > 2 and name[2] is stored), default=0
-            )
-        )
+        given = [number for number, name in enumerate(self._names, 1) if len(name) > 2 and name[2] is stored]
+        self._carry_names(max(given, default=0))
         if stored.inner is None:
             named = [name for name, found in self._objects.items() if found is stored]
             if named:

@@ -38,7 +38,8 @@ SIZES_MAX = 64  # possible sizes of a file whose writes are never certain, befor
 
 
 class Broken(AssertionError):
-    """A finding, as a text for a person. `kind`: "data", "error", "hang", "check" or "crash".
+    """A finding, as a text for a person. Each function that checks something raises it if that is not so. `kind`:
+    "data", "error", "hang", "check" or "crash".
 
     Attributes:
         finding: the wrong bytes, if there are any.

@@ -158,11 +158,7 @@ class Run:
         return world.failures[0] if world.failures else None
 
     def _course(self, world: World, target: Target) -> None:
-        """Play a round.
-
-        Raises:
-            Failed: a failure was found.
-        """
+        """Play a round; Failed: a failure was found."""
         self._bounded(world, "making the files", world.begin)
         refuse_ways(self.plan, target)
         with disturbed(self.plan.rng("noise", self.number)):
@@ -350,11 +346,7 @@ def crashing(world: World, target: Target, made_from: Any) -> NoCrash:
 
 
 def refuse_ways(plan: Plan, target: Target) -> None:
-    """Refuse ways of the mix that the target lacks.
-
-    Raises:
-        UnusableTarget: names a way that the target lacks.
-    """
+    """Refuse ways of the mix that the target lacks; UnusableTarget: names a way that the target lacks."""
     for way in plan.mix:
         later = way in BEHIND and way not in target.skipped and isinstance(target, CachedTarget)  # in other rounds
         if way not in target.ways and not later:

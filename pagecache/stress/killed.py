@@ -93,11 +93,7 @@ class Killed(Crash):
         target.skipped["tasks and views beside a kill"] = "they are in the process that dies"
 
     def arm(self) -> None:
-        """Move the cache to a child.
-
-        Raises:
-            UnusableTarget: another process does not find the files.
-        """
+        """Move the cache to a child; UnusableTarget: another process does not find the files."""
         super().arm()
         world, target, plan = self._world, self._target, self._world.plan
         target.close()
@@ -154,11 +150,7 @@ class Child:
             self.free.put(connection)
 
     def begun(self, stopped: threading.Event) -> str:
-        """Wait until it takes calls; return why it does not, as a sentence.
-
-        Raises:
-            Broken: it has ended.
-        """
+        """Wait until it takes calls; return why it does not, as a sentence; Broken: it has ended."""
         end = time.monotonic() + START
         while not self.spare.poll(CHECK_S):
             if stopped.is_set() or time.monotonic() > end:

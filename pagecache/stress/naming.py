@@ -17,11 +17,7 @@ PATH = "path:"
 
 
 def maker(target: str | Callable[[], Backend | AsyncBackend] | None) -> Callable[[Plan, int], Target]:
-    """Return a function that makes the target of a round.
-
-    Raises:
-        UnusableTarget: there is no target with this name.
-    """
+    """Return a function that makes the target of a round; UnusableTarget: there is no target with this name."""
     if target is None or target == "memory:":
         return lambda plan, number: CachedTarget(plan, number, None, "memory:")
     if not isinstance(target, str):

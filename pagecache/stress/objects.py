@@ -45,11 +45,7 @@ def insisting(call: Callable[[], T], passes: Callable[[OSError], bool] = is_tran
 
 
 def counted(taken: object, length: int) -> int:
-    """Return the result of write_from, if it is possible.
-
-    Raises:
-        TypeError, ValueError: it is impossible.
-    """
+    """Return the result of write_from, if it is possible; TypeError, ValueError: it is impossible."""
     if isinstance(taken, bool) or not isinstance(taken, int):
         raise TypeError(f"write_from returned {taken!r}, not the number of bytes that it took")
     if not 0 < taken <= length:
@@ -112,11 +108,7 @@ class Objects:
         return self._form(f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}")
 
     def choose_keys(self) -> None:
-        """Choose the first form of keys that the backend takes.
-
-        Raises:
-            UnusableTarget: it takes none.
-        """
+        """Choose the first form of keys that the backend takes; UnusableTarget: it takes none."""
         reasons: dict[Key, str] = {}
         for form in KEYS:
             self._form = form

@@ -294,11 +294,7 @@ def at_rest(model: Model, what: str) -> Observation:
 
 
 def settle(model: Model, what: str, got: bytes) -> None:
-    """Check the content of a file while nothing runs, and fix it.
-
-    Raises:
-        Broken: a byte has an impossible value.
-    """
+    """Check the content of a file while nothing runs, and fix it."""
     model.settle(settled(at_rest(model, what), got), len(got))
 
 

@@ -112,34 +112,14 @@ class Plan:
                 set_field(self, name, seconds(value, name))
         set_field(self, "size", parse_size(self.size, "size"))
         set_field(self, "capacity", parse_size(self.capacity, "capacity"))
-        mix = self.mix.split(",") if isinstance(self.mix, str) else self.mix
-        set_field(self, "mix", tuple(dict.fromkeys(way.strip() for way in mix if way.strip())))
-        crashes = self.crashes.split(",") if isinstance(self.crashes, str) else self.crashes
-        set_field(self, "crashes", tuple(dict.fromkeys(kind.strip() for kind in crashes if kind.strip())))
+        for name in ("mix", "crashes"):
+            value = getattr(self, name)
+            words = value.split(",") if isinstance(value, str) else value
+            set_field(self, name, tuple(dict.fromkeys(word.strip() for word in words if word.strip())))
         if self.script is not None:
             set_field(self, "threads", len(self.script.threads))
             set_field(self, "tasks", len(self.script.tasks))
             set_field(self, "files", len(self.script.contents))
-        self._check_numbers()
-        for kind in self.crashes:
-            if kind not in CRASHES:
-                raise ValueError(f"crashes: {kind!r} is not one of {', '.join(CRASHES)}")
-        for way in self.mix:
-            if way not in WAYS:
-                raise ValueError(f"mix: {way!r} is not one of {', '.join(WAYS)}")
-        if self.profile not in PROFILES:
-            raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
-        if self.script is None and (nothing := leaves_nothing(self.mix, self.profile)):
-            raise ValueError(nothing)
-        if not isinstance(self.disk, bool):
-            raise ValueError(f"disk: {self.disk!r} is not True or False")
-        if self.durability not in get_args(Durability):
-            raise ValueError(f"durability: {self.durability!r} is not one of {', '.join(get_args(Durability))}")
-        if self.durability == "disk" and not self.disk:
-            raise ValueError("durability: 'disk' needs disk, a tier that fsync puts bytes into")
-        FaultPlan.profile(self.faults)  # raises an error that lists the profiles
-
-    def _check_numbers(self) -> None:
         for name, (least, most) in LIMITS.items():
             whole(getattr(self, name), name, least, most)
         if self.files * self.size_bytes > SIZES_MAX:
@@ -151,6 +131,19 @@ class Plan:
                 raise ValueError(f"{name}: {value!r} is not a number of seconds above 0")
         if not self.threads + self.tasks:
             raise ValueError("threads: 0, and tasks: 0: nothing would run")
+        named = {"crashes": (self.crashes, CRASHES), "mix": (self.mix, WAYS), "profile": ((self.profile,), PROFILES)}
+        named["durability"] = (self.durability,), get_args(Durability)
+        for name, (words, known) in named.items():
+            for word in words:
+                if word not in known:
+                    raise ValueError(f"{name}: {word!r} is not one of {', '.join(known)}")
+        if self.script is None and (nothing := leaves_nothing(self.mix, self.profile)):
+            raise ValueError(nothing)
+        if not isinstance(self.disk, bool):
+            raise ValueError(f"disk: {self.disk!r} is not True or False")
+        if self.durability == "disk" and not self.disk:
+            raise ValueError("durability: 'disk' needs disk, a tier that fsync puts bytes into")
+        FaultPlan.profile(self.faults)  # raises an error that lists the profiles
 
     @property
     def size_bytes(self) -> int:

@@ -99,19 +99,10 @@ class Players:
         # Damage that two calls do together is seen before a third one repairs it: a size that is too large is right
         # again with the next write at the end.
         bar = threading.Barrier(plan.threads, self._check_state) if in_step else None
-        threads = [
-            threading.Thread(
-                target=self.world.run,
-                args=(partial(self._thread, number, go, bar),),
-                name=f"stress-{number + 1}",
-                daemon=True,
-            )
-            for number in range(plan.threads)
-        ]
-        if plan.tasks and self.world.target.tasks is not None:
-            threads.append(
-                threading.Thread(target=self.world.run, args=(self._loop,), name="stress-tasks", daemon=True)
-            )
+        calls = [(f"stress-{number + 1}", partial(self._thread, number, go, bar)) for number in range(plan.threads)]
+        calls += [("stress-tasks", partial(self._loop))] if tasks_of(self.world) else []
+        run = self.world.run
+        threads = [threading.Thread(target=run, args=(call,), name=name, daemon=True) for name, call in calls]
         try:
             for thread in threads:
                 thread.start()

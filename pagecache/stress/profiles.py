@@ -146,11 +146,8 @@ def _adversarial(rng: random.Random, size: int, edges: Edges, _position: int) ->
     length = max(1, min(length, size // 2))
     turn = rng.random()
     if turn < 0.15:  # around the end
-        return (
-            rng.choice([-length, -length - 1, -length + 1, -1, 0, 1, -unit, -rng.randrange(1, 3 * PAGE)]),
-            length,
-            True,
-        )
+        at = rng.choice([-length, -length - 1, -length + 1, -1, 0, 1, -unit, -rng.randrange(1, 3 * PAGE)])
+        return at, length, True
     at = rng.randrange(size // 20 + 1) if turn < 0.45 else rng.randrange(size)
     if rng.random() < 0.5:
         at = max(0, at - at % unit + rng.choice([-1, 0, 0, 0, 1]))

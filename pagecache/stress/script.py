@@ -147,11 +147,7 @@ def operation_of(value: object, where: str) -> Operation:
 
 
 def check(operation: Operation, where: str, files: int) -> None:
-    """Check that an operation can be played.
-
-    Raises:
-        ValueError: it cannot; names the reason.
-    """
+    """Check that an operation can be played; ValueError: it cannot; names the reason."""
     kind = operation.kind
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}.kind: {kind!r} is not one of {', '.join(KINDS)}")
@@ -168,11 +164,7 @@ def check(operation: Operation, where: str, files: int) -> None:
 
 
 def whole(value: object, where: str, least: int, most: int) -> None:
-    """Check that a value is a whole number in a range.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Check that a value is a whole number in a range; ValueError: it is none."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{where}: {value!r} is not an int")
     if not least <= value <= most:

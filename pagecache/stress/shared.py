@@ -223,10 +223,7 @@ class Shared:
 
     def which(self, name: str, header: bytes, found: frozenset[Value], what: str, *, unmade: bool) -> Model | None:
         """Return the object that bytes found under a name belong to; None: an object that is being made. `unmade`: the
-        name may have had one before the bytes were read.
-
-        Raises:
-            Broken: the name cannot have had it.
+        name may have had one before the bytes were read; Broken: the name cannot have had it.
         """
         number = self.number_of(header)
         if number is not None and number in found:
@@ -238,10 +235,7 @@ class Shared:
 
     def check_found(self, name: str, got: bytes | None, found: frozenset[Value], what: str) -> Model | None:
         """Return the object that bytes found under a name belong to; None: no object, or one that was never made. No
-        object that may have the name is being made.
-
-        Raises:
-            Broken: the name cannot have had it.
+        object that may have the name is being made; Broken: the name cannot have had it.
         """
         if got is None:
             self.absent(name, found, what)
@@ -260,9 +254,6 @@ class Shared:
     def agree(self, when: str) -> None:
         """Check that each name has the last object that was bound to it, with all its bytes, and that each open handle
         shows its object. Nothing runs.
-
-        Raises:
-            Broken: one of them does not.
         """
         world, sight = self._world, Sight(self.names)
         for name in self.names:
@@ -300,11 +291,7 @@ class Shared:
             return self._world.insisting(call)
 
     def absent(self, name: str, found: frozenset[Value], what: str) -> None:
-        """Check that a name may be free.
-
-        Raises:
-            Broken: it had an object all the time.
-        """
+        """Check that a name may be free."""
         if None not in found:
             raise Broken(f"{name}: {what} found no object, should be {self.story(name, found)}")
 
@@ -319,11 +306,7 @@ class Shared:
         return self.names.story(keys[key]) if self.used and key in keys else ""
 
     def stored(self, what: str) -> None:
-        """Check that the store has the objects and bytes that `agree` found. Nothing runs.
-
-        Raises:
-            Broken: it does not.
-        """
+        """Check that the store has the objects and bytes that `agree` found. Nothing runs."""
         sight = Sight(self.names)
         for name in self.names:
             if any(isinstance(value, str) for value in sight.of(name)):

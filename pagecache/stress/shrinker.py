@@ -162,11 +162,7 @@ class Shrinking:
         return run
 
     def _fail_again(self) -> None:
-        """Repeat the unchanged round until it fails, and then its operations alone.
-
-        Raises:
-            NotFailing: it does not fail.
-        """
+        """Repeat the unchanged round until it fails, and then its operations alone; NotFailing: it does not fail."""
         by_seed, self.plan = self.plan.script is None, replace(self.plan, duration=0.001, rounds=1)
         while (run := self._fails_with(self.plan)) is None:
             if self._over():

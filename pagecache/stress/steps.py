@@ -47,11 +47,7 @@ class Steps:
         return self._sequence
 
     def conduct(self, operation: Operation) -> Step:
-        """Yield the verbs of an operation.
-
-        Raises:
-            Broken: an observation is impossible.
-        """
+        """Yield the verbs of an operation; Broken: an observation is impossible."""
         world, kind = self.world, operation.kind
         if kind in world.unsupported:
             return
@@ -189,13 +185,8 @@ class Steps:
     ) -> Generator[Verb, Any, Held | None]:
         """Return a view; None: there is no memory for it, or the file was truncated concurrently."""
         try:
-            held: Held = yield (
-                "view",
-                operation.file,
-                observation.start,
-                observation.end - observation.start,
-                writable,
-            )
+            length = observation.end - observation.start
+            held: Held = yield ("view", operation.file, observation.start, length, writable)
         except OSError as error:
             self.world.excuse(error, "view", self.worker)
             return None
@@ -330,11 +321,8 @@ class Steps:
         held.store(0, write.data(observation.start, observation.end))
         model.finish(write, certain=attached and not held.detached)
         if attached and cut is not None:
-            raise Broken(
-                f"file {operation.file}: a view of [{observation.start}, {observation.end}) "
-                f"is not cut off by {cut!r} of "
-                f"{worker_name(cut.worker)}, which ended before"
-            )
+            what = f"file {operation.file}: a view of [{observation.start}, {observation.end})"
+            raise Broken(f"{what} is not cut off by {cut!r} of {worker_name(cut.worker)}, which ended before")
 
     def _copy(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         """Copy from one place of the file to another, out of the file's own memory."""

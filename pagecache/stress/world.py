@@ -227,11 +227,7 @@ class World:
             self.counters[what] += times
 
     def excuse(self, error: OSError, kind: str, worker: int) -> None:
-        """Handle an error of a call: a valid result, or a failure.
-
-        Raises:
-            Broken: nothing explains it.
-        """
+        """Handle an error of a call: a valid result, or a failure; Broken: nothing explains it."""
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         activity = self.active.get(worker)
         if activity is not None:
@@ -284,11 +280,7 @@ class World:
         return activity.file in loose or (bool(loose) and activity.operation.kind in SYNCS)
 
     def _lost(self, error: DataLossError, kind: str, worker: int) -> None:
-        """Check a loss that no worker requested: only direct writes and holes may be lost.
-
-        Raises:
-            Broken: other bytes are lost.
-        """
+        """Check a loss that no worker requested: only direct writes and holes may be lost."""
         models = {self.target.key(model.number): model for model in self.models}
         for lost in error.ranges:
             model = models.get(lost.key)
@@ -310,25 +302,14 @@ class World:
         """Check the doubts again, with newer knowledge."""
         with self.lock:
             open_doubts, self.doubts = self.doubts, []
-        for number, doubt in enumerate(open_doubts):
-            try:
-                left = doubt.recheck()
-            except Broken:
-                with self.lock:
-                    self.doubts += open_doubts[number + 1 :]
-                raise
-            if left is not None:
-                with self.lock:
-                    self.doubts.append(left)
+        left = [one for doubt in open_doubts if (one := doubt.recheck()) is not None]
+        with self.lock:
+            self.doubts += left
 
     # -- at rest
 
     def rest(self, *, cold: bool) -> None:
-        """Check that every way to read shows the content of the model, and the store too after a sync. Nothing runs.
-
-        Raises:
-            Broken: one of them does not.
-        """
+        """Check that every way to read shows the content of the model, and the store too after a sync. Nothing runs."""
         self.target.calm()
         self.shared.settle()
         self.target.check()
@@ -366,11 +347,7 @@ class World:
         self.target.stir()
 
     def _hear(self) -> None:
-        """Check that each unused handle reports exactly the discarded ranges, once [I-22].
-
-        Raises:
-            Broken: a handle reports something else.
-        """
+        """Check that each unused handle reports exactly the discarded ranges, once [I-22]."""
         given, self.given_up = self.given_up, []
         number = self.special.get("losses")
         if number is None or self.target.explained or self.plan.crash_of(self.number) != "none":
@@ -378,11 +355,7 @@ class World:
         self.check_reported(number, given)
 
     def check_reported(self, number: int, given: list[tuple[int, int]]) -> None:
-        """Check that each unused handle of a file reports exactly these ranges.
-
-        Raises:
-            Broken: a handle reports something else.
-        """
+        """Check that each unused handle of a file reports exactly these ranges."""
         for name, reported in self.target.reported_losses(number):
             if sorted(reported) != sorted(given):
                 was, says = (str(sorted(one)) if one else "nothing" for one in (given, reported))
@@ -403,11 +376,7 @@ class World:
         verdict(at_rest(model, what), got)
 
     def end(self) -> None:
-        """Close the target, which stores all accepted bytes.
-
-        Raises:
-            Broken: bytes are missing.
-        """
+        """Close the target, which stores all accepted bytes; Broken: bytes are missing."""
         self.target.calm()
         self.shared.end()
         self.insisting(self.target.close)

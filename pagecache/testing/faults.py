@@ -17,28 +17,15 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from ..errors import Key
 from .gate import Gate
 
-Operation = Literal[
-    "open",
-    "stat",
-    "read",
-    "write",
-    "commit",
-    "truncate",
-    "punch",
-    "next_data",
-    "rollback",
-    "remove",
-    "rename",
-    "list",
-    "sync",
-    "close",
-]
-OPERATIONS: Final[tuple[str, ...]] = get_args(Operation)
+OPERATIONS: Final[tuple[str, ...]] = (
+    *("open", "stat", "read", "write", "commit", "truncate", "punch", "next_data", "rollback"),
+    *("remove", "rename", "list", "sync", "close"),
+)
 """Operations that rules match. "stat" and "close" are those of the backend and of its files."""
 REPEATABLE: Final = ("read", "write", "commit", "truncate", "punch")
 """Operations that may be done twice without harm."""

@@ -108,7 +108,7 @@ class FaultyBackend(SlowBackend):
         self.refused: set[int] = set()  # errnos that the inner backend itself marks as worth a retry
         self._changed = threading.Condition()
         self._death: Callable[[Key | None], BaseException] | None = None
-        self._lives = 0  # calls and files of an earlier life, before a fence, reach nothing
+        self.life = 0  # number of fences: calls and files of an earlier life reach nothing
         self._inside: Counter[int] = Counter()  # life -> running calls
         self._versions: Counter[Hashable] = Counter()  # identity of an object, or its name if it has none -> changes
         self._files: WeakSet[_FaultyFile] = WeakSet()  # each follows renames of its object
@@ -192,7 +192,7 @@ class FaultyBackend(SlowBackend):
                     if firing is None and self._fires(number, rule, call):
                         self._fired[number] += 1
                         firing, random = rule, draw(self._plan.seed, number, call, self._made[call], "how much")
-            return self._lives, firing, random
+            return self.life, firing, random
 
     def _fires(self, number: int, rule: Rule, call: Call) -> bool:
         if rule.nth is not None:
@@ -209,11 +209,6 @@ class FaultyBackend(SlowBackend):
         return rule.chance >= 1.0 or draw(self._plan.seed, number, call, self._made[call]) < rule.chance
 
     # -- one call
-
-    @property
-    def life(self) -> int:
-        """Return the number of fences so far."""
-        return self._lives
 
     def run(self, call: Call, carry_out: CarryOut, buffers: Buffers = (), file: _FaultyFile | None = None) -> Any:
         """Make a call under the rules, and return its result.
@@ -237,7 +232,7 @@ class FaultyBackend(SlowBackend):
 
         def carried(buffers: Buffers) -> Any:
             with self._changed:
-                if life != self._lives and call.op != "close":  # a close changes nothing, and frees memory
+                if life != self.life and call.op != "close":  # a close changes nothing, and frees memory
                     raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
                 self._inside[life] += 1
             try:
@@ -338,7 +333,7 @@ class FaultyBackend(SlowBackend):
             TimeoutError: a call in the inner backend does not return.
         """
         with self._changed:
-            life, self._lives = self._lives, self._lives + 1
+            life, self.life = self.life, self.life + 1
             if not self._changed.wait_for(lambda: self._inside[life] == 0, timeout):
                 raise TimeoutError(f"{self._inside[life]} calls do not return from the inner backend")
 

@@ -305,10 +305,10 @@ def test_entries_and_marks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     kept.lifetime_s = 60.0
     for folder in range(5):
         names = [(f"{folder}/{number}", ObjectStat(size=1)) for number in range(4)]
-        kept.end(str(folder), kept.begin(str(folder), 0.0, ()), names, complete=True)
+        kept.end(str(folder), kept.begin(str(folder), 0.0), names, complete=True)
     assert [kept.find(f"{folder}/0") is not None for folder in range(5)] == [False] * 3 + [True] * 2
     drawn = iter([(f"5/{number}", ObjectStat(size=1)) for number in range(1000)])
-    kept.end("5", kept.begin("5", 0.0, ()), drawn, complete=True)
+    kept.end("5", kept.begin("5", 0.0), drawn, complete=True)
     assert (kept.find("5/0"), len(list(drawn))) == (None, 989)
     kept.mark(*(f"4/new{number}" for number in range(4)))
     assert kept.find("4/0") is None

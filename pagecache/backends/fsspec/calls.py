@@ -227,12 +227,6 @@ class Calls(Store[ObjectStat]):
         found: dict[str, dict[str, Any]] = self.call("find", path, detail=True)
         return found
 
-    def names(self, path: str) -> list[str]:
-        """Return the names in a directory."""
-        self.forget(path)
-        names: list[str] = self.call("ls", path, detail=False)
-        return names
-
     def entries(self, path: str) -> list[dict[str, Any]]:
         """Return the infos of a directory."""
         self.forget(path)
@@ -288,9 +282,6 @@ class Calls(Store[ObjectStat]):
             give_up(file)
             raise
         file.close()
-
-    def status(self, version: ObjectStat) -> ObjectStat:
-        return version
 
     def is_copy(self, found: ObjectStat, version: ObjectStat) -> bool:
         return tagged(found) and found.version == version.version

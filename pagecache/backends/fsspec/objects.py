@@ -18,8 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import Key, os_error
+from ..objects.buckets import ObjectsBackend
 from ..objects.names import Names
-from ..protocol import Backend, BackendLimits, ObjectStat
+from ..protocol import BackendLimits, ObjectStat
 from .calls import Calls, Unranged, lacks, stat_of
 from .object import FsspecObject
 
@@ -30,12 +31,12 @@ LEFT_AFTER = 86400.0
 """Seconds after which an upload has certainly ended."""
 
 
-class Objects(Backend):
+class Objects(ObjectsBackend[ObjectStat]):
     """The objects below a path of a file system, accessed through `calls`."""
 
     def __init__(self, calls: Calls, root: str, limits: BackendLimits, publish: str, options: dict[str, Any]) -> None:
-        self.calls = calls
-        self.fs = calls.fs
+        self.requests = self.calls = calls
+        self.fs, self.where = calls.fs, calls.name
         self.root = root.rstrip("/")
         self.publish = publish
         self.spool: str | None = options["spool"]
@@ -72,7 +73,7 @@ class Objects(Backend):
             raise ValueError(f"{key!r} is not a key of a file system: {STAGE} is the backend's own")
         return "/".join(parts)
 
-    def path_of(self, key: Key) -> str:
+    def _name(self, key: Key) -> str:
         """Return the path in the file system."""
         name = str(self.canonical(key))
         path: str = self.fs._strip_protocol(name if "://" in name and not self.root else self._whole(name))
@@ -82,28 +83,15 @@ class Objects(Backend):
         """Return an absolute path: without the root marker it may be relative to a login directory."""
         return f"{self.root}/{name}" if self.root else f"{self.fs.root_marker}{name}"
 
-    def _allow(self) -> None:
-        if self.limits.read_only:
-            why = self.why_read_only or f"{self.calls.name} was given as read_only"
-            raise io.UnsupportedOperation(errno.ENOTSUP, why)
-
     # ---------------------------------------------------------------- objects by name
 
     def open(
         self, key: Key, *, create: bool = False, exclusive: bool = False, seen: ObjectStat | None = None
     ) -> FsspecObject:
         """Open an object. `seen`: a version that is believed to be stored still."""
-        path = self.path_of(key)
-        if create:
-            self._allow()
-        with self.calls.about(key):
-            believed = seen is not None and not self.names.is_unsettled(path)
-            base = seen if believed else self.names.look(path)
-            if base is None and not create:
-                raise os_error(errno.ENOENT, key)
-            if base is not None and create and exclusive:
-                raise os_error(errno.EEXIST, key)
-            if base is not None and base.size > 1:
+        path, base = self._name(key), self._base(key, create, exclusive, seen)
+        if base is not None and base.size > 1:
+            with self.calls.about(key):
                 self._try_ranges(path)
         file = FsspecObject(self, key, path, base)
         self.names.add(file)
@@ -125,22 +113,13 @@ class Objects(Backend):
         self._reads_ranges = done == 1
 
     def stat(self, key: Key) -> ObjectStat:
-        path = self.path_of(key)
+        path = self._name(key)
         with self.calls.about(key):
             self.names.settle(path)
             found = self.calls.found(path)
             if found is None:
                 raise os_error(errno.ENOENT, key)
             return found
-
-    def remove(self, key: Key) -> None:
-        self._allow()
-        self.names.remove(key, self.path_of(key))
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        old, new = self.path_of(src), self.path_of(dst)
-        self._allow()
-        self.names.rename(src, old, dst, new, replace=replace)
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects whose key starts with `prefix`, sorted by key."""
@@ -205,7 +184,7 @@ class Objects(Backend):
     def _clear(self, stage: str, older_than: float) -> int:
         removed = 0
         with contextlib.suppress(Exception):  # it does not exist, or cannot be listed: removal is optional
-            for path in self.calls.names(stage):
+            for path in (str(info["name"]) for info in self.calls.entries(stage)):
                 begun, _, rest = path.rpartition("/")[2].partition("-")
                 if begun.isdecimal() and rest and time.time() - int(begun) >= older_than:
                     self.calls.delete(path)
@@ -216,4 +195,4 @@ class Objects(Backend):
         """Remove temporary objects of dead processes from one directory; return their number."""
         name = f"{directory}/x" if directory else "x"
         with self.calls.about(directory):
-            return self._clear(self._stage(self.path_of(name)), older_than)
+            return self._clear(self._stage(self._name(name)), older_than)

@@ -20,6 +20,9 @@ class Version(Protocol):
     @property
     def version(self) -> str | None: ...
 
+    @property
+    def mtime(self) -> float | None: ...
+
 
 V = TypeVar("V", bound=Version)
 
@@ -51,9 +54,9 @@ class Store(ABC, Generic[V]):
         """Return the error of a `rename` that did nothing."""
         raise NotImplementedError
 
-    @abstractmethod
     def status(self, version: V) -> ObjectStat:
         """Return what is known of a version."""
+        return ObjectStat(size=version.size, version=version.version, mtime=version.mtime)
 
     def same(self, one: V | None, other: V | None) -> bool:
         """Return whether both are one version, as far as they can be compared; None: no object."""

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ...config import Size, parse_size
-from ...errors import BackendError, Key, os_error
+from ...errors import BackendError, Key
 from ...options import LimitsOverrides
 from ..objects.buckets import BucketBackend
 from ..objects.names import Names
@@ -95,17 +95,7 @@ class ObstoreBackend(BucketBackend[Stored]):
         self, key: Key, *, create: bool = False, exclusive: bool = False, seen: Stored | None = None
     ) -> ObstoreObject:
         """Open an object. `seen`: a version that is believed to be stored still."""
-        name = self._name(key)
-        if create:
-            self._allow(key)
-        with self.requests.about(key):
-            believed = seen is not None and not self.names.is_unsettled(name)
-            base = seen if believed else self.names.look(name)
-        if base is None and not create:
-            raise os_error(errno.ENOENT, key)
-        if base is not None and create and exclusive:
-            raise os_error(errno.EEXIST, key)
-        file = ObstoreObject(self, key, name, base)
+        file = ObstoreObject(self, key, self._name(key), self._base(key, create, exclusive, seen))
         self.names.add(file)
         return file
 

@@ -48,9 +48,6 @@ class Stored:
         names = {"e_tag": f'"{self.etag}"' if self.etag else None, "version": self.generation}
         return {name: value for name, value in names.items() if value}
 
-    def status(self) -> ObjectStat:
-        return ObjectStat(size=self.size, version=self.version, mtime=self.mtime)
-
 
 def _stored(meta: Mapping[str, Any], attributes: Mapping[str, str] | None = None) -> Stored:
     carried = dict(attributes or {})
@@ -170,9 +167,6 @@ class Requests(Store[Stored]):
                 raise
 
     # ---------------------------------------------------------------- comparing
-
-    def status(self, version: Stored) -> ObjectStat:
-        return version.status()
 
     def is_copy(self, found: Stored, version: Stored) -> bool:
         return found.size == version.size and found.id == version.id != ""

@@ -147,7 +147,7 @@ class S3Backend(BucketBackend[Stored]):
         with self.requests.about(prefix or None):
             for name, stored in self.bucket.names(self.prefix + prefix, once=True):
                 if not name.startswith(own) and name != self.prefix:
-                    yield replace(stored.status(), key=name[len(self.prefix) :])
+                    yield replace(self.requests.status(stored), key=name[len(self.prefix) :])
 
     def close(self) -> None:
         """Delete and abort everything pending; close connections."""

@@ -29,7 +29,6 @@ from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from ...errors import BackendError
-from ..protocol import ObjectStat
 from ..spool import revoked
 from .errors import BROKEN_OFF, NoETag, OtherBytes, ServerError, Unreadable, about, named, passing
 from .http import EMPTY, Answer, Http, text_of
@@ -95,9 +94,6 @@ class Stored:
     @property
     def version(self) -> str:
         return self.etag.strip('"')
-
-    def status(self) -> ObjectStat:
-        return ObjectStat(size=self.size, version=self.version, mtime=self.mtime)
 
 
 def _stored(headers: Mapping[str, str], name: str, size: int) -> Stored:

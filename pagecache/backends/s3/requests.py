@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ..objects.parallel import side_by_side
 from ..objects.store import Store
-from ..protocol import ObjectStat
 from .calls import Bucket, Stored
 from .errors import may_pass, unclear
 
@@ -60,9 +59,6 @@ class Requests(Store[Stored]):
 
     def delete(self, name: str) -> None:
         self._bucket.delete(name)
-
-    def status(self, version: Stored) -> ObjectStat:
-        return version.status()
 
     def is_copy(self, found: Stored, version: Stored) -> bool:
         return found.size == version.size and (found.etag == version.etag or found.id == version.id != "")
