@@ -333,16 +333,23 @@ TEST(check_credits_of_an_older_era_count_for_nothing)
 	EQUAL(pc_volume_inflight(rig.volume), 0);
 }
 
+/* Acknowledged bytes, and a creation, which no byte carries. Return: the epoch that waits for both. */
+static u64 bytes_and_more(void)
+{
+	begin();
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
+	put(0, PAGE, 2);
+	u64 stamp = pc_epoch_take(rig.volume);
+	EQUAL(flush(file), 0);
+	return stamp;
+}
+
 /* A commit fails after a sync has seen that nothing is dirty, and before it asks for its own; or a requested commit waits for
  * the token while a rollback sends the bytes back. */
 TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_a_commit_begins_go_first)
 {
 	for (int asked = 0; asked <= 1; asked++) {
-		begin();
-		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0); /* something that no byte carries */
-		put(0, PAGE, 2);
-		u64 stamp = pc_epoch_take(rig.volume);
-		EQUAL(flush(file), 0);
+		u64 stamp = bytes_and_more();
 		if (asked) {
 			take_token(file);
 			pc_commit_start(file->inode, stamp);
