@@ -225,8 +225,9 @@ def _take_back(volume: Volume, abandoned: list[Inode], deadline: Deadline) -> bo
     """Wait until abandoned files have gone back. A sync leaves out the creations that they still owe, and comes first:
     a call that hangs in one of them keeps no other file from being saved. Return whether there were any.
     """
-    for inode in abandoned:
-        lifetimes.settle_abandoned(inode, volume._attempts("detach", inode.key, deadline.timeout()))
+    with lifetimes.using(abandoned) as left:  # not those that went back and were freed meanwhile
+        for inode in left:
+            lifetimes.settle_abandoned(inode, volume._attempts("detach", inode.key, deadline.timeout()))
     return bool(abandoned)
 
 

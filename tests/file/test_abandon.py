@@ -19,6 +19,7 @@ from pagecache.backends.directory import DirectoryBackend
 from pagecache.native import STAMP_MAX
 from pagecache.options import OpenMode
 from pagecache.testing import Gate
+from pagecache.volume import lifetimes
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
@@ -234,6 +235,29 @@ def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other
     gate.release()
     assert closing.result() == []
     assert rig.backend.committed("new") == b""
+
+
+def test_an_abandoned_file_that_is_freed_beside_a_detach_does_not_stop_it(
+    store: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.open()
+    inode = file._inode
+    file.pwrite(b"bad!", 0)
+    gate, _ = at_gate(store.backend.gate("write_from"), file.flush)
+    file.abandon()
+    outlast = inode.outlast
+
+    def free(*arguments: Any) -> None:
+        gate.open()
+        eventually(lambda: not inode.abandoned)
+        store.volume.invalidate()
+        monkeypatch.setattr(lifetimes, "hollow_max", lambda capacity: 0)
+        lifetimes.prune(store.volume)
+        outlast(*arguments)
+
+    monkeypatch.setattr(inode, "outlast", free)
+    assert store.volume.detach() == []
+    assert store.backend.committed(KEY) == DATA
 
 
 MINE = b"mine" * 1000
