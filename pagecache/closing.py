@@ -17,12 +17,10 @@ import threading
 import warnings
 import weakref
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from .engine.park import Deadline
 from .engine.report.notices import spans
-from .engine.runner import Job, run_aside
 from .errors import FailedRange, Key, LostRange, UnsavedDataError, WritebackError
 from .volume import lifetimes
 from .volume.inode import Inode
@@ -37,8 +35,6 @@ LISTED = 20
 """Maximum ranges in the log."""
 EVENTS_TIMEOUT_S = 1.0
 """Seconds for the delivery of a cache's last events."""
-DISK_TIMEOUT_S = 1.0
-"""Least seconds for the end of the disk tier: nothing of it is promised then."""
 LOOP_TIMEOUT_S = 1.0
 """Seconds for calls of an asynchronous backend to end with the cache."""
 
@@ -127,12 +123,7 @@ def _finish(cache: PageCache, deadline: Deadline) -> None:
     cache.feed.stop(EVENTS_TIMEOUT_S)
     cache.native.close()
     if cache.tier is not None:
-        if deadline.at is None:
-            cache.tier.close(cache.tier_use)
-        else:  # a disk that hangs keeps a thread
-            job = Job(partial(cache.tier.close, cache.tier_use), what="end of the disk tier")
-            run_aside(job)
-            job.join(max(deadline.left(), DISK_TIMEOUT_S))
+        cache.tier.close(cache.tier_use)
     give_up(cache)
     _dropped.discard(cache)
     cache.ended = True

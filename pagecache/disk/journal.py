@@ -384,7 +384,7 @@ class Journal:
             for file in self._files.values():
                 if file.content and segment.used + self._needed(file, Kind.DATA, 0, segment) <= segment.size:
                     self._restate(segment, file)
-            self._restates, self._restated = False, self._lsn
+            self._restates, self._restated = False, self._counts
         return segment
 
     def _end_current(self) -> None:
@@ -422,8 +422,12 @@ class Journal:
                 self._wake()  # another one leads
             raise
 
+    def lacks(self) -> bool:
+        """Return whether records of what has happened do not count, or could not be appended."""
+        return self._restates
+
     def owes(self) -> bool:
-        """Return whether records of what has happened do not count, or could not be appended, or are not confirmed."""
+        """Return whether it lacks any, or has them anew and unconfirmed: a crash might bring older bytes back."""
         return self._restates or self._restated > self._confirmed
 
     def restate(self) -> None:

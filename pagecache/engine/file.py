@@ -52,7 +52,7 @@ from .failures import NO_FAILURES, Failures
 from .gone import GoneFile
 from .io import direct, issuer, reader, sizes
 from .mirror import NO_COPY, Copy
-from .park import NEVER, SLICE, Deadline
+from .park import NEVER, SLICE
 from .report.notices import fault, spans
 from .report.reason import during, of_file
 from .runner import Job
@@ -203,10 +203,10 @@ class EngineFile(NativeInode):
         assert owner is not None
         return self._part("journaled", lambda: Journaled(self, owner), trouble=False)
 
-    def confirm_saved(self, deadline: Deadline) -> None:
+    def confirm_saved(self) -> None:
         """Record in the journal that the store has the file."""
         if self.volume.journal is not None:
-            self.volume.journal.confirm_file(self, deadline)
+            self.volume.journal.confirm_file(self)
 
     def staged(self) -> Staging:
         return self._part("staging", lambda: Staging(self), trouble=False)

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .. import native
 from ..errors import Key, ShutdownError
@@ -164,14 +164,6 @@ class Job(Work[T]):
         if self.error is not None:
             raise self.error
         return self._result  # type: ignore[return-value]
-
-
-def run_aside(job: Job[Any]) -> None:
-    """Run a job on a thread of its own. If Python starts none any longer: on this one."""
-    try:
-        start_thread(threading.Thread(target=job.run, name=f"pagecache-{job.what}", daemon=True), "")
-    except BlockingIOError:
-        job.run()
 
 
 class ThreadRunner:

@@ -22,7 +22,6 @@ from ..engine.attempts import Attempts
 from ..engine.commit import remote
 from ..engine.gone import GoneFile
 from ..engine.io import barrier
-from ..engine.park import Deadline
 from ..engine.report.notices import cause, spans
 from ..errors import LostRange
 from ..native import END, TOKEN
@@ -151,7 +150,6 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
     closed in any case. `changed`: it has made changes. `timeout`: of the commit.
     """
     inode, volume = use.inode, use.inode.owner
-    deadline = Deadline(volume.engine.clock, timeout)
     try:
         with volume.inodes_lock:  # of two concurrent closes, one finds that it was the last
             if inode.collected:
@@ -170,15 +168,15 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
             if inode.unclosed:
                 inode.set_unclosed(False)
             if on_disk and inode.has_local():
-                barrier.save(inode, deadline.timeout())
+                barrier.save(inode, timeout)
                 if inode.journaled.is_live():
                     inode.journaled.save_soon()
             elif commit and inode.has_local():
-                barrier.fsync(inode, deadline.timeout())
+                barrier.fsync(inode, timeout)
             elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
                 barrier.flush(inode, version=True)
             if on_disk:
-                inode.confirm_saved(deadline)  # a crash must not bring back what was replaced since
+                inode.journaled.confirm_saved()  # a crash must not bring back what was replaced since
     finally:
         release(use)
 

@@ -432,8 +432,7 @@ class Volume:
         if self.engine.level(durability) == "backend" or self.engine.journal is None:
             failed = [] if self.recovery is None else self.recovery.all_first(deadline)
             return self._add_ticket(SyncTicket(self, failed=failed))
-        journal, files = self.engine.journal, self.engine.dirty_files()
-        left = journal.within(deadline, lambda: journal.append(files, deadline.until()))
+        left = self.engine.journal.append(self.engine.dirty_files(), deadline.until())
         return self._add_ticket(SyncTicket(self, left, names=False))
 
     def _add_ticket(self, ticket: SyncTicket) -> SyncTicket:

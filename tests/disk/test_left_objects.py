@@ -883,106 +883,23 @@ def test_a_sync_past_its_deadline_publishes_nothing_of_a_file_that_is_being_laid
     after.settles(BIG)
 
 
-def polled(call: Any) -> bool:
-    try:
-        call(timeout=0)
-    except TimeoutError:
-        return False
-    return True
-
-
-def failing_start(self: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
-
-
-@contextmanager
-def hanging_disk(monkeypatch: pytest.MonkeyPatch, call: str) -> Iterator[threading.Event]:
-    """Let calls of the tier's disk hang; the event says that one does."""
-    going, begun, real = threading.Event(), threading.Event(), getattr(OS, call)
-
-    def hanging(*arguments: Any) -> Any:
-        begun.set()
-        assert going.wait(WAIT_LIMIT_S)
-        return real(*arguments)
-
-    monkeypatch.setattr(OS, call, hanging)
-    yield begun
-    going.set()
-
-
 def test_a_close_of_the_cache_has_a_deadline_beside_an_append_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = world.synced(b"new", 5000)
+    file, going, begun, write = world.synced(b"new", 5000), threading.Event(), threading.Event(), OS.pwritev
     file.pwrite(b"mine", 0)
-    with hanging_disk(monkeypatch, "pwritev") as begun:
-        fsync = Task(file.fsync)
-        assert begun.wait(WAIT_LIMIT_S)
-        raises((TimeoutError, UnsavedDataError), Task(world.cache.close, timeout=0.2).result)
+
+    def hanging(*arguments: Any) -> int:
+        begun.set()
+        assert going.wait(WAIT_LIMIT_S)
+        return write(*arguments)
+
+    monkeypatch.setattr(OS, "pwritev", hanging)
+    fsync = Task(file.fsync)
+    assert begun.wait(WAIT_LIMIT_S)
+    raises((TimeoutError, UnsavedDataError), Task(world.cache.close, timeout=0.2).result)
+    going.set()
     fsync.result()
-
-
-@pytest.mark.parametrize("hangs", ["fdatasync", "fallocate", "pwritev"])
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda world, file: file.fsync(timeout=0.2),
-        lambda world, file: world.volume.sync(0.2),
-        lambda world, file: world.cache.sync(0.2),
-        lambda world, file: world.cache.close(timeout=0.2),
-    ],
-    ids=["fsync", "sync", "sync of all", "close of all"],
-)
-def test_a_disk_that_hangs_keeps_no_call_beyond_its_deadline(
-    world: World, monkeypatch: pytest.MonkeyPatch, call: Any, hangs: str
-) -> None:
-    store = RecordingBackend({"o": OLD})
-    other = world.cache.attach(store, volume_id="other").open("o", "r+b")
-    file = world.open()
-    file.pwrite(b"mine", 0)
-    with hanging_disk(monkeypatch, hangs):
-        other.pwrite(b"other", 0)
-        raises((TimeoutError, UnsavedDataError), Task(call, world, file).result)
-        if "cache" in call.__code__.co_names:  # the other volume is saved
-            assert bytes(store.committed("o") or b"")[:5] == b"other"
-    file.fsync()
-    other.close()
-    assert world.crash().read() == changed(0, b"mine")
-
-
-@pytest.mark.parametrize("call", ["fsync", "sync", "close of all"])
-def test_a_save_in_the_store_has_a_deadline_beside_a_disk_that_hangs(
-    world: World, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    file = world.synced(b"new", 5000)
-    file.pwrite(b"mine", 0)
-    with hanging_disk(monkeypatch, "fdatasync"):
-        if call == "close of all":  # nothing that the tier has yet to do is promised
-            Task(world.cache.close, timeout=0.2, on_failed="discard").result()
-        else:
-            saved = file.fsync if call == "fsync" else world.volume.sync
-            raises(TimeoutError, Task(saved, timeout=0.2, durability="backend").result)
-            if not isinstance(world.store, ObjectBackend):  # its commit is on record before
-                eventually(lambda: world.saved() == changed(0, b"mine", HELD))
-            file.pwrite(b"more", 0)
-            threads = threading.active_count()
-            for _ in range(40):
-                raises(TimeoutError, file.fsync, timeout=0)
-            assert threading.active_count() < threads + 20
-    if call != "close of all":
-        eventually(lambda: polled(file.fsync))
-        assert world.crash().read() == changed(0, b"more", HELD)
-
-
-def test_a_deadline_is_kept_as_far_as_possible_when_no_thread_starts(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = world.synced(b"new", 5000)
-    file.pwrite(b"mine", 0)
-    monkeypatch.setattr(threading.Thread, "start", failing_start)
-    file.fsync(timeout=60)
-    monkeypatch.undo()
-    assert world.crash().read() == changed(0, b"mine", HELD)
 
 
 def test_tries_to_lay_a_held_file_take_its_memory_once(world: World) -> None:

@@ -23,21 +23,17 @@ Locks: `Journaled._lock` guards its fields, and is held over appends; `VolumeJou
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
 from ...native import END, LOCK
 from ..park import SLICE, Deadline, deadline_error
 from ..report.notices import cause
-from ..runner import Job, run_aside
 from .staging import NotStagedError
 
 if TYPE_CHECKING:
@@ -47,16 +43,10 @@ if TYPE_CHECKING:
     from ..file import EngineFile
     from ..volume import EngineVolume
 
-T = TypeVar("T")
-
 TURN = 64
 """Files of one check by the flusher."""
 AGAIN = 5.0
 """Seconds between two tries to save files that could not be saved."""
-ASIDE_MAX = 16
-"""Threads that a hanging disk keeps."""
-GRACE = 0.01
-"""Seconds that a call without any time left waits: the next one may find all done."""
 SAVING_MAX = 64
 """Running saves. Objects that hang keep no other one waiting below that."""
 
@@ -94,7 +84,6 @@ class VolumeJournal:
         self._turn: deque[Journaled] = deque()
         self._saving: dict[Any, list[Journaled]] = {}  # running tickets
         self._not_before = -1.0
-        self._aside: list[Job[Any]] = []
 
     def journal(self) -> Journal:
         """Return the journal; the first call has CORE keep the ranges that are written from now on."""
@@ -129,31 +118,6 @@ class VolumeJournal:
         self.volume.say(logging.WARNING, "the journal", what, "fsync saves in the store for a while")
 
     # -- fsync
-
-    def within(self, deadline: Deadline, call: Callable[[], T]) -> T:
-        """Make a call that waits for the disk. If it has a deadline another thread makes it, which a disk that hangs
-        keeps.
-
-        Raises:
-            TimeoutError: the deadline passed; the call goes on.
-        """
-        if deadline.at is None:
-            return call()
-        end = monotonic() + max(deadline.left(), GRACE)
-
-        def left() -> float:
-            if (seconds := end - monotonic()) <= 0:
-                raise deadline_error("sync", then="the disk tier is busy")
-            return min(SLICE, seconds)
-
-        while len(running := [each for each in self._aside if not each.finished()]) >= ASIDE_MAX:
-            running[0].join(left())
-        job = Job(partial(contextvars.copy_context().run, call), what="sync of the disk tier")
-        self._aside = [*running, job]  # a lost one is only not counted
-        run_aside(job)
-        while not job.join(left()):
-            pass
-        return job.wait(lambda: None)
 
     def append(self, files: Iterable[EngineFile], until: float | None = None) -> list[EngineFile]:
         """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
@@ -194,13 +158,7 @@ class VolumeJournal:
     def record_saved(self, deadline: Deadline) -> OSError | None:
         """Record what the store has, and wait for the device: a crash must not bring bytes back that were saved since.
         Return the error.
-
-        Raises:
-            TimeoutError: the deadline passed.
         """
-        return None if self._journal is None else self.within(deadline, lambda: self._record_saved(deadline))
-
-    def _record_saved(self, deadline: Deadline) -> OSError | None:
         for file in list(self._waiting):
             if (error := file.settle(deadline)) is not None:
                 return error
@@ -225,20 +183,12 @@ class VolumeJournal:
         journal.restate()
         journal.confirm(journal.last)
 
-    def owes(self) -> bool:
-        """Return whether a crash might bring bytes back under names that have other ones now."""
-        return self._journal is not None and self._journal.owes()
-
-    def confirm_file(self, file: EngineFile, deadline: Deadline) -> None:
+    def confirm_file(self, file: EngineFile) -> None:
         """Record that the store has a file, and wait for the device: a crash must bring no older bytes back.
 
         Raises:
-            OSError: the disk fails: it might. TimeoutError: the deadline passed.
+            OSError: the disk fails: it might.
         """
-        if file.journaled is not NOT_JOURNALED or self.owes():
-            self.within(deadline, lambda: self._confirm_file(file))
-
-    def _confirm_file(self, file: EngineFile) -> None:
         file.journaled.confirm_saved()
         if self._journal is not None and self._journal.owes():
             self.confirm_saved(self._journal.last)
@@ -249,7 +199,8 @@ class VolumeJournal:
         """Record what was saved, of some files, and begin to save those that are due. Return the seconds until the next
         check.
         """
-        if self.owes() and self.confirm_all() is not None:
+        journal = self._journal
+        if journal is not None and journal.lacks() and self.confirm_all() is not None:
             return AGAIN
         for ticket in [each for each in self._saving if each.done()]:
             for file in self._saving.pop(ticket):
@@ -262,7 +213,6 @@ class VolumeJournal:
             with self._lock:
                 self._turn = deque(self._waiting)
         expire = self.volume.cache.config.dirty_expire
-        journal = self._journal
         crowded = journal is not None and journal.bytes > journal.limit // 2
         due: list[Journaled] = []
         delay = expire

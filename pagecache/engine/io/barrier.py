@@ -310,9 +310,8 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
     """
     if file.withheld:
         file.set_aside(withheld=False)  # the caller publishes it on purpose
-    deadline = Deadline(file.volume.clock, timeout)
     drive(FileSync(file), timeout, "fsync")
-    file.confirm_saved(deadline)
+    file.confirm_saved()
 
 
 def log(file: EngineFile, timeout: float | None = None) -> bool:
@@ -320,14 +319,14 @@ def log(file: EngineFile, timeout: float | None = None) -> bool:
     saved in the store instead.
 
     Raises:
-        TimeoutError: the file or the disk was busy until the deadline.
+        TimeoutError: the file was busy until the deadline.
     """
     volume = file.volume
     volume.check_wait("fsync", file.key)
     if volume.journal is None:
         return False
-    deadline, journal = Deadline(volume.clock, timeout), volume.journal
-    return not journal.within(deadline, lambda: journal.append([file], deadline.until()))
+    until = None if timeout is None else Deadline(volume.clock, timeout).at
+    return not volume.journal.append([file], until)
 
 
 def save(file: EngineFile, timeout: float | None = None) -> None:
