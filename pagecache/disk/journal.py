@@ -207,6 +207,10 @@ class Journal:
             self._make_room()
         return self._append(record, buffers)
 
+    def _check_open(self) -> None:
+        if self._closed:  # another process may have it
+            raise OSError(errno.EBADF, f"the journal in {self._folder!r} is closed", self._folder)
+
     def _make_room(self) -> None:
         """Remove segments, after confirming the records that allow it."""
         with self._lock:
@@ -216,8 +220,7 @@ class Journal:
 
     def _append(self, record: Record, buffers: Sequence[Any]) -> int:
         with self._lock:
-            if self._closed:  # another process may have it
-                raise OSError(errno.EBADF, f"the journal in {self._folder!r} is closed", self._folder)
+            self._check_open()
             file = self._files.get(record.file)
             if record.kind == Kind.FILE:
                 file = file or _File(FileState(record.file))
@@ -433,6 +436,7 @@ class Journal:
     def restate(self) -> None:
         """State all files anew after a failed call: what has happened counts again, once it is confirmed."""
         with self._lock:
+            self._check_open()
             if self._restates:
                 self._roll(settles=True)
 
@@ -440,6 +444,8 @@ class Journal:
         for after, last, error in self._void:
             if after < lsn <= last:
                 raise self._failure(error, "cannot be synced")
+        if lsn > self._confirmed:
+            self._check_open()
         return lsn <= self._confirmed
 
     def has_void(self, lsn: int) -> bool:

@@ -231,8 +231,8 @@ class Tier:
             self._wake.set()
             self._thread.join()
             self._catalogue.close()
-            if self._journal is not None:
-                with contextlib.suppress(OSError):  # what is not confirmed was not promised
+            with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
+                if self._journal is not None:
                     self._journal.close()
             leave(self._mark)
             del _running[self._place]
@@ -248,6 +248,8 @@ class Tier:
         from .journal import Journal
 
         with self._opening_journal:
+            if self._journal is None and self._ending:  # another one may have the directory
+                raise OSError(errno.EBADF, f"the disk tier in {self.described.path!r} is closed", self.described.path)
             if self._journal is None:
                 limit, path = self.described.journal_limit, self.described.path
                 segment = min(self.described.segment, limit // SEGMENTS_MIN)

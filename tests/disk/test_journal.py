@@ -347,6 +347,8 @@ def test_a_closed_journal_takes_nothing_more(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for record in (records.saved(number, 2, "v2"), records.file(9, "store:", "k", None, created=True, size=0)):
         raises(OSError, journal.append, record, match="is closed")
+    raises(OSError, journal.restate, match="is closed")
+    raises(OSError, journal.confirm, journal.last + 1, match="is closed")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -18,13 +18,15 @@ import pytest
 
 import pagecache
 from pagecache import DiskTier, Event, PageCache, Volume
+from pagecache.disk import records
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Copy
+from pagecache.disk.device import OS
 from pagecache.disk.segments import Segments
 from pagecache.disk.tier import Tier
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
-from tests.file.rig import at_gate, attached, eventually, overlay, raises
+from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises
 from tests.stores import ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D4", "D5", "D6", "D7", "D8", "D11", "D12")
@@ -697,3 +699,17 @@ def test_a_start_after_a_crash_reads_the_journal_once(tier: DiskTier, tmp_path: 
             volume.resume()
             volume.sync(durability="backend")
         assert [read(volume, "key") for volume in found] == [content(1 * MIB)] * 2
+
+
+def test_a_journal_that_is_being_opened_keeps_the_directory(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its records would come between those of the next owner. [D7]"""
+    before = Tier.open(tier, "before")
+    before.close("before")
+    raises(OSError, before.journal, match="is closed")
+    first = Tier.open(tier, "first")
+    gate, opening = at_gate(held(monkeypatch, OS, "sync_folder"), first.journal)
+    closing = Task(first.close, "first")
+    assert closing.waits()
+    opening.result(opening=gate)
+    closing.result()
+    raises(OSError, opening.value.append, records.removed(1), match="is closed")
