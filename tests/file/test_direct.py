@@ -25,8 +25,8 @@ from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCac
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.file import EngineFile
 
-from ..stores import WAIT_LIMIT_S, address, short
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, accepted_before, overlay, pattern, raises
+from ..stores import WAIT_LIMIT_S, RecordingBackend, address, short
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, accepted_before, at_gate, held, overlay, pattern, raises
 from .test_served_memory import ServedMemory
 
 DATA = pattern(8 * PAGE)
@@ -532,3 +532,18 @@ def test_a_prompt_backend_stores_into_the_memory_of_the_caller_or_of_the_result(
     assert set(places) == {numpy.frombuffer(found, "u1").ctypes.data}
     assert space[8 * PAGE :] == b"?" * PAGE
     assert direct.pread(100, 8 * PAGE) == direct.pread(100, 20 * PAGE) == b""
+
+
+def test_a_direct_read_that_a_change_of_the_name_refused_is_made_again(make: Make, monkeypatch: Patch) -> None:
+    """The change is over when the refused call looks for it: another version is not the reason. [T-56]"""
+    data = pattern(3 * PAGE)
+    rig = make(backend=RecordingBackend({KEY: data}, by_name=True))
+    file = rig.open("rb", direct=True)
+    gate, renaming = at_gate(rig.backend.gate("rename"), rig.volume.rename, KEY, "new")
+    over = held(monkeypatch, EngineFile, "_bind_beside_names")
+    gate.open()
+    over.wait_entered()
+    reading = Task(file.pread, 10, PAGE)
+    assert reading.waits()
+    renaming.result(opening=over)
+    assert reading.result() == data[PAGE : PAGE + 10]

@@ -191,7 +191,8 @@ def _read_once(file: EngineFile, op: Op, read: Read, at: int, stop: int, more_th
             if op.stopped:
                 volume.check_alive(file.key)
                 raise ShutdownError(f"the volume {volume.name!r} was aborted", file.key) from error
-            if not reader.outlast_names(file) and read_into == file.read_into:
+            again = reader.outlast_names(file) or isinstance(error, reader.ReadAgainError)  # the call is over by now
+            if not again and read_into == file.read_into:
                 attempts += 1
                 _again(file, error, attempts, since)
             continue
