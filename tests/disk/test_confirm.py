@@ -137,6 +137,16 @@ def test_a_failed_sync_fails_all_that_wait_and_nothing_of_it_counts(disk: GatedD
     raises(OSError, journal.confirm, callers[0].lsn, match="cannot be synced")
 
 
+def test_a_disk_whose_sync_times_out_has_failed(disk: GatedDisk) -> None:
+    """A caller takes a TimeoutError for its own deadline, after which the work goes on. [D5]"""
+    journal, number, gate = prepared(disk)
+    disk.fault = lambda name, count: errno.ETIMEDOUT if name == "fdatasync" else 0
+    caller = Caller(journal, number)
+    gate.release()
+    error = raises(OSError, caller.result, match="cannot be synced in 'j': Connection timed out")
+    assert error.errno == errno.EIO
+
+
 def test_an_interrupted_leader_is_followed_by_another(disk: GatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, _number, gate, callers = crowded(disk, 6)
     sync, interrupts = journal._sync_all, iter([True])

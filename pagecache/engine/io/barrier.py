@@ -79,9 +79,10 @@ class FileSync:
         self.start, self.end = start, end
         self.commit = commit
         self.not_before = 0.0
-        whole = file.limits().commit_on_close
-        wanted = {"flush": flush, "commit": commit, "version": version, "unasked": whole and not asked}
-        self._state, failed = file.begin_sync(stamp, start, end, **wanted)
+        unasked = not asked and bool(file.limits().commit_on_close)
+        self._state, failed = file.begin_sync(
+            stamp, start, end, flush=flush, commit=commit, version=version, unasked=unasked
+        )
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._began = file.volume.reconnects
