@@ -8,8 +8,8 @@ the disk waits for it, and no error of the disk reaches a caller: it is reported
 
 One process has the directory (`flock`); its caches share one `Tier` for each directory.
 
-Locks: `_opening` guards the table of running tiers, and is held while one starts or ends; `Tier._lock` its fields; then
-those of copies, segments and catalogue. `_lock` is never held across I/O.
+Locks: that of a directory in `_opening` is held while its tier starts or ends, and guards who uses it; `Tier._lock`
+guards its fields; then those of copies, segments and catalogue. `_lock` is never held across I/O.
 """
 
 from __future__ import annotations
@@ -132,9 +132,9 @@ def as_tier(disk: DiskTier | str | os.PathLike[str]) -> DiskTier:
     return DiskTier(disk)
 
 
-_opening = threading.Lock()
 _running: dict[str, Tier] = {}
-"""By the real path of the directory."""
+_opening: dict[str, threading.Lock] = {}
+"""Both by the real path of the directory."""
 
 
 class Told(Protocol):  # a volume that the tier serves
@@ -207,8 +207,8 @@ class Tier:
             ValueError: another cache of this process uses the directory with other sizes, or the file system is remote.
             OSError: EBUSY: another process has it; EACCES, ENOSPC, ...: the directory cannot be used.
         """
-        with _opening:
-            place = os.path.realpath(described.path)
+        place = os.path.realpath(described.path)
+        with _opening.setdefault(place, threading.Lock()):
             found = _running.get(place)
             if found is None:
                 found = _running[place] = cls(described)
@@ -223,7 +223,7 @@ class Tier:
 
     def close(self, user: object) -> None:
         """Let go of the tier; the last one writes what waits, and ends it. Repeated after an interrupt."""
-        with _opening:
+        with _opening.setdefault(self._place, threading.Lock()):  # a forked child has none of them
             self._users.discard(user)
             if self._users or _running.get(self._place) is not self:
                 return
@@ -630,12 +630,15 @@ def leave(fd: int) -> None:
 
 
 def _after_fork() -> None:
-    """Let go of the locks in a child, which has no tier: it would keep them when its parent has ended."""
+    """Let go of the marks in a child, which has no tier: it would keep them when its parent has ended. A tier may have
+    been starting or ending.
+    """
     for fd in _marks:
         with contextlib.suppress(OSError):
             os.close(fd)
     _marks.clear()
     _running.clear()
+    _opening.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

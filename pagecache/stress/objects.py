@@ -53,11 +53,12 @@ def counted(taken: object, length: int) -> int:
     return taken
 
 
-def write_whole(file: Any, offset: int, data: bytes | bytearray, most: int) -> None:
-    """Write bytes to an object of a backend, at most `most` by one call."""
+def write_whole(file: Any, offset: int, data: bytes | bytearray, most: int, boundary: int = 0) -> None:
+    """Write bytes to an object of a backend, at most `most` by one call, and none across a multiple of `boundary`."""
     done = 0
     while done < len(data):
-        part = memoryview(data)[done : done + most].toreadonly()
+        room = min(most, boundary - (offset + done) % boundary) if boundary else most
+        part = memoryview(data)[done : done + room].toreadonly()
         done += counted(insisting(partial(file.write_from, offset + done, [part])), len(part))
 
 
@@ -218,7 +219,8 @@ class Objects:
         """Store bytes like `put`, in one try, through a backend."""
         file = backend.open(key, create=True)
         try:
-            write_whole(file, offset, data, int(self.backend.limits.max_write))
+            limits = self.backend.limits
+            write_whole(file, offset, data, int(limits.max_write), int(limits.boundary))
             if whole:
                 insisting(partial(file.truncate, len(data)))
             file.commit()

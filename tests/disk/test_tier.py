@@ -26,7 +26,7 @@ from pagecache.disk.segments import Segments
 from pagecache.disk.tier import Tier
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
-from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises
+from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises, run_program
 from tests.stores import ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D4", "D5", "D6", "D7", "D8", "D11", "D12")
@@ -629,6 +629,55 @@ def test_a_forked_child_does_not_keep_the_directory(folder: Path) -> None:
         assert parent.stdout.read() == "open\n"
         PageCache("1MiB", disk=folder).close()
         parent.communicate(timeout=60)
+
+
+def test_a_child_that_is_forked_while_a_tier_starts_opens_tiers(tmp_path: Path) -> None:
+    """The child has a copy of each lock that another thread of its parent holds, and no thread that releases it."""
+    done = run_program(
+        tmp_path,
+        """
+        import os, signal, sys, threading, pagecache
+        from pagecache.disk import tier
+
+        genuine, entered, release = tier.occupy, threading.Event(), threading.Event()
+
+        def late(path):
+            entered.set()
+            release.wait()
+            return genuine(path)
+
+        def use():
+            pagecache.PageCache("1MiB", disk=sys.argv[1]).close()
+
+        tier.occupy = late
+        thread = threading.Thread(target=use)
+        thread.start()
+        entered.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            tier.occupy = genuine
+            use()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        release.set()
+        thread.join()
+        """,
+        str(tmp_path / "tier"),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_tier_that_waits_for_its_disk_at_its_end_holds_up_no_other(
+    tier: DiskTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PageCache("1MiB", disk=tier)
+    gate, end = at_gate(held(monkeypatch, Catalogue, "close"), cache.close)
+    Task(PageCache("1MiB", disk=tmp_path / "other").close).result()
+    again = Task(PageCache, "1MiB", disk=tier)  # waits for the end, and starts it anew
+    assert not end.finished.is_set()
+    end.result(opening=gate)
+    again.result().close()
 
 
 def test_an_error_names_the_store_and_not_the_tier(tier: DiskTier) -> None:
