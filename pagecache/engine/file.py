@@ -314,6 +314,7 @@ class EngineFile(NativeInode):
 
     def has_committed(self, version: str | None) -> None:
         """Let the journal know the version that the commit has made."""
+        self.versions.made = version if isinstance(version, str) else None
         if self.journaled is not NOT_JOURNALED:
             self.journaled.stored(version)
 

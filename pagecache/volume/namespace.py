@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -206,8 +206,20 @@ class NameChange:
             for rest, inode in below:
                 inode.journal().renaming(f"{self.new}{rest}")
                 changed.append(inode)
-        if any(inode.journaled.is_live() for inode in changed):
+        self._confirm_names(changed)
+
+    def _confirm_names(self, files: Iterable[Inode]) -> None:
+        journal = self.volume.engine.journal
+        if journal is not None and any(inode.journaled.is_live() for inode in files):
             journal.confirm_all()
+
+    def _keep_names(self, *, confirm: bool = True) -> None:
+        """Let the journal know that the call has changed no name."""
+        files = (*self.files, *self.beneath)
+        for inode in files:
+            inode.journaled.kept_name(inode.key)
+        if confirm:
+            self._confirm_names(files)
 
     def outlast(self, tries: Attempts) -> None:
         """Wait until no call for an object that is found by its name is in flight."""
@@ -229,8 +241,7 @@ class NameChange:
                 self.owe(inode)
         self.over = True
         if not (unknown or self.done) and self.tried:
-            for inode in (*self.files, *self.beneath):
-                inode.journaled.renamed(inode.key)  # they keep their names
+            self._keep_names()
         if self.debts and not unknown:
             self.pay_off()
         for inode in self.held:
@@ -305,6 +316,7 @@ class NameChange:
             lifetimes.unname(volume, self.loser)
         elif self.loser is not None and self.links == 1:
             self.loser.drop_clean()
+            self.loser.journaled.kept_name(self.loser.key)  # it has got another one
         with volume.inodes_lock:
             table = volume.inodes
             for inode in self.files:
@@ -458,10 +470,13 @@ class NameChange:
                         return
                     self.done = carried_out
                     if not carried_out:
+                        self._keep_names(confirm=False)  # before another call may begin
                         self.close()
                 if carried_out:
                     self.publish()
                 self.pay_off()
+            if not carried_out:
+                self._confirm_names((*self.files, *self.beneath))
 
     def settle_by_name(self) -> None:
         """Settle it for a call that has the names. On a thread of the volume; the tokens are lent."""
@@ -485,9 +500,10 @@ class NameChange:
         done = not known and self.found_done(backend, ran=not unsettled)
         with self.volume.inodes_lock:
             self.close()
+        claimed = unsettled or self.claim()
         if not unsettled:
             created = self.new is None and any(inode.undone()["created"] for inode in self.files)
-            done = self.claim() and done and not created  # the store may have lost a name that was not committed
+            done = claimed and done and not created  # the store may have lost a name that was not committed
         if fenced:
             with self.volume.inodes_lock:
                 for inode in (*self.files, *self.beneath):
@@ -496,6 +512,8 @@ class NameChange:
                 pass
         if done:
             self.publish()
+        elif claimed:
+            self._keep_names()
 
 
 class Unsettled:

@@ -547,7 +547,8 @@ def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:
     if not handle._inode.limits().commit_on_close or stored == state.base or not (state.base or state.created):
         return True
     # Bytes that were written beside the commit may be in it or not.
-    made = (unsaved, *(unsaved.until(lsn) for lsn, _ in state.saving)) if state.saving else ()
+    tries = [each for each in (unsaved.until(lsn) for lsn, _ in state.saving) if each.content]
+    made = (unsaved, *tries) if state.saving else ()
     return any(handle._inode.size == each.state.size and _has(handle, each.ranges, each) for each in made)
 
 

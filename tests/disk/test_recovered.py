@@ -6,11 +6,13 @@ import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, ConflictError
+from pagecache import CachedFile, CommitError, ConflictError, RetryPolicy
 from pagecache.disk import records
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
@@ -284,7 +286,71 @@ def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(world
     assert after.crash(lose=True).read() == OLD[:1670]
 
 
+@WHOLE
+def test_a_commit_that_failed_before_the_first_fsync_makes_no_other_version_ours(world: World) -> None:
+    world.synced(b"x", key="other", mode="x+b")  # the journal is in use
+    file = world.open()
+    file.pwrite(b"one", 100)
+    world.store.fault("commit", PermissionError(errno.EACCES, "refused"), key="k", times=float("inf"))
+    raises(OSError, file.fsync, durability="backend")
+    file.fsync()
+    put(world, FOREIGN[: len(OLD)])
+    raises(ConflictError, world.crash().read)
+
+
+def test_a_version_that_comes_back_lies_below_as_before(tmp_path: Path) -> None:
+    """Versions of stores that make them of the content: that before a commit of ours is that of a later one."""
+    store = ObjectBackend()
+    store.put("k", OLD)
+    store.versions = iter(chain([101, 100], count(200)))  # type: ignore[assignment]
+    world = World(tmp_path, store)
+    file = world.synced(b"ours")
+    file.fsync(durability="backend")
+    put(world, OLD)
+    file.pwrite(b"two", 100)
+    raises(ConflictError, world.open)
+    world.volume.resolve("k", "rebase")
+    file.fsync()
+    assert world.crash().read() == changed(100, b"two")
+
+
 # -- names
+
+
+@WHOLE
+@pytest.mark.parametrize(("call", "names"), [("rename", ("k", "g")), ("remove", ("k",))])
+def test_a_refused_call_for_a_name_changes_no_version_below(world: World, call: str, names: tuple[str, ...]) -> None:
+    world.synced(b"new")
+    world.store.fault(call, PermissionError(errno.EACCES, "refused"))
+    raises(PermissionError, getattr(world.volume, call), *names)
+    put(world, FOREIGN)
+    raises(ConflictError, world.crash().read)
+
+
+@pytest.mark.parametrize("by", ["a read", "an open", "a reconnect"])
+def test_a_rename_over_a_file_that_was_not_carried_out_takes_none_of_its_bytes(make: Make, by: str) -> None:
+    """Also if its source is gone by the crash."""
+    world = make(retry=RetryPolicy(attempts=1))
+    world.open("a", "x+b").close()
+    world.volume.sync(durability="backend")
+    file = world.synced(b"one", 5000)
+    world.store.fault("rename", ConnectionResetError(errno.ECONNRESET, "no answer"), times=float("inf"))
+    raises(ConnectionResetError, world.volume.rename, "a", "k")
+    world.store.clear_faults()
+    assert world.volume.unsettled
+    if by == "a read":
+        file.pread(100, 12288)
+    elif by == "an open":
+        world.open()
+    else:
+        world.volume.abort()
+        world.store = world._after()
+        world.volume.reconnect(world.store)
+    assert not world.volume.unsettled
+    file.pwrite(b"new", 0)
+    file.fsync()
+    world.volume.remove("a")
+    assert world.crash(on_recovery="hold").read() == changed(0, b"new", changed(5000, b"one"))
 
 
 @IN_PLACE

@@ -83,7 +83,7 @@ class VolumeJournal:
         self._waiting: dict[Journaled, None] = {}
         self._turn: deque[Journaled] = deque()
         self._saving: dict[Any, list[Journaled]] = {}  # running tickets
-        self._not_before = -1.0
+        self._not_before = self._confirm_at = -1.0
 
     def journal(self) -> Journal:
         """Return the journal; the first call has CORE keep the ranges that are written from now on."""
@@ -200,8 +200,14 @@ class VolumeJournal:
         check.
         """
         journal = self._journal
-        if journal is not None and journal.lacks() and self.confirm_all() is not None:
-            return AGAIN
+        delay = self._save_due(now)
+        if journal is None or not journal.lacks():
+            return delay
+        if now >= self._confirm_at and self.confirm_all() is not None:
+            self._confirm_at = now + AGAIN
+        return min(delay, AGAIN)
+
+    def _save_due(self, now: float) -> float:
         for ticket in [each for each in self._saving if each.done()]:
             for file in self._saving.pop(ticket):
                 file.set_sent(False)
@@ -212,7 +218,7 @@ class VolumeJournal:
         if not self._turn:
             with self._lock:
                 self._turn = deque(self._waiting)
-        expire = self.volume.cache.config.dirty_expire
+        expire, journal = self.volume.cache.config.dirty_expire, self._journal
         crowded = journal is not None and journal.bytes > journal.limit // 2
         due: list[Journaled] = []
         delay = expire
@@ -257,10 +263,9 @@ class Journaled:
         self._known: str | None = None  # the version below, as the journal has it
         self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
-        self._lacks = False  # one of them may be missing
+        self._lacks = False  # it has less than was changed, or other bytes
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self._bases = self._known_bases = 0  # times that another version came below its bytes, and those in its records
-        self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
         self.due = 0.0
         """When its oldest unsaved record was appended."""
         self.asked = 0
@@ -370,8 +375,6 @@ class Journaled:
         self._known = self._known if live else base
         if not follows:
             self._size = size
-        if self._committing:
-            self._put(journal, records.saving(self._number, self._last))
         if file.size < self._size or (lowest != END and not follows):  # a cut is a change, also if nothing else is
             self._put(journal, records.size(self._number, min(file.size, self._size)))
         # Never zeros over bytes that were written: earlier records may have them, confirmed.
@@ -390,6 +393,8 @@ class Journaled:
         except BaseException:
             file.count_unlogged()
             raise
+        if self._committing:  # behind what its version may have
+            self._put(journal, self._attempt(self._number))
         self._whole = False
 
     def _state(self, base: str | None, size: int, *, created: bool) -> Record:
@@ -470,8 +475,8 @@ class Journaled:
 
     def _saved(self, journal: Journal) -> None:
         self._add_mark()
-        mark, versions = self._marks[0], self.file.versions
-        version = None if versions.stale else versions.base
+        mark = self._marks[0]
+        version = None if self.file.versions.stale else self._base()
         stored = self.file.number("saved_size")
         size = (stored - 1,) if stored else ()
         self._last = journal.append(records.saved(self._number, mark.lsn, version, *size))
@@ -524,7 +529,8 @@ class Journaled:
         if not self._marks or not self._lock.acquire(timeout=SLICE):
             return False
         try:
-            return bool(self._marks) and not (self._lacks or self.file.unlogged()) and self._counts()
+            lacks = self._whole or self._lacks or self.file.unlogged() > 0
+            return bool(self._marks) and not lacks and self._counts()
         finally:
             self._lock.release()
 
@@ -589,20 +595,24 @@ class Journaled:
         """Record that a commit of a whole object is about to begin."""
         with self._lock:
             self._committing = True
-            self.note(lambda number: records.saving(number, self._last), confirm=True)
+            self.note(self._attempt, confirm=True)
+
+    def _attempt(self, number: int) -> Record:
+        """Return SAVING, for all of its content that the journal has now."""
+        return records.saving(number, self._owner.journal().written(number))
 
     def stored(self, version: object) -> None:
         """Record the version that the commit has made: unsaved bytes lie over that one from now on."""
         with self._lock:
             self._committing = False
             if isinstance(version, str):
-                self._made, self._known = (self.file.versions.base, version), version
+                self._known = version
                 self.note(lambda number: records.renamed(number, self._key(), version), confirm=True)
 
     def _base(self) -> str | None:
         """Return the version below the unsaved bytes. The engine takes that of a commit a moment later."""
-        base = self.file.versions.base
-        return self._made[1] if self._made is not None and self._made[0] == base else base
+        versions = self.file.versions
+        return versions.base if versions.made is None else versions.made
 
     def renaming(self, key: Key) -> None:
         """Record that a call is about to change its name; `VolumeJournal.confirm_all` follows."""
@@ -625,6 +635,19 @@ class Journaled:
             if isinstance(key, str | bytes):
                 self._known = None
                 self.note(lambda number: records.renamed(number, key, None))
+
+    def kept_name(self, key: Key) -> None:
+        """Record that a call has changed neither its name nor the version below."""
+        with self._lock:
+            self._naming = None, False
+            if isinstance(key, str | bytes):
+                self.note(lambda number: records.renamed(number, key))
+
+    def passed_by(self) -> None:
+        """Record that a direct write stores other bytes than the journal has: until all is saved, an fsync saves in the
+        store. The inode lock is held.
+        """
+        self._lacks |= self.is_live()
 
     def identified(self) -> None:
         """Record the identity that the object has in another backend."""
