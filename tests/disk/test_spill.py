@@ -378,6 +378,23 @@ def test_a_commit_takes_what_was_spilled_before_it_and_leaves_what_is_spilled_be
     assert world.saved() == b"a" * 4096 + b"b" * 8192 + OLD[12288:]
 
 
+@pytest.mark.parametrize("at", [8192, 2048], ids=["others", "overlapping ones"])
+def test_what_is_spilled_while_a_commit_reads_the_rest_of_its_write_unit_is_saved(tmp_path: Path, at: int) -> None:
+    world = Spilling(tmp_path, limits={"write_unit": 65536})
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, 0)
+        world.spill(file)
+        with world.store.gate("read_into") as gate:
+            _, saving = at_gate(gate, file.fsync, durability="backend", timeout=30)
+            file.pwrite(b"b" * 4096, at)
+            assert world.spill(file)
+        saving.result()
+        after = overlay(before := overlay(OLD, 0, b"a" * 4096), at, b"b" * 4096)
+        assert world.saved() in (before, after)
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == after
+
+
 def test_a_commit_sends_a_piece_of_the_spool_as_it_was_before_a_spill_or_after_it(
     world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:

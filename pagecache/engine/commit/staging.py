@@ -269,8 +269,8 @@ class Staging:
         """Return the bytes [begin, end): staged ones from the spool, others as the backend has them. They count as
         sent: what is spilled over them from here on is not.
         """
-        room, staged = bytearray(end - begin), list(self.parts(begin, end))
-        if staged != [(begin, end)]:
+        room = bytearray(end - begin)
+        if list(self.parts(begin, end)) != [(begin, end)]:
             unit = int(calls.limits().read_unit)
             start = begin - begin % unit
             stored = calls.fetch(start, -(-end // unit) * unit - start)[begin - start : end - start]
@@ -278,7 +278,7 @@ class Staging:
         with memoryview(room) as whole, self._lock:
             if epoch == self.epoch:
                 self._unsent.cut(begin, end)
-            for low, high in staged:
+            for low, high in self.parts(begin, end):  # with what was spilled beside the read
                 with whole[low - begin : high - begin] as part:
                     self.read(low, (part,))
         return room
