@@ -53,8 +53,8 @@ class Reader(Protocol):
         """Record that a commit of a whole object begins."""
         ...
 
-    def has_committed(self, version: str | None) -> None:
-        """Record the version that it has made."""
+    def has_committed(self, version: str | None, backend_file: BackendFile) -> None:
+        """Record the version that it has made, by this file: the next `settled_version`."""
         ...
 
     def is_named(self) -> bool:
@@ -301,7 +301,7 @@ class TieredFile(PassingFile):
                 self._next = None  # bytes that the store has forgotten may be given up before the next commit
             raise
         if reader is not None:
-            reader.has_committed(version)
+            reader.has_committed(version, self)
         with self._lock:
             if turn == self._turn and quiet and isinstance(version, str):
                 self._take(version)

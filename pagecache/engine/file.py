@@ -312,9 +312,13 @@ class EngineFile(NativeInode):
         if self.volume.journal is not None and self.volume.journal.is_used():
             self.journal().saving()
 
-    def has_committed(self, version: str | None) -> None:
-        """Let the journal know the version that the commit has made."""
-        self.versions.made = version if isinstance(version, str) else None
+    def has_committed(self, version: str | None, backend_file: BackendFile) -> None:
+        """Take the version that a commit of this file has made: reads return its bytes from now on. Let the journal
+        know it.
+        """
+        with self.lock:
+            if isinstance(version, str) and self.backend_file is backend_file:
+                self.versions.make(version)
         if self.journaled is not NOT_JOURNALED:
             self.journaled.stored(version)
 

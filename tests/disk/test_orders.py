@@ -94,7 +94,7 @@ class Rig:
     def about_to_commit(self) -> None:
         pass
 
-    def has_committed(self, version: str | None) -> None:
+    def has_committed(self, version: str | None, backend_file: BackendFile) -> None:
         pass
 
     def is_named(self) -> bool:

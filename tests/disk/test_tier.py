@@ -19,6 +19,7 @@ import pytest
 import pagecache
 from pagecache import DiskTier, Event, PageCache, Volume
 from pagecache.disk import records
+from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Copy
 from pagecache.disk.device import OS
@@ -211,6 +212,34 @@ def test_a_read_beside_a_commit_is_not_kept_under_the_new_version(tier: DiskTier
         file.pwrite(b"y" * 4096, 8192)
         file.fsync()
     assert read_once(tier, store, "a") == store.content("a")
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_read_just_behind_a_commit_is_not_kept_under_the_former_version(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, put_back: bool
+) -> None:
+    """Versions of some stores are hashes of the content: the former one may come back."""
+    store = ObjectBackend({"a": (former := content(MIB))})
+    version, commit = store.objects["a"].version, TieredFile.commit
+    with on_tier(tier, store, read_ahead=0) as volume, volume.open("a", "r+") as file:
+        file.pread(4096, 0)
+        file.truncate(4096)
+        file.truncate(MIB)
+
+        def read_behind(backend_file: TieredFile) -> str | None:
+            made = commit(backend_file)
+            assert Task(file.pread, 4096, MIB // 2).result() == bytes(4096)
+            return made
+
+        monkeypatch.setattr(TieredFile, "commit", read_behind)
+        file.fsync()
+    if put_back:
+        store.put("a", former)
+        store.objects["a"].version = version
+        with on_tier(tier, store, read_ahead=0) as volume, volume.open("a") as file:
+            assert file.pread(4096, MIB // 2) == former[MIB // 2 :][:4096]
+    else:
+        kept(tier, store, "a", but=MIB - 4096)
 
 
 def test_bytes_that_a_failed_commit_forgot_and_that_are_given_up_are_not_kept(tier: DiskTier) -> None:

@@ -339,7 +339,7 @@ class Journaled:
                 file.cut_unlogged(begin, at)
         if laid_over:  # in one record with its size: older ones are cut to the size of the former version
             size = min(file.remote_size, int(file.undone()["lowest"]))
-            self._known = self._base()
+            self._known = self.file.versions.base
             self._put(journal, records.saved(self._number, before, self._known, size))
             self._known_bases = bases
         if self._size != file.size:
@@ -348,7 +348,7 @@ class Journaled:
 
     def _note_base(self, journal: Journal) -> None:
         """Record that the unsaved bytes lie over another version than before: after a rename, or a settled conflict."""
-        file, base = self.file, self._base()
+        file, base = self.file, self.file.versions.base
         if base == self._known or not file.limits().commit_on_close or file.versions.stale or file.versions.copied:
             return
         self._put(journal, records.renamed(self._number, self._key(), base))
@@ -369,7 +369,7 @@ class Journaled:
             self._owner.numbers.add(self._number)
         live, created, lowest = self.is_live(), bool(undone["created"]), int(undone["lowest"])
         follows = live and self._bases == self._known_bases  # its earlier records count
-        base = None if created else self._base()
+        base = None if created else self.file.versions.base
         size = 0 if created else min(file.remote_size, lowest)
         self._put(journal, self._state(base, size, created=created))
         self._known = self._known if live else base
@@ -476,7 +476,7 @@ class Journaled:
     def _saved(self, journal: Journal) -> None:
         self._add_mark()
         mark = self._marks[0]
-        version = None if self.file.versions.stale else self._base()
+        version = None if self.file.versions.stale else self.file.versions.base
         stored = self.file.number("saved_size")
         size = (stored - 1,) if stored else ()
         self._last = journal.append(records.saved(self._number, mark.lsn, version, *size))
@@ -609,11 +609,6 @@ class Journaled:
                 self._known = version
                 self.note(lambda number: records.renamed(number, self._key(), version), confirm=True)
 
-    def _base(self) -> str | None:
-        """Return the version below the unsaved bytes. The engine takes that of a commit a moment later."""
-        versions = self.file.versions
-        return versions.base if versions.made is None else versions.made
-
     def renaming(self, key: Key) -> None:
         """Record that a call is about to change its name; `VolumeJournal.confirm_all` follows."""
         if isinstance(key, str | bytes):
@@ -688,7 +683,7 @@ class Journaled:
             self.file.cut_unlogged()
             self._add_asked_mark()
             if state.renaming is not None or state.removing:  # whether that was done is known now
-                self._known = self._base()
+                self._known = self.file.versions.base
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
 
     def has_adopted(self, number: int) -> bool:

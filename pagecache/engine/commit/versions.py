@@ -43,18 +43,7 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = (
-        "_file",
-        "announced",
-        "base",
-        "committed",
-        "copied",
-        "discarded",
-        "looked",
-        "made",
-        "unanswered",
-        "untold",
-    )
+    __slots__ = ("_file", "announced", "base", "committed", "copied", "discarded", "looked", "unanswered", "untold")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
@@ -62,8 +51,6 @@ class Versions:
         self.looked: tuple[Key | Distrusted, float] = DISTRUSTED, -math.inf
         """The name under which the base was found to be stored last, and the time before that look; or the time since
         when another version may be stored."""
-        self.made: str | None = None
-        """The version that a commit has just made, until it, or another one, is the base."""
         self.announced: str | None = None
         self.committed = -math.inf
         """The time of the last successful commit, set before the bytes are clean."""
@@ -95,7 +82,7 @@ class Versions:
 
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
-        self.base, self.made, self.copied, self.untold, self.discarded = base, None, False, False, False
+        self.base, self.copied, self.untold, self.discarded = base, False, False, False
         self._file.set_stale(stale)
         if not stale:
             self.unanswered = ()
@@ -112,6 +99,10 @@ class Versions:
                 self.unanswered = (own, *(one for one in self.unanswered if one is not own))[:KEPT]
         return self.unanswered
 
+    def make(self, base: str) -> None:
+        """Make the version that a commit has made the base; `commit` or `doubt` follows. The lock is held."""
+        self.base = base
+
     def commit(self, base: str | None, changes: int | None) -> None:
         """Make the version that a commit has made the base; None: it is not known. `changes`: those that had begun
         before the call; None: some may have run beside it, and may have made another version since. The lock is held.
@@ -121,7 +112,7 @@ class Versions:
         self.untold, self.discarded = base is None, False
         if base is None:
             return
-        self.base, self.made, self.copied = base, None, False
+        self.base, self.copied = base, False
         if not stale:
             self.unanswered = ()
         seen, when = self.looked
@@ -167,7 +158,7 @@ class Versions:
         """Make `after` the base, if `before` is the base now: this cache has changed the stored object itself."""
         with self._file.lock:
             if before == self.base and not self.stale:
-                self.base, self.made = after, None
+                self.base = after
             self.copied = False
 
     def is_base(self, version: str | None) -> bool:
@@ -231,4 +222,4 @@ class Versions:
             if not file.settle_version(changes):
                 self.base = before
                 return
-            self.made, self.copied, self.unanswered = None, False, ()
+            self.copied, self.unanswered = False, ()
