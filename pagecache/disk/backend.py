@@ -13,8 +13,8 @@ writes, truncates and holes after that. They are neither read from the copy nor 
     another program's change is announced        is not kept, nor is what the copy had of it (`forget`)
     damage, a failing disk                       goes to the store
 
-Lock: `_lock` of a file guards its fields, and is taken before that of its copy. It is held while the catalogue is read,
-and never across a call of the store.
+Lock: `_lock` of a file guards its fields, and is taken before those of its reader and its copy. It is held while the
+catalogue is read, and never across a call of the store.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Reader(Protocol):
     @property
     def key(self) -> Key: ...
 
-    def settled_version(self) -> str | None:
-        """Return the version that every byte has that a read delivers now; None: it is not known."""
+    def settled_version(self, backend_file: BackendFile) -> str | None:
+        """Return the version that every byte has that a read of this file delivers now; None: it is not known."""
         ...
 
     def about_to_commit(self) -> None:
@@ -93,7 +93,7 @@ class TieredFile(PassingFile):
     def _current(self) -> Copy | None:
         """Return the copy of the version that the file has; None: that is not known. The lock is held."""
         reader = self._reader()
-        version = None if reader is None else reader.settled_version()
+        version = None if reader is None else reader.settled_version(self)
         if version is None or self._running:
             return None
         if version != self._version or self._copy is None or self._copy.version != version:
@@ -133,7 +133,7 @@ class TieredFile(PassingFile):
             self._next = None  # the bytes sent may be below that change
             self._add_changed(begin, min(end, END))
             if self._version is None and (reader := self._reader()) is not None:
-                self._version = reader.settled_version()  # what follows has another one
+                self._version = reader.settled_version(self)  # what follows has another one
             if self._copy is not None:
                 with self._copy.lock:
                     self._copy.turn += 1

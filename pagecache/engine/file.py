@@ -298,10 +298,12 @@ class EngineFile(NativeInode):
 
     # -- the disk tier
 
-    def settled_version(self) -> str | None:
-        """Return the version that every byte has that a read of the backend delivers; None: it is not known."""
-        known = self.is_named() and not self.is_stale() and self.versions.announced is None
-        return self.versions.base if known else None
+    def settled_version(self, backend_file: BackendFile) -> str | None:
+        """Return the version that every byte has that a read of this file delivers; None: it is not known."""
+        with self.lock:  # another base comes with another file
+            known = self.is_named() and not self.is_stale() and self.versions.announced is None
+            known = known and self.backend_file is backend_file
+            return self.versions.base if known else None
 
     def is_named(self) -> bool:
         """Return whether the object has its name, and no call of this cache changes that."""

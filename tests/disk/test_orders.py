@@ -88,7 +88,7 @@ class Rig:
         self.backend = TieredBackend(self.store, tier, "store")
         self.stale = False
 
-    def settled_version(self) -> str | None:
+    def settled_version(self, backend_file: BackendFile) -> str | None:
         return None if self.stale else self.store.version
 
     def about_to_commit(self) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +25,12 @@ from pagecache.disk.copies import CHUNK, Copy
 from pagecache.disk.device import OS
 from pagecache.disk.segments import Segments
 from pagecache.disk.tier import Tier
+from pagecache.testing import Gate as Gates
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
 from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises, run_program
-from tests.stores import ObjectBackend, RecordingBackend
+from tests.plain import fill
+from tests.stores import ObjectBackend, ObjectFile, RecordingBackend
 
 pytestmark = pytest.mark.contract("D4", "D5", "D6", "D7", "D8", "D11", "D12")
 
@@ -240,6 +242,38 @@ def test_a_read_just_behind_a_commit_is_not_kept_under_the_former_version(
             assert file.pread(4096, MIB // 2) == former[MIB // 2 :][:4096]
     else:
         kept(tier, store, "a", but=MIB - 4096)
+
+
+def test_a_late_read_of_a_file_that_was_replaced_is_not_kept_under_the_version_of_its_successor(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of some stores still have their version when it is replaced."""
+    store = ObjectBackend({"a": content(MIB)})
+    read_into, late = TieredFile.read_into, Gates()
+
+    def read_late(file: TieredFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        if offset == 65536:
+            late.enter()
+        return read_into(file, offset, buffers)
+
+    def fill_from_own(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        return fill(buffers, memoryview(file.base)[offset:])
+
+    monkeypatch.setattr(TieredFile, "read_into", read_late)
+    monkeypatch.setattr(ObjectFile, "fill", fill_from_own)
+    with on_tier(tier, store, read_ahead=0) as volume, volume.open("a", "r+") as file:
+        file.pwrite(b"x" * 4096, 0)
+        with late:
+            reading = Task(file.pread, 4096, 65536)
+            late.wait_entered()
+            new = store.put("a", content(MIB, seed=2))
+            raises(pagecache.ConflictError, volume.open, "a")
+            settling = Task(volume.resolve, "a", "rebase")
+            eventually(lambda: file._inode.versions.base == new)
+        with suppress(pagecache.ConflictError):
+            reading.result()
+        settling.result()
+        assert file.pread(4096, 65536) == content(MIB, seed=2)[65536:][:4096]
 
 
 def test_bytes_that_a_failed_commit_forgot_and_that_are_given_up_are_not_kept(tier: DiskTier) -> None:
