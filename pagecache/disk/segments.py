@@ -193,7 +193,8 @@ class Segments:
                 self._forget(number)
                 return None
             with self._lock:
-                file = self._files.setdefault(number, file)
+                if number in self._live:  # else it has gone beside the open
+                    file = self._files.setdefault(number, file)
                 surplus = self._files.popitem(last=False) if len(self._files) > FILES_MAX else None
             del surplus
         return checked.read(file.fd, pos, length, copy, offset, skip, buffers, aligned=self.aligned)

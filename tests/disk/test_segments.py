@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pagecache.disk.contents import contents
 from pagecache.disk.segments import Segments
 from pagecache.disk.tier import Tier
 from pagecache.native import checked
+from tests.file.rig import beside
 from tests.stores import ObjectBackend
 
 from .test_tier import content, on_tier, read, read_once
@@ -94,6 +96,17 @@ def test_a_segment_that_goes_beside_a_read_stays_open_for_it(
     os.close(others[0])
     assert room == content(SIZE, 1)
     assert segments.read(address, SIZE, 1, 0, 0, [room]) is None
+
+
+def test_a_segment_that_goes_beside_its_opening_does_not_stay_open(
+    segments: Segments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its space would stay taken."""
+    address = taken(segments) or 0
+    assert segments.write_next()
+    beside(monkeypatch, module, "_Open", partial(segments.remove, address >> 32), after=True)
+    assert segments.read(address, SIZE, 1, 0, 0, [memoryview(bytearray(SIZE))]) == SIZE
+    assert not segments._files
 
 
 def test_what_waits_for_a_slow_disk_is_bounded(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
