@@ -193,6 +193,7 @@ class Tier:
                 self._catalogue.damaged = False
             self._next = self._catalogue.next
             self._segments.work = self._wake.set
+            self._wake.set()  # the size may be smaller than before
             self._thread = threading.Thread(target=self._work, name="pagecache-disk", daemon=True)
             self._thread.start()
         except BaseException:

@@ -499,6 +499,18 @@ def test_the_directory_stays_below_its_size(folder: Path) -> None:
     assert reads(store) == 3 * MIB
 
 
+def test_a_directory_that_gets_a_smaller_size_shrinks_though_nothing_is_written(folder: Path) -> None:
+    store = ObjectBackend({"a": content(14 * MIB), "last": content(MIB)})
+    for key in store.objects:
+        read_once(DiskTier(folder, size="16MiB", segment="2MiB"), store, str(key))
+    assert len(segments(folder)) > 4
+    store.forget_calls()
+    with on_tier(DiskTier(folder, size="8MiB", segment="2MiB"), store) as volume:
+        eventually(lambda: len(segments(folder)) <= 4)
+        assert read(volume, "last") == store.content("last")
+    assert not reads(store)
+
+
 def test_what_is_read_again_outlives_what_is_read_once(folder: Path) -> None:
     """The oldest segment goes first, and its extents that were read are written again."""
     tier = DiskTier(folder, size="16MiB", segment="2MiB")
