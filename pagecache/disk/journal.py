@@ -645,6 +645,11 @@ class Journal:
                 with self._lock:
                     self._segments.popleft()
 
+    def forked(self) -> None:
+        """Close the files, in a forked child."""
+        for segment in self._segments:
+            self._finish(segment)
+
     def close(self) -> None:
         """Confirm all, and close the files. If nothing is unsaved, no segment remains."""
         try:

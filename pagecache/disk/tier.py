@@ -238,6 +238,12 @@ class Tier:
             leave(self._mark)
             del _running[self._place]
 
+    def forked(self) -> None:
+        """Close its files in a forked child, but for the catalogue: SQLite has no call for that."""
+        self._segments.forked()
+        if self._journal is not None:
+            self._journal.forked()
+
     # -- the journal
 
     def journal(self) -> Journal:
@@ -638,6 +644,8 @@ def _after_fork() -> None:
         with contextlib.suppress(OSError):
             os.close(fd)
     _marks.clear()
+    for tier in _running.values():
+        tier.forked()
     _running.clear()
     _opening.clear()
 

@@ -755,6 +755,40 @@ def test_a_tier_that_waits_for_its_disk_at_its_end_holds_up_no_other(
     again.result().close()
 
 
+def test_a_forked_child_keeps_no_segment_open(tmp_path: Path) -> None:
+    """The space of those that its parent removes would stay taken."""
+    done = run_program(
+        tmp_path,
+        """
+        import os, sys, pagecache
+
+        def kinds():
+            places = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+            return {place.rpartition(".")[2] for place in places} & {"clean", "journal"}
+
+        cache = pagecache.PageCache("1MiB", disk=sys.argv[1])
+        volume = cache.attach(f"dir:{sys.argv[2]}", durability="disk")
+        with volume.open("a", "w+b") as file:
+            file.write(bytes(4 << 20))
+            file.fsync(durability="backend")
+            while not volume.stats().disk_hits:
+                file.pread(4 << 20, 0)
+            file.write(b"unsaved")
+            file.fsync()
+            assert kinds() == {"clean", "journal"}
+            child = os.fork()
+            if child == 0:
+                os._exit(len(kinds()))
+            assert os.waitpid(child, 0)[1] == 0
+            assert kinds() == {"clean", "journal"}
+        cache.close()
+        """,
+        str(tmp_path / "tier"),
+        str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_error_names_the_store_and_not_the_tier(tier: DiskTier) -> None:
     with PageCache("1MiB", disk=tier) as cache:
         volume = cache.attach("memory:")
