@@ -36,6 +36,8 @@ PAUSE = 10.0
 FILES_MAX = 64
 """Segments that are open for reading."""
 RESCUED = 4
+RESCUED_MAX = 16 << 20
+"""Bytes of one segment that are written again, and of all that wait for it besides `QUEUED_MAX`."""
 FREE_SHARE, FREE_MAX = 20, 10 << 30
 """What is left to others: one part in so many of the file system, at most so many bytes."""
 NAME = re.compile(r"([0-9a-f]{16})\.clean")
@@ -168,7 +170,8 @@ class Segments:
         except OSError:
             return None
         with self._lock:
-            return None if address in self._unwritten else self._place(packed, least)
+            full = self._queued + len(packed) > QUEUED_MAX + RESCUED_MAX
+            return None if full or address in self._unwritten else self._place(packed, least)
 
     def _is_full(self, taken: int) -> bool:
         return self._queued + taken > QUEUED_MAX or monotonic() < self._paused_until

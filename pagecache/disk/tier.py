@@ -28,7 +28,7 @@ from ..config import Size, parse_size
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy
 from .device import OS, Device
-from .segments import RESCUED, Segments
+from .segments import RESCUED, RESCUED_MAX, Segments
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue
@@ -51,8 +51,6 @@ RANGES_MAX = 1 << 20
 """Loaded ranges beyond which copies let go of saved chunks: 24 bytes each."""
 HITS_MAX = 512
 """Extents of one old segment that are known to have been read."""
-RESCUED_MAX = 16 << 20
-"""Bytes of one segment that are written again: they wait in memory."""
 ROW = 512
 """Bytes that the catalogue has of a small object at most, but for its key, which it has up to three times."""
 UNDROPPED_MAX = 1000

@@ -128,6 +128,19 @@ def test_what_waits_is_neither_read_nor_written_again(segments: Segments) -> Non
     assert segments.append_again(addresses[0], SIZE, 0) is not None
 
 
+def test_what_is_written_again_waits_in_bounded_memory(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that others fill takes many segments at once."""
+    addresses = [taken(segments, copy) or 0 for copy in range(20)]
+    while segments.write_next():
+        pass
+    monkeypatch.setattr(module, "QUEUED_MAX", 10 * SIZE)
+    monkeypatch.setattr(module, "RESCUED_MAX", 5 * SIZE)
+    while taken(segments):
+        pass
+    again = [segments.append_again(address, SIZE, 0) for address in addresses]
+    assert sum(address is not None for address in again) == 5
+
+
 def test_few_segments_are_open_at_a_time(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FILES_MAX", 1)
     size = segments.segment // 2
