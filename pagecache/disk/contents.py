@@ -158,17 +158,19 @@ def _unsaved(path: str, export: str | None) -> list[UnsavedFile]:
 def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> str:
     """Write an unsaved file below a directory, under its key if that is a path inside."""
     if within is not None:
-        folder = os.path.join(folder, quote(within, safe=""))
+        folder = os.path.join(folder, _quoted(within))
     path = os.path.join(folder, key)
-    inside = not os.path.isabs(key) and "\0" not in key and not {"", ".", ".."} & {*key.split("/")}
+    inside = not os.path.isabs(key) and not {"", ".", ".."} & {*key.split("/")}
     try:
         target = _new(path) if inside else None
+    except ValueError:  # no name of a file
+        target = None
     except OSError as error:
         if error.errno not in NO_PATH:
             raise
         target = None
     if target is None:
-        path = os.path.join(folder, f"{unsaved.number}-{quote(key, safe='')[-200:]}")
+        path = os.path.join(folder, f"{unsaved.number}-{_quoted(key)}")
     with target or _new(path) as target:
         target.truncate(unsaved.state.size)
         for begin, length in unsaved.ranges:
@@ -178,6 +180,10 @@ def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> s
         target.flush()
         os.fsync(target.fileno())
     return path
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="", errors="surrogatepass")[-200:]
 
 
 def _new(path: str) -> BinaryIO:

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -977,22 +977,25 @@ def test_a_read_only_volume_saves_nothing_that_was_left(world: World) -> None:
     assert after.saved() == OLD
 
 
-def test_unsaved_files_are_exported_whatever_their_names_are(tmp_path: Path) -> None:
-    names: list[Any] = ["a", "x" * 300, "d", "d/e", "long/" + "y" * 256 + "/z", "caf\udce9", "b"]
-    store = ObjectBackend()
-    store.gate("commit", times=100)
-    with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB")) as cache:
-        volume = cache.attach(store, volume_id="store", durability="disk")
-        for number, name in enumerate(names):
-            with volume.open(name, "x+b") as file:
-                file.write(b"%d" % number)
-                file.fsync()
+@pytest.mark.parametrize("stores", [["store"], ["store", "\udce9" * 300]], ids=["one store", "several stores"])
+def test_unsaved_files_are_exported_whatever_their_names_are(tmp_path: Path, stores: list[str]) -> None:
+    names = ["a", "x" * 300, "d", "d/e", "long/" + "y" * 256 + "/z", "caf\udce9", "\udce9" * 300, "\ud800", "b"]
+    tier = DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB")
+    with PageCache("4MiB", disk=tier) as cache, ExitStack() as gates:
+        for volume_id in stores:
+            store = ObjectBackend()
+            store.gate("commit", times=100)
+            gates.callback(store.open_all_gates)
+            volume = cache.attach(store, volume_id=volume_id, durability="disk")
+            for number, name in enumerate(names):
+                with volume.open(name, "x+b") as file:
+                    file.write(b"%d" % number)
+                    file.fsync()
         copy_tier(tmp_path / "tier", tmp_path / "copy")
-        store.open_all_gates()
     command = ["disk", str(tmp_path / "copy"), "--json", "--export", str(tmp_path / "export")]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 1
     files = json.loads(done.stdout)["files"]
-    assert {file["key"]: Path(file["path"]).read_bytes() for file in files} == {
-        name: b"%d" % number for number, name in enumerate(names)
+    assert {(file["volume"], file["key"]): Path(file["path"]).read_bytes() for file in files} == {
+        (volume_id, name): b"%d" % number for volume_id in stores for number, name in enumerate(names)
     }
