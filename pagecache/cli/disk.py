@@ -42,5 +42,7 @@ def disk(path: str, check: bool, export: str | None, as_json: bool) -> None:
             where = f", exported to {printable(file.path)}" if file.path is not None else ""
             what = f"{file.bytes} bytes unsaved of {file.size}{more}{where}"
             click.echo(f"  {printable(file.volume)}: {printable(file.key)}: {what}")
-    if damaged or found.files:
+        for trouble in found.troubles:
+            click.echo(f"  {trouble}")
+    if damaged or found.files or found.troubles:
         raise SystemExit(1)

@@ -73,15 +73,13 @@ class Catalogue:
         self._saving, self._reading = threading.Lock(), threading.Lock()
         self._size = 0
         self.damaged = False
-        """What it says cannot be read: `begin_anew`."""
+        """What it says cannot be read, until `begin_anew`."""
         try:
             with self._errors():
                 self._open()
         except OSError:
             if not self.damaged:
                 raise
-            self.begin_anew()
-            self.damaged = True
 
     def begin_anew(self) -> None:
         """Replace a damaged catalogue by an empty one."""

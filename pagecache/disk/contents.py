@@ -67,12 +67,14 @@ class Contents:
         volumes: by the name of the store.
         unsaved: bytes that no store has.
         files: the objects that have them.
+        troubles: sentences about damage that is not of a known object.
     """
 
     size: int = 0
     volumes: dict[str, Held] = field(default_factory=dict)
     unsaved: int = 0
     files: list[UnsavedFile] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
 
 
 def contents(
@@ -95,29 +97,37 @@ def contents(
     mark = occupy(path, make=False)
     try:
         files = _unsaved(path, export)
-        unsaved = sum(file.bytes for file in files)
         catalogue = Catalogue(path)
-        if catalogue.damaged:
-            return Contents(_size(path), {}, unsaved, files)
+        found = Contents(_size(path), {}, sum(file.bytes for file in files), files)
         try:
-            segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None, last=catalogue.last)
-            found = Contents(_size(path), {}, unsaved, files)
-            room, seen = memoryview(bytearray(PIECE)), 0
-            for volume, number, chunk, ranges in catalogue.all():
-                held = found.volumes.setdefault(volume, Held())
-                held.objects += chunk is None
-                for begin, length, skip, extent, address in Chunk(ranges, segments.is_live).entries():
-                    held.bytes += length
-                    if check:
-                        offset = (chunk or 0) * CHUNK + begin - skip
-                        held.damaged += _damaged(segments, number, offset, skip, length, extent, address, room)
-                        seen += length
-                        progress(seen)
-            return found
+            if not catalogue.damaged:
+                _add_held(found, path, catalogue, progress if check else None)
+        except OSError:
+            if not catalogue.damaged:
+                raise
         finally:
             catalogue.close()
+        if catalogue.damaged:
+            found.troubles.append("the catalogue is damaged: clean data may be read from the stores again")
+        return found
     finally:
         leave(mark)
+
+
+def _add_held(found: Contents, path: str, catalogue: Catalogue, progress: Callable[[int], None] | None) -> None:
+    """Add the copies of objects. `progress`: verify every checksum."""
+    segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None, last=catalogue.last)
+    room, seen = memoryview(bytearray(PIECE)), 0
+    for volume, number, chunk, ranges in catalogue.all():
+        held = found.volumes.setdefault(volume, Held())
+        held.objects += chunk is None
+        for begin, length, skip, extent, address in Chunk(ranges, segments.is_live).entries():
+            held.bytes += length
+            if progress is not None:
+                offset = (chunk or 0) * CHUNK + begin - skip
+                held.damaged += _damaged(segments, number, offset, skip, length, extent, address, room)
+                seen += length
+                progress(seen)
 
 
 def _damaged(

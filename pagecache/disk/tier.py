@@ -175,6 +175,9 @@ class Tier:
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
             self._catalogue: Catalogue = Catalogue(path)
+            damaged = self._catalogue.damaged
+            if damaged:
+                self._catalogue.begin_anew()
             self._segments = Segments(
                 path,
                 described.size,
@@ -185,10 +188,9 @@ class Tier:
                 rescue=self._rescue,
                 last=self._catalogue.last,
             )
-            if self._catalogue.damaged:  # nothing leads to them
+            if damaged:  # nothing leads to them
                 self._segments.clear()
                 self._count(OSError(errno.EIO, "the catalogue was damaged; the tier begins empty", path))
-                self._catalogue.damaged = False
             self._next = self._catalogue.next
             self._segments.work = self._wake.set
             self._wake.set()  # the size may be smaller than before

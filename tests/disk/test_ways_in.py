@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.memory import MemoryBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.cli import main
+from pagecache.disk.tier import Tier
 from tests.commands import call
 from tests.disk.test_tier import MIB, content, read
 from tests.fuse.mounts import Mounted, needs_mounts
@@ -61,6 +64,30 @@ def test_the_command_finds_each_damaged_block(folder: Path) -> None:
     assert found["volumes"]["my store"]["damaged"] == found["damaged"]
     assert found["damaged"] in (8192, 12288)
     assert disk(str(folder))[0] == 0  # it reads no data
+
+
+def test_the_command_reports_a_damaged_catalogue_and_leaves_it_to_the_next_start(folder: Path) -> None:
+    place = folder / "catalogue.db"
+    damaged = b"damaged!" * 16 + place.read_bytes()[128:]
+    place.write_bytes(damaged)
+    for _ in range(2):
+        status, text = disk(str(folder))
+        assert status == 1
+        assert "the catalogue is damaged" in text
+        assert place.read_bytes() == damaged
+    tier = Tier.open(DiskTier(folder, size="64MiB", segment="4MiB"), "test")
+    assert tier.errors == 1
+    tier.close("test")
+    assert disk(str(folder))[0] == 0
+
+
+def test_the_command_lists_stores_up_to_a_damaged_row(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue, catalogue:
+        catalogue.execute("UPDATE copies SET volume = 'text' WHERE number = (SELECT max(number) FROM copies)")
+    status, text = disk(str(folder))
+    assert status == 1
+    assert "my store: 1 objects" in text
+    assert "the catalogue is damaged" in text
 
 
 def test_the_command_says_why_it_cannot_look(tmp_path: Path, folder: Path) -> None:
