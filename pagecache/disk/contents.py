@@ -96,7 +96,9 @@ def contents(
         raise FileNotFoundError(2, "no such directory", path)
     mark = occupy(path, make=False)
     try:
-        files = _unsaved(path, export)
+        folder = os.path.join(path, JOURNAL)
+        left = recover(folder) if os.path.isdir(folder) else None
+        files = _unsaved([] if left is None else left.files, export)
         catalogue = Catalogue(path)
         found = Contents(_size(path), {}, sum(file.bytes for file in files), files)
         try:
@@ -107,6 +109,8 @@ def contents(
                 raise
         finally:
             catalogue.close()
+        if left is not None and left.lost:
+            found.troubles.append("records of the journal are lost, perhaps of files that are not listed")
         if catalogue.damaged:
             found.troubles.append("the catalogue is damaged: clean data may be read from the stores again")
         return found
@@ -146,10 +150,8 @@ def _damaged(
     return damaged
 
 
-def _unsaved(path: str, export: str | None) -> list[UnsavedFile]:
+def _unsaved(left: list[Unsaved], export: str | None) -> list[UnsavedFile]:
     """Return the unsaved files of the journal, and export them."""
-    folder = os.path.join(path, JOURNAL)
-    left = recover(folder).files if os.path.isdir(folder) else []
     several = len({unsaved.state.volume for unsaved in left}) > 1
     found = []
     if export is not None:

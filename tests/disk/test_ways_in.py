@@ -20,8 +20,10 @@ from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.memory import MemoryBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.cli import main
+from pagecache.disk import records
 from pagecache.disk.tier import Tier
 from tests.commands import call
+from tests.disk.copying import copy_tier
 from tests.disk.test_tier import MIB, content, read
 from tests.fuse.mounts import Mounted, needs_mounts
 from tests.stores import ObjectBackend
@@ -167,6 +169,19 @@ def saving(tmp_path: Path) -> Iterator[tuple[Volume, MemoryBackend]]:
             file.write(b"x" * 3 * MIB)
             file.fsync()
             yield volume, store
+
+
+@pytest.mark.contract("D2")
+@pytest.mark.usefixtures("saving")
+def test_the_command_reports_lost_records_of_unknown_files(tmp_path: Path) -> None:
+    copy_tier(tmp_path / "tier", tmp_path / "copy")
+    (segment,) = (tmp_path / "copy").rglob("*.journal")
+    with segment.open("r+b") as file:
+        file.write(bytes(records.FIRST))  # without its start, nothing of it can be read
+    status, text = disk(str(tmp_path / "copy"))
+    assert status == 1
+    assert "unsaved: 0 bytes" in text
+    assert "records of the journal are lost" in text
 
 
 def test_drain_saves_in_the_store_what_only_the_journal_has(
