@@ -265,6 +265,10 @@ class Tier:
                     raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
                 folder, device, grown = os.path.join(path, JOURNAL), self.described._device, self.others_grow
                 self._journal = Journal(folder, segment=segment, limit=limit, device=device, grown=grown)
+                if self._journal.recovered.lost:
+                    self.errors += 1
+                    what = f"{path}: records of the journal are lost, perhaps of files that are not listed"
+                    self._tell(what, OSError(errno.EIO, "other bytes than were written"), "")
             return self._journal
 
     def unsaved(self, volume: str) -> list[int]:

@@ -173,7 +173,8 @@ def saving(tmp_path: Path) -> Iterator[tuple[Volume, MemoryBackend]]:
 
 @pytest.mark.contract("D2")
 @pytest.mark.usefixtures("saving")
-def test_the_command_reports_lost_records_of_unknown_files(tmp_path: Path) -> None:
+def test_lost_records_of_unknown_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the command, and by the next start."""
     copy_tier(tmp_path / "tier", tmp_path / "copy")
     (segment,) = (tmp_path / "copy").rglob("*.journal")
     with segment.open("r+b") as file:
@@ -182,6 +183,9 @@ def test_the_command_reports_lost_records_of_unknown_files(tmp_path: Path) -> No
     assert status == 1
     assert "unsaved: 0 bytes" in text
     assert "records of the journal are lost" in text
+    tier = Tier.open(DiskTier(tmp_path / "copy", size="64MiB", segment="4MiB"), "test")
+    tier.close("test")
+    assert (tier.errors, "records of the journal are lost" in caplog.text) == (1, True)
 
 
 def test_drain_saves_in_the_store_what_only_the_journal_has(
