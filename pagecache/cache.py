@@ -210,7 +210,7 @@ class PageCache:
     def _forget(self, volume: Volume) -> None:
         counters = volume.engine.native.counters() | {"disk_hits": volume.engine.disk_hits()}
         if self.tier is not None:
-            self.tier.told.discard(volume.engine)
+            self.tier.detached(volume.engine)
         with self._lock:
             if volume in self._volumes:
                 self._volumes.remove(volume)
@@ -358,7 +358,7 @@ class PageCache:
         from .volume import recovered  # here: most programs have no tier
 
         tier, engine = store.tier, volume.engine
-        tier.told.add(engine)
+        tier.attached(engine)
         engine.use_journal(tier, store.volume_id, durability, volume._begin_saving)
         volume.recovery = recovered.find(volume, tier, store.volume_id, hold=on_recovery == "hold")
 

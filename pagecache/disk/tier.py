@@ -145,13 +145,12 @@ class Tier:
 
     Attributes:
         errors: failures of the disk so far, damaged bytes among them.
-        told: whom the writer's thread tells when the disk fails, and when writing goes on.
     """
 
     def __init__(self, described: DiskTier) -> None:
         self.described = described
         self.errors = 0
-        self.told: WeakSet[Told] = WeakSet()
+        self._volumes: WeakSet[Told] = WeakSet()
         self._users: set[object] = set()
         self._lock = threading.Lock()
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
@@ -284,7 +283,7 @@ class Tier:
         return self._catalogue.size_now() + journal + self._spooled_bytes()
 
     def _spooled_bytes(self) -> int:
-        return sum(volume.spooled_bytes() for volume in tuple(self.told))
+        return sum(volume.spooled_bytes() for volume in self.volumes())
 
     def spool_room(self) -> int:
         """Return how many more bytes spools may take: `journal_limit` in all, and `size` with the journal."""
@@ -475,6 +474,20 @@ class Tier:
 
     # -- reports
 
+    def attached(self, volume: Told) -> None:
+        """Report failures of the disk to a volume, until `detached`, and count its spools."""
+        with self._lock:
+            self._volumes.add(volume)
+
+    def detached(self, volume: Told) -> None:
+        with self._lock:
+            self._volumes.discard(volume)
+
+    def volumes(self) -> tuple[Told, ...]:
+        """Return the volumes that are attached."""
+        with self._lock:
+            return tuple(self._volumes)
+
     def _count(self, error: OSError) -> None:
         """Record bytes that cannot be read."""
         self.errors += 1
@@ -493,7 +506,7 @@ class Tier:
 
     def _tell(self, what: str, error: OSError | None, next: str) -> None:
         log.log(logging.INFO if error is None else logging.WARNING, "%s%s", what, next and f"; {next}")
-        for volume in tuple(self.told):
+        for volume in self.volumes():
             volume.emit("disk", error=error, message=what, next=next)
 
     # -- the writer's thread

@@ -371,7 +371,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     """Find the files that were left for a volume; None: there are none."""
     hold |= (reads := volume._is_read_only())
     numbers = set(tier.unsaved(volume_id))
-    for other in tuple(tier.told):
+    for other in tier.volumes():
         journal = getattr(other, "journal", None)
         if journal is not None and other is not volume.engine:
             numbers -= journal.numbers

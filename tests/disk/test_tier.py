@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -787,6 +787,28 @@ def test_a_forked_child_keeps_no_segment_open(tmp_path: Path) -> None:
         str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_volume_that_is_attached_while_the_writer_asks_all_of_them_fails_nothing(tier: DiskTier) -> None:
+    """It asks for the bytes of their spools; so does a caller that lacks room."""
+    with PageCache("4MiB", disk=tier) as cache:
+        cache.attach("memory:", name="first")
+        tasks: list[Task[Any]] = []
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if "weakref" in frame.f_code.co_filename and "itemref" in frame.f_locals and not tasks:
+                tasks.append(Task(cache.attach, "memory:", name="second"))
+                tasks[0].waits()
+            return trace
+
+        assert cache.tier is not None
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            cache.tier.size_now()
+        finally:
+            sys.settrace(before)
+        tasks[0].result()
 
 
 def test_an_error_names_the_store_and_not_the_tier(tier: DiskTier) -> None:
