@@ -374,7 +374,7 @@ class TieredBackend(PassingBackend):
     def open(
         self, key: Key, *, create: bool = False, exclusive: bool = False, read: bool = False, seen: object = None
     ) -> BackendFile:
-        name = encoded(key)
+        name = self._name(key)
         opened: BackendFile
         if seen is not None:
             opened = open_seen(self.inner, key, seen)
@@ -394,7 +394,7 @@ class TieredBackend(PassingBackend):
             self._drop(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        before, after = encoded(src), encoded(dst)
+        before, after = self._name(src), self._name(dst)
         moved = None if before is None else self.tier.take_out(self.volume_id, before)
         self._drop(dst)
         try:
@@ -409,5 +409,9 @@ class TieredBackend(PassingBackend):
             self.tier.put_back(moved, after)
 
     def _drop(self, key: Key) -> None:
-        if (name := encoded(key)) is not None:
+        if (name := self._name(key)) is not None:
             self.tier.drop(self.volume_id, name)
+
+    def _name(self, key: Key) -> bytes | None:
+        """Return a key as the tier has it, where files have canonical ones."""
+        return encoded(self.inner.canonical(key))

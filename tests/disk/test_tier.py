@@ -178,6 +178,44 @@ def test_another_object_under_the_name_gets_no_byte_of_the_former(tier: DiskTier
     assert read_once(tier, store, "b") == content(MIB)
 
 
+class Spelled(RecordingBackend):
+    """Keys are paths, in any spelling. Each object counts its own versions."""
+
+    def canonical(self, key: Any) -> str:
+        return "/".join(part for part in os.fspath(key).split("/") if part)
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
+        return super().open(self.canonical(key), create=create, exclusive=exclusive)
+
+    def remove(self, key: Any) -> None:
+        super().remove(self.canonical(key))
+
+    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
+        super().rename(self.canonical(src), self.canonical(dst), replace=replace)
+
+
+@pytest.mark.parametrize("key", [Path("d/b"), "d//b"], ids=["a path", "two slashes"])
+@pytest.mark.parametrize("how", ["remove", "rename away", "rename over"])
+def test_a_name_that_changes_by_another_spelling_loses_its_copy(tier: DiskTier, how: str, key: Any) -> None:
+    store = Spelled({"d/b": content(MIB), "a": content(MIB, seed=2)})
+    read_once(tier, store, "d/b")
+    with on_tier(tier, store) as volume:
+        if how == "remove":
+            volume.remove(key)
+        elif how == "rename away":
+            volume.rename(key, Path("c"))
+        if how == "rename over":
+            volume.rename("a", key)
+        else:
+            store.rename("a", "d/b")  # by another program
+        assert read(volume, "d/b") == content(MIB, seed=2)
+    assert read_once(tier, store, "d/b") == content(MIB, seed=2)
+    if how == "rename away":
+        store.forget_calls()
+        assert read_once(tier, store, "c") == content(MIB)
+        assert not reads(store)  # its copy has moved with it
+
+
 def test_an_object_made_anew_gets_no_byte_of_a_version_that_was_replaced_before(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
