@@ -46,7 +46,13 @@ class Reader(Protocol):
     def key(self) -> Key: ...
 
     def settled_version(self, backend_file: BackendFile) -> str | None:
-        """Return the version that every byte has that a read of this file delivers now; None: it is not known."""
+        """Return the version, `labelled`, that every byte has that a read of this file delivers now; None: it is not
+        known.
+        """
+        ...
+
+    def labelled(self, version: str) -> str:
+        """Return a version with the identity of the object, if a later process can check that."""
         ...
 
     def about_to_commit(self) -> None:
@@ -116,6 +122,11 @@ class TieredFile(PassingFile):
             self._version = version
         self._changed = self._next = None
 
+    def _labelled(self, version: str) -> str:
+        """Return a version as copies have it."""
+        reader = self._reader()
+        return version if reader is None else reader.labelled(version)
+
     def stat(self) -> ObjectStat:
         with self._lock:
             turn, quiet = self._turn, not self._running
@@ -123,7 +134,7 @@ class TieredFile(PassingFile):
         if self._changed is not None and not self._whole():
             with self._lock:
                 if turn == self._turn and quiet and self._changed is not None and isinstance(found.version, str):
-                    self._take(found.version)
+                    self._take(self._labelled(found.version))
         return found
 
     def forget(self, begin: int, end: int) -> None:
@@ -304,7 +315,7 @@ class TieredFile(PassingFile):
             reader.has_committed(version, self)
         with self._lock:
             if turn == self._turn and quiet and isinstance(version, str):
-                self._take(version)
+                self._take(self._labelled(version))
             else:
                 self._copy = self._version = self._next = None
         return version

@@ -299,11 +299,17 @@ class EngineFile(NativeInode):
     # -- the disk tier
 
     def settled_version(self, backend_file: BackendFile) -> str | None:
-        """Return the version that every byte has that a read of this file delivers; None: it is not known."""
+        """Return the version, `labelled`, that every byte has that a read of this file delivers; None: it is not known."""
         with self.lock:  # another base comes with another file
             known = self.is_named() and not self.is_stale() and self.versions.announced is None
             known = known and self.backend_file is backend_file
-            return self.versions.base if known else None
+            version = self.versions.base if known else None
+        return None if version is None else self.labelled(version)
+
+    def labelled(self, version: str) -> str:
+        """Return a version with the identity of the object: another object may get its name, and have this version."""
+        identity = self.volume.lasting_identity(self.identity)
+        return version if identity is None else f"{version} {identity}"
 
     def is_named(self) -> bool:
         """Return whether the object has its name, and no call of this cache changes that."""

@@ -91,6 +91,9 @@ class Rig:
     def settled_version(self, backend_file: BackendFile) -> str | None:
         return None if self.stale else self.store.version
 
+    def labelled(self, version: str) -> str:
+        return version
+
     def about_to_commit(self) -> None:
         pass
 

@@ -30,7 +30,7 @@ from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
 from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises, run_program
 from tests.plain import fill
-from tests.stores import ObjectBackend, ObjectFile, RecordingBackend
+from tests.stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D4", "D5", "D6", "D7", "D8", "D11", "D12")
 
@@ -230,6 +230,29 @@ def test_an_object_made_anew_gets_no_byte_of_a_version_that_was_replaced_before(
             volume.remove("a")
     again = RecordingBackend({"a": content(MIB, seed=3)})
     assert read_once(tier, again, "a") == content(MIB, seed=3)
+
+
+class Lasting(RecordingBackend):
+    """Objects have identities that a later process finds again. Each counts its own versions."""
+
+    def lasting_identity(self, identity: int) -> str:
+        return str(identity)
+
+
+@pytest.mark.parametrize("how", ["read", "written"])
+def test_another_object_with_name_and_version_of_the_former_gets_none_of_its_bytes(tier: DiskTier, how: str) -> None:
+    """Below `dir:` an inode number may come back, with size and time that unzip or tar have set."""
+    store = Lasting({"a": content(MIB)}, identities=True)
+    if how == "read":
+        read_once(tier, store, "a")
+    else:
+        with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
+            file.write(content(MIB, seed=2))
+    kept(tier, store, "a")
+    former = store.objects["a"]
+    store.objects["a"] = StoredObject(content(MIB, seed=3))  # by another program
+    store.objects["a"].version = former.version
+    assert read_once(tier, store, "a") == content(MIB, seed=3)
 
 
 def test_another_store_under_the_same_name_is_another_one(tier: DiskTier) -> None:
