@@ -166,7 +166,7 @@ class Copy:
         self.lock = threading.Lock()
         self.turn = 0
         self.known = False  # the catalogue has it
-        self.replaced = False  # its object has another copy: a save would bring it back under a name that was removed
+        self.replaced = False  # no file finds it: a save would bring back a name that has changed
         self._load = load
         self._chunks: dict[int, Chunk] = {}
         self._changed: set[int] = set()  # chunks that differ from the catalogue

@@ -376,20 +376,26 @@ class Tier:
         with self._lock:
             if names == self.names:
                 self._set_copy(copy)
-                self._unsaved.add(copy)
+                self._save_soon(copy)
 
     def changed(self, copy: Copy) -> None:
         """Have a copy saved."""
         with self._lock:
             self._ranges += 1
-            self._unsaved.add(copy)
+            self._save_soon(copy)
+
+    def _save_soon(self, copy: Copy) -> None:
+        """The lock is held."""
+        if not self._unsaved:
+            self._wake.set()  # the writer may wait for bytes alone
+        self._unsaved.add(copy)
 
     def drop(self, volume: str, key: bytes) -> None:
         """Forget the copy under a name that another object may have now or soon, with the same version."""
         with self._lock:
             copy = self._pop(volume, key)
         if copy is not None:
-            copy.void()  # a save that runs may have it
+            copy.void()  # files may have it
         self._drop_saved(volume, key)
 
     def take_out(self, volume: str, key: bytes) -> Copy | None:
@@ -407,14 +413,15 @@ class Tier:
         with self._lock:
             self._pop(copy.volume, key)
             copy.renamed(key)
-            self._copies[copy.volume, key] = copy
-            self._unsaved.add(copy)
+            self._set_copy(copy)
+            self._save_soon(copy)
 
     def _pop(self, volume: str, key: bytes) -> Copy | None:
         """The lock is held."""
         self.names += 1
         copy = self._copies.pop((volume, key), None)
         if copy is not None:
+            copy.replaced = True  # a save that runs may have it
             self._unsaved.discard(copy)
         return copy
 

@@ -13,7 +13,7 @@ from pagecache.disk.backend import TieredBackend, TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import Copy
 from pagecache.disk.tier import Tier
-from tests.file.rig import raises
+from tests.file.rig import eventually, raises
 
 pytestmark = pytest.mark.contract("D8")
 
@@ -344,6 +344,40 @@ def test_a_copy_does_not_come_back_under_a_removed_name(
         replace_and_remove()
     tier._save()
     assert not tier.find("store", b"sk")
+
+
+def test_a_save_beside_a_rename_does_not_bring_the_old_name_back(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may be killed before the next save, or the new name have another copy by then."""
+    copy, save = unsaved(tier), Catalogue.save
+
+    def save_late(catalogue: Catalogue, copies: Sequence[Copy], oldest: int) -> None:
+        assert list(copies) == [copy] == [tier.take_out("store", b"sk")]
+        save(catalogue, copies, oldest)
+
+    with monkeypatch.context() as beside:
+        beside.setattr(Catalogue, "save", save_late)
+        tier._save()
+    assert not tier.find("store", b"sk")
+    tier.put_back(copy, b"sn")
+    tier._save()
+    assert tier._catalogue.find("store", b"sn") == (copy.number, "1", copy.high)
+
+
+@pytest.mark.parametrize("how", ["published", "renamed", "changed"])
+def test_a_copy_is_saved_soon_also_without_bytes_to_write(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    copy = tier.bind("store", b"sk", "1", tier.names)
+    copy.put(0, PAGE, 1 << 32)
+    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.0)
+    if how == "published":
+        tier.publish(copy, tier.names)
+    elif how == "renamed":
+        assert tier.take_out("store", b"sk") is copy
+        tier.put_back(copy, b"sk")
+    else:
+        tier.changed(copy)
+    eventually(lambda: tier._catalogue.find("store", b"sk") is not None)
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["the disk", "the catalogue"])
