@@ -11,8 +11,9 @@ Nothing reads the log while the process lives. `recovery.py` reads it at the nex
     a sync                    goes on; a later sync confirms the record
     a failed sync             begins a new segment, which says that all unconfirmed records do not count. `generation`
                               changes: files append their unsaved bytes anew
-    a failed append           has not happened; the next one is written over it. A rename, remove or discard has: the
-                              next segment states all files
+    a failed append           has not happened; the next one is written over it
+                              Next segments begin with the state of each file that a lost record was about, or a
+                              rename, remove or discard that could not be appended: it has happened
     a full folder             raises; records that settle bytes have a reserve
 
 A segment is removed only if the device has confirmed the records that settle its bytes, and the folder is synced after
@@ -41,8 +42,6 @@ IOV_MAX = os.sysconf("SC_IOV_MAX")
 SEGMENT_MIN = 4096
 STATED = (Kind.RENAMED, Kind.REMOVED, Kind.DISCARDED)
 """Kinds that the state of a file says as well."""
-UNSTATED = 1 << 63
-"""An LSN that is never confirmed."""
 SLICE = 0.1
 """Seconds that a waiter sleeps before it checks everything again."""
 SETTLING = frozenset((Kind.SAVED, Kind.REMOVED, Kind.DISCARDED))
@@ -72,10 +71,11 @@ class _Segment:
 class _File:
     """A file of the journal: its state, and its last content record in each segment."""
 
-    __slots__ = ("content", "released", "segment", "sizes", "state")
+    __slots__ = ("content", "released", "segment", "sizes", "state", "stated")
 
     def __init__(self, state: FileState) -> None:
         self.state = state
+        self.stated = 0  # LSN of the last record of its state
         self.content: dict[int, int] = {}
         self.segment = -1  # the last one that has its state
         self.sizes: deque[tuple[int, int]] = deque()  # LSN and size before it, of changes that may be unconfirmed
@@ -144,8 +144,8 @@ class Journal:
         self._attempt: _Attempt | None = None  # its result is not recorded
         self._closed = False
         self._readers = 0  # no segment is removed under them
-        self._restates = False  # the next segment begins with the state of every file
-        self._restated = 0  # LSN of the last such state
+        self._restates: set[int] = set()  # files with content whose records say something else than their state
+        self._restated = 0  # LSN of the last state that was appended for that
         self.generation = 0
         """Changes when unconfirmed records stop to count: append all unsaved bytes anew. An fsync has succeeded if it
         is the same after `confirm` as before the first `append`."""
@@ -248,9 +248,9 @@ class Journal:
     def _owe(self, file: _File, record: Record) -> None:
         """Have the next segment state what this record says, which cannot be appended: it has happened."""
         file.state.apply(record, self._lsn)
-        file.state.settled = UNSTATED
-        self._restates = True
-        self._end_current()
+        if file.content:
+            self._restates.add(record.file)
+            self._end_current()
 
     def _write(self, file: _File, record: Record, buffers: Sequence[Any], settles: bool) -> int:
         body = [packed(record.values)] if record.kind != Kind.DATA else buffers
@@ -263,10 +263,12 @@ class Journal:
         live = file.is_live()
         before = state.size
         if record.kind == Kind.FILE:
-            state.restore(record.offset, lsn, record.values, live=live)
+            state.restore(record.offset, record.values, live=live)
             file.segment = segment.number
         else:
             state.apply(record, lsn)
+        if record.kind not in CONTENT:
+            file.stated = lsn
         if record.kind in CONTENT or (record.kind == Kind.FILE and state.created and not live):
             file.content[segment.number] = lsn
             segment.files.add(file.state.number)
@@ -277,15 +279,14 @@ class Journal:
         return lsn
 
     def _room(self, file: _File, kind: int, needed: int, settles: bool) -> _Segment:
-        """Return the segment for a record: the current one, or a new one."""
-        segment = self._current
-        if segment is None or segment.used + self._needed(file, kind, needed, segment) > segment.size - (
-            0 if settles else segment.size // RESERVE_SHARE
+        """Return the segment for a record: the current one, or a new one. What is stated anew may fill several."""
+        while (segment := self._current) is None or segment.used + self._needed(file, kind, needed, segment) > (
+            segment.size - (0 if settles else segment.size // RESERVE_SHARE)
         ):
             whole = span(len(packed(file.state.record().values))) + needed
             if FIRST + whole > self._size - self._size // RESERVE_SHARE:
                 raise ValueError(f"a record of {needed} bytes does not fit into a segment of {self._size}")
-            segment = self._roll(settles)
+            self._roll(settles)
         return segment
 
     def _needed(self, file: _File, kind: int, needed: int, segment: _Segment) -> int:
@@ -299,8 +300,9 @@ class Journal:
         body = packed(record.values)
         lsn = self._put(segment, record, [body], len(body))
         file.segment = segment.number
-        if self._is_void(file.state.settled) or file.state.settled == UNSTATED:
-            file.state.settled = lsn
+        if file.state.number in self._restates:
+            self._restates.discard(file.state.number)
+            file.stated = self._restated = lsn
 
     def _put(self, segment: _Segment, record: Record, buffers: Sequence[Any], length: int) -> int:
         lsn = self._lsn + 1
@@ -311,6 +313,8 @@ class Journal:
         bytes_of_head = head.packed(segment.salt)
         parts = [bytes_of_head + self._last_head, *summed(buffers, segment.salt + lsn)]
         used = segment.used + head.span
+        if used > segment.size:
+            raise OSError(errno.ENOSPC, f"the state of a file does not fit into a segment of {segment.size} bytes")
         zeroed, ahead = max(used, segment.zeroed), min(segment.size // AHEAD_SHARE, AHEAD_MAX)
         if used > segment.zeroed and head.span < ahead // 8:
             zeroed = min(used + ahead, segment.size)
@@ -350,7 +354,7 @@ class Journal:
         number = errno.EIO if error.errno in (None, errno.ETIMEDOUT) else error.errno  # no deadline has passed
         return OSError(number, text, self._folder)
 
-    def _roll(self, settles: bool) -> _Segment:
+    def _roll(self, settles: bool) -> None:
         """Begin a segment. Its start is confirmed before the first record is written."""
         others = self.bytes
         if others + self._size > self._limit and not settles:
@@ -383,12 +387,10 @@ class Journal:
         segment = self._current = _Segment(number, path, self._size, fd, salt, self._lsn + 1)
         self._segments.append(segment)
         self._grown()
-        if self._restates:
-            for file in self._files.values():
-                if file.content and segment.used + self._needed(file, Kind.DATA, 0, segment) <= segment.size:
-                    self._restate(segment, file)
-            self._restates, self._restated = False, self._counts
-        return segment
+        for file in [self._files[number] for number in self._restates]:
+            if segment.used > FIRST and segment.used + self._needed(file, Kind.DATA, 0, segment) > segment.size:
+                break  # the next segment has the rest
+            self._restate(segment, file)
 
     def _end_current(self) -> None:
         segment, self._current = self._current, None
@@ -427,17 +429,17 @@ class Journal:
 
     def lacks(self) -> bool:
         """Return whether records of what has happened do not count, or could not be appended."""
-        return self._restates
+        return bool(self._restates)
 
     def owes(self) -> bool:
         """Return whether it lacks any, or has them anew and unconfirmed: a crash might bring older bytes back."""
-        return self._restates or self._restated > self._confirmed
+        return self.lacks() or self._restated > self._confirmed
 
     def restate(self) -> None:
-        """State all files anew after a failed call: what has happened counts again, once it is confirmed."""
+        """State files anew after a failed call: what has happened counts again, once it is confirmed."""
         with self._lock:
             self._check_open()
-            if self._restates:
+            while self._restates:
                 self._roll(settles=True)
 
     def _is_confirmed(self, lsn: int) -> bool:
@@ -522,7 +524,11 @@ class Journal:
         while self._unsynced:
             self._finish(self._unsynced.popleft())
         self._current = None
-        self._restates = True
+        for number, file in self._files.items():
+            if file.stated > self._confirmed:
+                self._restates.add(number)
+            if not file.content:
+                self._restates.discard(number)
         self.generation += 1
 
     # ------------------------------------------------------------------------------------------------ space
@@ -614,8 +620,7 @@ class Journal:
         while first.files:
             number = first.files.pop()
             if (file := self._files.get(number)) is not None:
-                settled = file.state.settled
-                if self._pins(number, first) or settled > self._confirmed or self._is_void(settled):
+                if self._pins(number, first) or file.stated > self._confirmed or number in self._restates:
                     first.files.add(number)
                     return None
                 file.content.pop(first.number, None)

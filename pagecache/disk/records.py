@@ -187,8 +187,6 @@ class FileState:
     size: int = 0
     saved: int = 0
     """LSN up to which the store has everything, or the application gave it up."""
-    settled: int = 0
-    """LSN of the record that says so."""
     saving: list[tuple[int, bytes]] = field(default_factory=list)
     """LSN and mark of commits whose outcome is not recorded."""
     renaming: str | bytes | None = None
@@ -204,7 +202,7 @@ class FileState:
         values = (self.volume, self.key, self.base, flags, self.saved, self.renaming, *marks, self.identity)
         return Record(Kind.FILE, self.number, self.size, 0, values)
 
-    def restore(self, size: int, lsn: int, values: Sequence[Any], *, live: bool) -> None:
+    def restore(self, size: int, values: Sequence[Any], *, live: bool) -> None:
         """Take the state of a FILE record. `live`: the file has unsaved records, and the size that they lead to."""
         self.volume, self.key, self.base, flags, saved, self.renaming = values[:6]
         self.created, self.removing, self.gone = bool(flags & 1), bool(flags & 2), bool(flags & 4)
@@ -212,8 +210,7 @@ class FileState:
         self.saving = list(zip(marks[::2], marks[1::2], strict=True))
         if not live:
             self.size = size
-        if saved >= self.saved:
-            self.saved, self.settled = saved, lsn
+        self.saved = max(self.saved, saved)
 
     def apply(self, record: Record, lsn: int) -> None:
         """Apply a record of another kind than FILE."""
@@ -224,7 +221,7 @@ class FileState:
             mark = (record.offset, values[0])
             self.saving = [*(old for old in self.saving if old != mark), mark][-MARKS_MAX:]
         elif kind == Kind.SAVED:
-            self.settle(record.offset, lsn)
+            self.settle(record.offset)
             self.base, self.created = values[0], False
         elif kind == Kind.RENAMING:
             self.renaming = values[0]
@@ -235,13 +232,13 @@ class FileState:
             self.removing, self.renaming = True, values[0] if values else None
         elif kind == Kind.REMOVED:
             self.gone = True
-            self.settle(lsn, lsn)
+            self.settle(lsn)
         elif kind == Kind.DISCARDED:
             self.size, self.created = record.offset, False
-            self.settle(lsn, lsn)
+            self.settle(lsn)
 
-    def settle(self, saved: int, lsn: int) -> None:
-        self.saved, self.settled = max(self.saved, saved), lsn
+    def settle(self, saved: int) -> None:
+        self.saved = max(self.saved, saved)
         self.saving = [attempt for attempt in self.saving if attempt[0] > self.saved]
 
 

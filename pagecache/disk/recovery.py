@@ -421,7 +421,7 @@ class Recovered:
                     head.file, Unsaved(FileState(head.file), first=head.lsn, recovered=self)
                 )
                 live = bool(file.content)
-                file.state.restore(head.offset, head.lsn, values, live=live)
+                file.state.restore(head.offset, values, live=live)
                 if not live:
                     file.base_size = 0 if file.state.created else file.state.size
             elif file is None:

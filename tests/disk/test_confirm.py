@@ -123,6 +123,7 @@ def test_a_segment_that_ends_beside_a_sync_is_synced_again(disk: GatedDisk) -> N
 
 def test_a_failed_sync_fails_all_that_wait_and_nothing_of_it_counts(disk: GatedDisk) -> None:
     journal, number, gate, callers = crowded(disk, 5)
+    journal.append(records.removing(number))
     disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
     gate.release()
     for caller in callers:
@@ -133,7 +134,7 @@ def test_a_failed_sync_fails_all_that_wait_and_nothing_of_it_counts(disk: GatedD
     assert journal.owes()  # until that is confirmed
     journal.confirm(journal.append(records.data(number, 0, 3), [b"new"]))
     assert not journal.owes()
-    assert [file.read(0, 3) for file in recover("j", disk).files] == [b"new"]
+    assert [(file.read(0, 3), file.state.removing) for file in recover("j", disk).files] == [(b"new", True)]
     raises(OSError, journal.confirm, callers[0].lsn, match="cannot be synced")
 
 

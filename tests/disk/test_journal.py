@@ -338,6 +338,35 @@ def test_records_that_do_not_count_leave_no_size() -> None:
     assert (file.base_size, file.state.size, file.ranges) == (100, 100, [(10, 1)])
 
 
+@pytest.mark.parametrize("by", ["an append", "a call, beyond the limit"])
+def test_what_a_failed_sync_was_about_is_stated_anew_in_as_many_segments_as_that_takes(by: str) -> None:
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=4096, limit=1 << 20 if by == "an append" else 8 * 4096, device=disk)
+    last = {}
+    for place in range(40):
+        number = opened(journal, f"key{place}")
+        last[number] = journal.append(records.data(number, 0, 3), [b"old"])
+    journal.confirm(journal.last)
+    for number, lsn in last.items():
+        journal.append(records.saved(number, lsn, "v2"))
+        journal.release(number)
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    raises(OSError, journal.confirm, journal.last, match="cannot be synced")
+    disk.fault = None
+    assert journal.lacks()
+    if by == "an append":
+        number = opened(journal)
+        journal.append(records.data(number, 0, 1500), [bytes(1500)])
+    else:
+        journal.restate()
+    assert not journal.lacks()
+    journal.confirm(journal.last)
+    assert not journal.owes()
+    found = recover("j", disk)
+    assert not found.lost
+    assert [file.number for file in found.files] == [number] * (by == "an append")
+
+
 def test_a_closed_journal_takes_nothing_more(tmp_path: Path) -> None:
     """Another process may have it."""
     journal = Journal(str(tmp_path), segment=8192)
@@ -401,9 +430,9 @@ def test_segments_are_read_beside_saves_and_appends() -> None:
 
 def test_files_of_the_first_format_have_no_identity() -> None:
     state = records.FileState(1)
-    state.restore(10, 1, ("store:", "k", "v", 0, 0, None, 5, b"mark"), live=False)
+    state.restore(10, ("store:", "k", "v", 0, 0, None, 5, b"mark"), live=False)
     assert (state.identity, state.saving, state.size) == (None, [(5, b"mark")], 10)
     again = records.FileState(1)
     state.identity = "7:1"
-    again.restore(10, 1, state.record().values, live=False)
+    again.restore(10, state.record().values, live=False)
     assert (again.identity, again.saving) == ("7:1", [(5, b"mark")])

@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[Callable[..., Any] | None, str, str, str]] = {
     "a segment is removed with unsaved records": (Journal._pins, "return file is not None", "return False", "cuts"),
     "a segment is removed before SAVED is confirmed": (
         Journal._removable,
-        " or settled > self._confirmed or self._is_void(settled)",
+        " or file.stated > self._confirmed or number in self._restates",
         "",
         "failures",
     ),
