@@ -71,14 +71,15 @@ class _Segment:
 class _File:
     """A file of the journal: its state, and its last content record in each segment."""
 
-    __slots__ = ("content", "released", "segment", "sizes", "state", "stated")
+    __slots__ = ("content", "released", "segment", "state", "stated", "undo")
 
     def __init__(self, state: FileState) -> None:
         self.state = state
         self.stated = 0  # LSN of the last record of its state
         self.content: dict[int, int] = {}
         self.segment = -1  # the last one that has its state
-        self.sizes: deque[tuple[int, int]] = deque()  # LSN and size before it, of changes that may be unconfirmed
+        self.undo: deque[tuple[int, int, int, int]] = deque()
+        """Runs of content records that one sync is for: LSN, segment, and last content there and size before it."""
         self.released = False
 
     def is_live(self) -> bool:
@@ -142,6 +143,7 @@ class Journal:
         self._waiters: list[_Waiter] = []
         self._void: list[tuple[int, int, OSError]] = []  # LSNs after the first up to the second do not count
         self._attempt: _Attempt | None = None  # its result is not recorded
+        self._attempted = 0  # last LSN of the last one
         self._closed = False
         self._readers = 0  # no segment is removed under them
         self._restates: set[int] = set()  # files with content whose records say something else than their state
@@ -270,13 +272,18 @@ class Journal:
         if record.kind not in CONTENT:
             file.stated = lsn
         if record.kind in CONTENT or (record.kind == Kind.FILE and state.created and not live):
-            file.content[segment.number] = lsn
-            segment.files.add(file.state.number)
-            if state.size != before:
-                while file.sizes and file.sizes[0][0] <= self._confirmed:
-                    file.sizes.popleft()
-                file.sizes.append((lsn, before))
+            self._count(segment, file, lsn, before)
         return lsn
+
+    def _count(self, segment: _Segment, file: _File, lsn: int, size: int) -> None:
+        """Count a content record. `size`: of the file before it."""
+        number, undo = segment.number, file.undo
+        while undo and undo[0][0] <= self._confirmed:
+            undo.popleft()
+        if not undo or undo[-1][0] <= self._attempted or undo[-1][1] != number:
+            undo.append((lsn, number, file.content.get(number, 0), size))
+        file.content[number] = lsn
+        segment.files.add(file.state.number)
 
     def _room(self, file: _File, kind: int, needed: int, settles: bool) -> _Segment:
         """Return the segment for a record: the current one, or a new one. What is stated anew may fill several."""
@@ -300,6 +307,8 @@ class Journal:
         body = packed(record.values)
         lsn = self._put(segment, record, [body], len(body))
         file.segment = segment.number
+        if file.state.created and not file.is_live():
+            self._count(segment, file, lsn, file.state.size)
         if file.state.number in self._restates:
             self._restates.discard(file.state.number)
             file.stated = self._restated = lsn
@@ -484,6 +493,7 @@ class Journal:
         if attempt is None:
             with self._lock:
                 attempt = _Attempt(self._counts, list(self._unsynced))
+                self._attempted = attempt.last
             record, calls = attempt.done.extend, map(self._device.fdatasync, [s.fd for s in attempt.segments])
             try:
                 self._attempt = attempt
@@ -512,23 +522,20 @@ class Journal:
         again = bool(self._void) and self._void[-1][0] == low
         self._void[-1 if again else len(self._void) :] = [(low, high, error)]  # at once: others look
         self._counts = self._confirmed
-        void = {segment.number for segment in self._unsynced if segment.first > self._confirmed}
-        for file in self._files.values():
-            for number, lsn in list(file.content.items()):
-                if lsn > self._confirmed:
-                    file.content[number] = self._confirmed
-                if number in void:
-                    del file.content[number]
-            while file.sizes and file.sizes[-1][0] > self._confirmed:
-                file.state.size = file.sizes.pop()[1]
-        while self._unsynced:
-            self._finish(self._unsynced.popleft())
-        self._current = None
         for number, file in self._files.items():
+            while file.undo and file.undo[-1][0] > self._confirmed:
+                _, segment, last, file.state.size = file.undo[-1]
+                file.content[segment] = last
+                if not last:
+                    del file.content[segment]
+                file.undo.pop()
             if file.stated > self._confirmed:
                 self._restates.add(number)
             if not file.content:
                 self._restates.discard(number)
+        while self._unsynced:
+            self._finish(self._unsynced.popleft())
+        self._current = None
         self.generation += 1
 
     # ------------------------------------------------------------------------------------------------ space
@@ -578,6 +585,12 @@ class Journal:
         with self._lock:
             file = self._files.get(number)
             return 0 if file is None else max(file.content.values(), default=0)
+
+    def unsaved_size(self, number: int) -> int | None:
+        """Return the size that the unsaved records of a file lead to; None: it has none."""
+        with self._lock:
+            file = self._files.get(number)
+            return file.state.size if file is not None and file.is_live() else None
 
     def has_unsaved(self) -> bool:
         """Return whether any file has unsaved records."""

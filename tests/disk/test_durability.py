@@ -901,6 +901,20 @@ def test_what_the_disk_has_lost_of_a_save_is_recorded_again(world: World) -> Non
     assert after.read() == changed(0, b"two")
 
 
+@pytest.mark.parametrize("size", [100, 20000])
+def test_a_size_that_the_disk_has_lost_before_any_other_record_is_recorded_again(world: World, size: int) -> None:
+    """The store refuses it."""
+    world.synced(b"x", key="other", mode="x+b")  # there is a segment
+    file = world.open()
+    file.truncate(size)
+    world.store.fault("commit", PermissionError(errno.EACCES, "refused"), key="k", times=float("inf"))
+    with losing_a_sync(world) as lost:
+        raises(OSError, file.fsync, match="refused")
+    assert lost
+    file.fsync()
+    assert world.crash().read() == OLD[:size].ljust(size, b"\0")
+
+
 @pytest.mark.parametrize("call", ["fdatasync", "pwritev", "fallocate"])
 def test_a_disk_that_fails_sends_fsync_to_the_store(world: World, call: str) -> None:
     file = world.open()

@@ -338,6 +338,25 @@ def test_records_that_do_not_count_leave_no_size() -> None:
     assert (file.base_size, file.state.size, file.ranges) == (100, 100, [(10, 1)])
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_file_of_which_no_unsaved_record_counts_gets_a_new_base(*, saved: bool) -> None:
+    """Its segment has records that count: of another file, or its own that are saved."""
+    disk, journal, other = begun()
+    journal.confirm(journal.append(records.data(other, 0, 1), [b"o"]))
+    number = opened(journal, "b", base="v1" if saved else None)
+    if saved:
+        journal.append(records.saved(number, journal.append(records.data(number, 0, 1), [b"a"]), "v2"))
+        journal.confirm(journal.last)
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    raises(OSError, journal.confirm, journal.append(records.data(number, 0, 1), [b"b"]))
+    disk.fault = None
+    journal.append(records.file(number, "store:", "b", "v3", created=False, size=70))
+    journal.confirm(journal.append(records.data(number, 10, 1), [b"c"]))
+    _, file = recover("j", disk).files
+    assert (file.state.base, file.state.created, file.base_size, file.ranges) == ("v3", False, 70, [(10, 1)])
+    assert file.state.size == journal.unsaved_size(number) == 70
+
+
 @pytest.mark.parametrize("by", ["an append", "a call, beyond the limit"])
 def test_what_a_failed_sync_was_about_is_stated_anew_in_as_many_segments_as_that_takes(by: str) -> None:
     disk = SimulatedDisk()

@@ -367,14 +367,14 @@ class Journaled:
         if not self._number:
             self._number = journal.number()
             self._owner.numbers.add(self._number)
-        live, created, lowest = self.is_live(), bool(undone["created"]), int(undone["lowest"])
-        follows = live and self._bases == self._known_bases  # its earlier records count
+        before = journal.unsaved_size(self._number)  # None: all that was appended is saved, or does not count
+        created, lowest = bool(undone["created"]), int(undone["lowest"])
+        follows = before is not None and self._bases == self._known_bases  # its earlier records count
         base = None if created else self.file.versions.base
         size = 0 if created else min(file.remote_size, lowest)
         self._put(journal, self._state(base, size, created=created))
-        self._known = self._known if live else base
-        if not follows:
-            self._size = size
+        self._known = base if before is None else self._known
+        self._size = size if before is None or not follows else before
         if file.size < self._size or (lowest != END and not follows):  # a cut is a change, also if nothing else is
             self._put(journal, records.size(self._number, min(file.size, self._size)))
         # Never zeros over bytes that were written: earlier records may have them, confirmed.
