@@ -35,7 +35,7 @@ from dataclasses import replace
 from typing import Any
 
 from .device import OS, Device
-from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, discarded, packed, span, summed
+from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, discarded, packed, saved, span, summed
 from .recovery import Recovered, name_of, recover
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
@@ -290,22 +290,29 @@ class Journal:
         while (segment := self._current) is None or segment.used + self._needed(file, kind, needed, segment) > (
             segment.size - (0 if settles else segment.size // RESERVE_SHARE)
         ):
-            whole = span(len(packed(file.state.record().values))) + needed
+            whole = self._needed(file, Kind.DATA, needed)
             if FIRST + whole > self._size - self._size // RESERVE_SHARE:
                 raise ValueError(f"a record of {needed} bytes does not fit into a segment of {self._size}")
             self._roll(settles)
         return segment
 
-    def _needed(self, file: _File, kind: int, needed: int, segment: _Segment) -> int:
-        if file.segment == segment.number or kind == Kind.FILE:
+    def _needed(self, file: _File, kind: int, needed: int, segment: _Segment | None = None) -> int:
+        if kind == Kind.FILE or (segment is not None and file.segment == segment.number):
             return needed
-        return needed + span(len(packed(file.state.record().values)))
+        return needed + sum(span(len(body)) for _, body in self._stating(file))
+
+    def _stating(self, file: _File) -> list[tuple[Record, bytes]]:
+        """Return the records that state a file in a segment, and their bodies."""
+        state = file.state
+        stating = [state.record()]
+        if state.stored is not None and state.number in self._restates:
+            stating.append(saved(state.number, state.saved, state.base, state.stored))
+        return [(record, packed(record.values)) for record in stating]
 
     def _restate(self, segment: _Segment, file: _File) -> None:
         """Write the state of a file: the segment says all about it that earlier ones did."""
-        record = file.state.record()
-        body = packed(record.values)
-        lsn = self._put(segment, record, [body], len(body))
+        for record, body in self._stating(file):
+            lsn = self._put(segment, record, [body], len(body))
         file.segment = segment.number
         if file.state.created and not file.is_live():
             self._count(segment, file, lsn, file.state.size)

@@ -187,6 +187,8 @@ class FileState:
     size: int = 0
     saved: int = 0
     """LSN up to which the store has everything, or the application gave it up."""
+    stored: int | None = None
+    """Size of the version `base`, if the last SAVED has it. FILE has not."""
     saving: list[tuple[int, bytes]] = field(default_factory=list)
     """LSN and mark of commits whose outcome is not recorded."""
     renaming: str | bytes | None = None
@@ -209,7 +211,7 @@ class FileState:
         marks, (self.identity,) = (values[6:-1], values[-1:]) if len(values) % 2 else (values[6:], (None,))  # FORMAT 1
         self.saving = list(zip(marks[::2], marks[1::2], strict=True))
         if not live:
-            self.size = size
+            self.size, self.stored = size, None
         self.saved = max(self.saved, saved)
 
     def apply(self, record: Record, lsn: int) -> None:
@@ -222,7 +224,7 @@ class FileState:
             self.saving = [*(old for old in self.saving if old != mark), mark][-MARKS_MAX:]
         elif kind == Kind.SAVED:
             self.settle(record.offset)
-            self.base, self.created = values[0], False
+            self.base, self.created, self.stored = values[0], False, values[1] if len(values) > 1 else None
         elif kind == Kind.RENAMING:
             self.renaming = values[0]
         elif kind == Kind.RENAMED:

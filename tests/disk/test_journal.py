@@ -386,6 +386,20 @@ def test_what_a_failed_sync_was_about_is_stated_anew_in_as_many_segments_as_that
     assert [file.number for file in found.files] == [number] * (by == "an append")
 
 
+def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
+    disk, journal, number = begun(size=4096)
+    first = journal.append(records.data(number, 0, 10), [bytes(10)])
+    journal.confirm(journal.append(records.hole(number, 0, 4)))
+    journal.append(records.saved(number, first, "v2", 20000))
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    raises(OSError, journal.confirm, journal.last)
+    disk.fault = None
+    journal.restate()
+    journal.confirm(journal.last)
+    (file,) = recover("j", disk).files
+    assert (file.state.base, file.base_size, file.state.size) == ("v2", 20000, 20000)
+
+
 def test_a_closed_journal_takes_nothing_more(tmp_path: Path) -> None:
     """Another process may have it."""
     journal = Journal(str(tmp_path), segment=8192)
