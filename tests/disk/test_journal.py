@@ -386,6 +386,26 @@ def test_what_a_failed_sync_was_about_is_stated_anew_in_as_many_segments_as_that
     assert [file.number for file in found.files] == [number] * (by == "an append")
 
 
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("saved", [False, True])
+def test_records_that_later_ones_replace_count_if_a_failed_sync_takes_those(*, saved: bool, twice: bool) -> None:
+    disk, journal, number = begun()
+    first, second = (journal.append(records.data(number, at, 10), [b"a" * 10]) for at in (0, 100))
+    journal.confirm(second)
+    for _ in range(1 + twice):
+        before = journal.append(records.data(number, 50, 1), [b"b"])
+        journal.append(records.laid_over(number, before - 1, "v2", 200))
+    if saved:
+        journal.append(records.saved(number, first, "v2", 200))
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    raises(OSError, journal.confirm, journal.last)
+    disk.fault = None
+    journal.restate()
+    journal.confirm(journal.last)
+    (file,) = recover("j", disk).files
+    assert (file.state.base, file.base_size, file.ranges) == ("v2", 200, [(0, 10)] * (not saved) + [(100, 10)])
+
+
 def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
     disk, journal, number = begun(size=4096)
     first = journal.append(records.data(number, 0, 10), [bytes(10)])

@@ -18,7 +18,7 @@ from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume.recovered import Recovery
-from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing
+from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
 from tests.file.rig import Task, eventually, raises
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
 
@@ -272,6 +272,26 @@ def test_an_append_that_fails_after_a_rebase_is_made_again_as_a_whole(world: Wor
     world.store.gate("commit", times=100)
     file.fsync()
     assert world.crash().read() == changed(100, b"x", changed(0, b"new", FOREIGN))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_append_after_a_rebase_that_the_disk_loses_takes_no_bytes_of_earlier_ones(
+    world: World, *, again: bool
+) -> None:
+    """Neither the disk nor the store takes the first one. `again`: the next one is taken."""
+    world.synced(b"new")
+    put(world, FOREIGN)
+    file = settled(world, "rebase")
+    file.pwrite(b"x", 100)
+    world.store.fault("commit", OSError(errno.EACCES, "refused"), times=float("inf"))
+    with losing_a_sync(world) as lost:
+        raises(CommitError, file.fsync)
+    assert lost
+    world.journal().restate()
+    world.journal().confirm(world.journal().last)
+    if again:
+        file.fsync()
+    assert world.crash(lose=True).read() == changed(100, b"x" * again, changed(0, b"new", FOREIGN))
 
 
 @IN_PLACE

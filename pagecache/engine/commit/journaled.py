@@ -298,6 +298,7 @@ class Journaled:
                 if not self._counts():
                     self._whole = True
                     self._lacks |= self._cut
+                    self._known_bases = 0  # that another version lies below is said again
                 self._generation = generation
                 if not self._may_append():
                     return None
@@ -340,7 +341,7 @@ class Journaled:
         if laid_over:  # in one record with its size: older ones are cut to the size of the former version
             size = min(file.remote_size, int(file.undone()["lowest"]))
             self._known = self.file.versions.base
-            self._put(journal, records.saved(self._number, before, self._known, size))
+            self._put(journal, records.laid_over(self._number, before, self._known, size))
             self._known_bases = bases
         if self._size != file.size:
             self._put(journal, records.size(self._number, file.size))
@@ -493,7 +494,7 @@ class Journaled:
         self._marks.clear()
         self._number, self._whole, self._known = 0, True, None
         self._cut = self._lacks = False
-        self._known_bases = self._bases
+        self._bases = self._known_bases = 0
 
     def confirm_saved(self) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
