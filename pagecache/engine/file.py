@@ -299,7 +299,7 @@ class EngineFile(NativeInode):
     # -- the disk tier
 
     def settled_version(self, backend_file: BackendFile) -> str | None:
-        """Return the version, `labelled`, that every byte has that a read of this file delivers; None: it is unknown."""
+        """Return the version, `labelled`, that every byte has that a read of this file delivers; None: unknown."""
         with self.lock:  # another base comes with another file
             known = self.is_named() and not self.is_stale() and self.versions.announced is None
             known = known and self.backend_file is backend_file

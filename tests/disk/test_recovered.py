@@ -322,7 +322,7 @@ def test_a_version_that_comes_back_lies_below_as_before(tmp_path: Path) -> None:
     """Versions of stores that make them of the content: that before a commit of ours is that of a later one."""
     store = ObjectBackend()
     store.put("k", OLD)
-    store.versions = iter(chain([101, 100], count(200)))  # type: ignore[assignment]
+    store.versions = chain([101, 100], count(200))  # type: ignore[assignment]
     world = World(tmp_path, store)
     file = world.synced(b"ours")
     file.fsync(durability="backend")
