@@ -395,6 +395,29 @@ def test_what_is_spilled_while_a_commit_reads_the_rest_of_its_write_unit_is_save
     assert world.saved() == after
 
 
+@pytest.mark.parametrize("call", ["write_from", "commit"])
+def test_the_size_of_what_is_spilled_beside_a_commit_is_set_after_it(world: Spilling, call: str) -> None:
+    """Reads go on; one of the gap waits for the commit."""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, 0)
+        world.spill(file)
+        with world.store.gate(call) as gate:
+            _, saving = at_gate(gate, file.fsync, durability="backend", timeout=30)
+            file.pwrite(b"b" * 4096, MIB + 65536)
+            assert world.spill(file) == 4096
+            assert file.pread(8192, 0) == b"a" * 4096 + OLD[4096:8192]
+            assert file.pread(4096, MIB + 65536) == b"b" * 4096
+            gap = Task(file.pread, 4096, MIB + 4096)
+            assert gap.waits()
+            assert world.store.seen("truncate") == []
+        saving.result()
+        assert gap.result() == bytes(4096)
+        assert world.saved() == overlay(OLD, 0, b"a" * 4096)
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == overlay(OLD, 0, b"a" * 4096) + bytes(65536) + b"b" * 4096
+    assert world.store.violations == []
+
+
 def test_a_commit_sends_a_piece_of_the_spool_as_it_was_before_a_spill_or_after_it(
     world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:

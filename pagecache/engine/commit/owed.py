@@ -89,12 +89,19 @@ class Rollback:
 class Growth:
     """Give the object the size to which bytes lead that have left memory without a call. Other calls may run: what they
     have stored behind that size, or are about to, is not cut off.
+
+    It is `behind` while a commit sends, beside which no read makes the call: one of the gap is refused until then.
     """
 
-    method, behind = "truncate", False
+    method = "truncate"
 
-    def __init__(self, file: EngineFile, size: int) -> None:
-        self._file, self.arguments = file, (size,)
+    def __init__(self, file: EngineFile, size: int, behind: bool) -> None:
+        self._file, self.arguments, self.behind = file, (size,), behind
+
+    def be_due(self) -> None:
+        """Have reads wait for the call."""
+        self.behind = False
+        self._file.bind_calls()
 
     def call(self, backend_file: BackendFile) -> None:
         backend_file.truncate(max(*self.arguments, self._file.number("sent_end")))

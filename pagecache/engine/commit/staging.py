@@ -100,8 +100,8 @@ class Staging:
         Raises:
             OSError: of the spool; they stay dirty.
         """
-        file, growth = self._file, Growth(self._file, end)
-        grows = end > file.remote_size
+        file, sends = self._file, self._sends()
+        grows, growth = end > file.remote_size, Growth(self._file, end, sends)
         with memoryview(bytearray(end - begin)) as room:
             if file.read(begin, room) < len(room):
                 return 0
@@ -110,14 +110,17 @@ class Staging:
                 file.owe(growth)
             try:
                 with self._lock:
+                    if sends != self._sends():
+                        return 0  # a commit has just begun to send, or ended
                     self._put(begin, (room,))
                     self._unsent.add(begin, end)  # first: what is staged and not in there counts as sent
-                    return file.spilled(begin, end, sending=self._sending is not None)
+                    return file.spilled(begin, end, sending=sends)
             finally:
                 if grows and file.remote_size >= end:
                     if self._growth is not None:
                         file.owed.drop(self._growth)
                     self._growth = growth
+                    self._have_reads_wait()
                 elif grows and not file.owed.drop(growth):
                     file.tail_left()  # it is paid, and nothing leads there
 
@@ -238,6 +241,17 @@ class Staging:
         with self._lock:
             if self._sending is op:
                 self._sending = None
+        self._have_reads_wait()
+
+    def _sends(self) -> bool:
+        """Return whether a commit does nothing but send and commit."""
+        op = self._sending
+        return op is not None and not op.stopped
+
+    def _have_reads_wait(self) -> None:
+        """Have reads wait for the size of what was spilled beside a commit, if that is over."""
+        if self._growth is not None and self._growth.behind and not self._sends():
+            self._growth.be_due()
 
     def is_unsent(self) -> bool:
         """Return whether the backend has nothing of what is staged."""
