@@ -210,6 +210,9 @@ class Tier:
         place = os.path.realpath(described.path)
         with _opening.setdefault(place, threading.Lock()):
             found = _running.get(place)
+            if found is not None and found._ending:  # an interrupt has left it so
+                found._end()
+                found = None
             if found is None:
                 found = _running[place] = cls(described)
                 found._place = place
@@ -225,17 +228,20 @@ class Tier:
         """Let go of the tier; the last one writes what waits, and ends it. Repeated after an interrupt."""
         with _opening.setdefault(self._place, threading.Lock()):  # a forked child has none of them
             self._users.discard(user)
-            if self._users or _running.get(self._place) is not self:
-                return
-            self._ending = True
-            self._wake.set()
-            self._thread.join()
-            self._catalogue.close()
-            with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
-                if self._journal is not None:
-                    self._journal.close()
-            leave(self._mark)
-            del _running[self._place]
+            if not self._users and _running.get(self._place) is self:
+                self._end()
+
+    def _end(self) -> None:
+        """The lock of the directory is held."""
+        self._ending = True
+        self._wake.set()
+        self._thread.join()
+        self._catalogue.close()
+        with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
+            if self._journal is not None:
+                self._journal.close()
+        leave(self._mark)
+        del _running[self._place]
 
     def forked(self) -> None:
         """Close its files in a forked child, but for the catalogue: SQLite has no call for that."""

@@ -19,6 +19,7 @@ import pytest
 import pagecache
 from pagecache import DiskTier, Event, PageCache, Volume
 from pagecache.disk import records
+from pagecache.disk import tier as module
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Copy
@@ -485,7 +486,7 @@ def test_any_damage_to_any_file_of_the_tier_delivers_no_wrong_byte(folder: Path,
 # -- D5: a failing disk
 
 
-def raising(error: OSError) -> Callable[..., None]:
+def raising(error: BaseException) -> Callable[..., None]:
     def call(*_: object) -> None:
         raise error
 
@@ -746,6 +747,28 @@ def test_a_tier_that_cannot_start_gives_its_lock_back(tier: DiskTier, monkeypatc
         full.setattr("pagecache.disk.tier.threading.Thread.start", raising(OSError(11, "no thread")))
         raises(OSError, PageCache, "1MiB", disk=tier, match="no thread")
     PageCache("1MiB", disk=tier).close()
+
+
+@pytest.mark.parametrize("step", ["the thread", "the catalogue", "the mark"])
+def test_a_tier_whose_end_was_interrupted_is_started_anew(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """By the next cache; the first one repeats its end, or does not."""
+    first = PageCache("1MiB", disk=tier)
+    owner, name = {
+        "the thread": (threading.Thread, "join"),
+        "the catalogue": (Catalogue, "close"),
+        "the mark": (module, "leave"),
+    }[step]
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(owner, name, raising(KeyboardInterrupt()))
+        raises(KeyboardInterrupt, Tier.close, first.tier, first.tier_use)
+    store = ObjectBackend({"a": content(MIB)})
+    with on_tier(tier, store) as volume:
+        first.close()
+        read(volume, "a")
+        eventually(lambda: segments(Path(tier.path)))
+    kept(tier, store, "a")
 
 
 def test_a_forked_child_does_not_keep_the_directory(folder: Path) -> None:
