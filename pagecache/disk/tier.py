@@ -28,7 +28,7 @@ from ..config import Size, parse_size
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy
 from .device import OS, Device
-from .segments import RESCUED, RESCUED_MAX, Segments
+from .segments import PAUSE, RESCUED, RESCUED_MAX, Segments
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue
@@ -159,6 +159,7 @@ class Tier:
         self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, after a failure
         self.names = 0  # changes of names so far: see `publish`
         self._wake = threading.Event()
+        self._save_every = SAVE_EVERY
         self._ending = False
         self._swept = 0
         self._ranges = 0  # that copies have loaded, roughly: a thread may miss another's addition
@@ -527,16 +528,16 @@ class Tier:
     def _work(self) -> None:
         saved = monotonic()
         while True:
-            self._wake.wait(SAVE_EVERY if self._unsaved else None)
+            self._wake.wait(self._save_every if self._unsaved else None)
             self._wake.clear()
             ending = self._ending
             try:
                 self._segments.shrink()
                 while self._segments.write_next():
-                    if monotonic() - saved >= SAVE_EVERY:
+                    if monotonic() - saved >= self._save_every:
                         self._save()
                         saved = monotonic()
-                if ending or monotonic() - saved >= SAVE_EVERY:
+                if ending or monotonic() - saved >= self._save_every:
                     self._save()
                     saved = monotonic()
             except Exception:  # no fault of this code ends the thread while others need it
@@ -546,6 +547,7 @@ class Tier:
                 return
 
     def _save(self) -> None:
+        self._save_every = SAVE_EVERY
         with self._lock:
             copies = [copy for copy in self._unsaved if copy.version is not None]
             copies = [copy for copy in copies if self._copies.get((copy.volume, copy.key)) is copy]  # files find it
@@ -571,9 +573,12 @@ class Tier:
                 self._hits.pop(number, None)
         except OSError as error:
             self._report(error)
-            with self._lock:
-                self._unsaved.update(copies)
-            return
+            self._save_every = PAUSE
+            if self._ranges <= RANGES_MAX:
+                with self._lock:
+                    self._unsaved.update(copies)
+                return
+            copies = []  # they would fill the memory
         if self._ranges > RANGES_MAX:
             with self._lock:
                 loaded, self._ranges = list(self._copies.values()), 0

@@ -407,6 +407,15 @@ def test_chunks_that_are_saved_leave_memory_beyond_a_number_of_ranges(
     assert copy.find(0) is not None  # loaded again
 
 
+def test_copies_that_cannot_be_saved_stay_up_to_a_number_of_ranges(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagecache.disk.catalogue.SAVE_CHUNK", "INSERT INTO missing VALUES (?, ?, ?, ?)")
+    unsaved(tier)
+    for most in (1, 0):
+        monkeypatch.setattr("pagecache.disk.tier.RANGES_MAX", most)
+        tier._save()
+        assert (len(tier._unsaved), len(tier._copies)) == (most, most)
+
+
 def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: Tier) -> None:
     """The next object of the old name may have their version."""
     rig.stale = True  # a new object has no version

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
@@ -696,6 +697,25 @@ def test_a_part_of_the_file_system_is_left_to_others(
     read_once(tier, store, "o3")
     assert len(segments(folder)) == 3  # one went: beside two old ones the new one leaves 5 of 100
     kept(tier, store, "o3")
+
+
+def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each second has a line in the log."""
+    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.01)
+    store, save, tries = ObjectBackend({"a": content(MIB)}), Catalogue.save, list[object]()
+
+    def fail(*arguments: object) -> None:
+        tries.append(arguments)
+        raise OSError(28, "No space left on device")
+
+    with on_tier(tier, store) as volume:
+        monkeypatch.setattr(Catalogue, "save", fail)
+        read(volume, "a")
+        eventually(lambda: tries)
+        time.sleep(0.5)
+        assert len(tries) == 1
+        monkeypatch.setattr(Catalogue, "save", save)
+    kept(tier, store, "a")
 
 
 def test_writing_goes_on_after_a_failure(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
