@@ -85,11 +85,14 @@ class Catalogue:
         """Replace a damaged catalogue by an empty one."""
         with self._saving, self._reading, self._errors():
             self._close()
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path + suffix)
+            self._remove()
             self._open()
         self.damaged = False
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path + suffix)
 
     def _open(self) -> None:
         """The locks are held."""
@@ -204,9 +207,13 @@ class Catalogue:
         with self._saving, self._errors():
             self._connection("_saver").execute(DROP_COPY, (_text(volume), key))
 
-    def close(self) -> None:
+    def close(self, *, remove: bool = False) -> None:
+        """Close it; `remove`: and remove it, which takes no space."""
         with self._saving, self._reading:
             self._close()
+            if remove:
+                with contextlib.suppress(OSError):
+                    self._remove()
 
     def _connection(self, name: str) -> sqlite3.Connection:
         found: sqlite3.Connection | None = self.__dict__.get(name)

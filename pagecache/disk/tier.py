@@ -237,7 +237,7 @@ class Tier:
         self._ending = True
         self._wake.set()
         self._thread.join()
-        self._catalogue.close()
+        self._catalogue.close(remove=bool(self._undropped))  # a next start would find others' bytes by these names
         with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
             if self._journal is not None:
                 self._journal.close()

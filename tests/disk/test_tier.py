@@ -488,7 +488,7 @@ def test_any_damage_to_any_file_of_the_tier_delivers_no_wrong_byte(folder: Path,
 
 
 def raising(error: BaseException) -> Callable[..., None]:
-    def call(*_: object) -> None:
+    def call(*_: object, **__: object) -> None:
         raise error
 
     return call
@@ -508,6 +508,29 @@ def test_a_full_disk_is_a_miss_an_event_and_a_counter(
         assert volume.stats().disk_errors == 1
         assert read(volume, "b") == store.content("b")
     assert segments(folder) == []
+
+
+@pytest.mark.parametrize("how", ["remove", "rename away", "rename over"])
+def test_a_disk_that_is_full_until_the_end_keeps_no_name_that_was_removed(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Each object of this store counts its own versions."""
+    store = RecordingBackend({"a": content(MIB), "b": content(MIB), "c": content(MIB, seed=2)})
+    read_once(tier, store, "b")
+    with monkeypatch.context() as full, on_tier(tier, store) as volume:
+        read(volume, "a")
+        for call in ("drop", "save"):
+            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
+        if how == "remove":
+            volume.remove("b")
+        elif how == "rename away":
+            volume.rename("b", "d")
+        if how == "rename over":
+            volume.rename("c", "b")
+        else:
+            store.rename("c", "b")  # by another program
+        assert read(volume, "b") == content(MIB, seed=2)
+    assert read_once(tier, store, "b") == content(MIB, seed=2)
 
 
 def test_what_waits_for_the_first_segment_stays_in_the_catalogue(
