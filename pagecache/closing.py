@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from . import loglines
 from .engine.park import Deadline
 from .engine.report.notices import spans
 from .errors import FailedRange, Key, LostRange, UnsavedDataError, WritebackError
@@ -35,6 +36,8 @@ LISTED = 20
 """Maximum ranges in the log."""
 EVENTS_TIMEOUT_S = 1.0
 """Seconds for the delivery of a cache's last events."""
+LINES_TIMEOUT_S = 1.0
+"""Seconds for the log handlers of the program to take the last lines."""
 LOOP_TIMEOUT_S = 1.0
 """Seconds for calls of an asynchronous backend to end with the cache."""
 
@@ -80,6 +83,7 @@ def caches() -> list[PageCache]:
 def _at_exit() -> None:
     for cache in caches():
         cache._at_exit()
+    loglines.outlast(LINES_TIMEOUT_S)
 
 
 def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
@@ -93,6 +97,7 @@ def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "
         cache._retire()
     with cache.ending:
         _finish(cache, deadline)
+    loglines.outlast(LINES_TIMEOUT_S)
     return lost
 
 

@@ -20,7 +20,7 @@ NATIVE = PACKAGE / "_native"
 
 # From the bottom up. A module belongs to the longest prefix that fits; modules of one line may import each other.
 LAYERS = [
-    ["distribution", "errors", "config", "objects", "options", "quantities", "stats"],
+    ["distribution", "errors", "config", "loglines", "objects", "options", "quantities", "stats"],
     ["native", "_native"],
     ["backends.protocol"],
     ["backends", "testing"],

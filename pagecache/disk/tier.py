@@ -24,6 +24,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Literal, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
+from .. import loglines
 from ..config import Size, parse_size
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy
@@ -519,7 +520,8 @@ class Tier:
             self._tell(f"the disk tier in {self.described.path!r} is written again", None, "")
 
     def _tell(self, what: str, error: OSError | None, next: str) -> None:
-        log.log(logging.INFO if error is None else logging.WARNING, "%s%s", what, next and f"; {next}")
+        level = logging.INFO if error is None else logging.WARNING
+        loglines.say(log, level, "%s%s", what, next and f"; {next}")
         for volume in self.volumes():
             volume.emit("disk", error=error, message=what, next=next)
 
@@ -541,7 +543,7 @@ class Tier:
                     self._save()
                     saved = monotonic()
             except Exception:  # no fault of this code ends the thread while others need it
-                log.exception("%s: the writer failed", self.described.path)
+                loglines.say(log, logging.ERROR, "%s: the writer failed", self.described.path, caught=True)
             if ending:
                 self._segments.end()
                 return
@@ -628,7 +630,8 @@ def occupy(path: str, *, make: bool = True) -> int:
     if kind in REMOTE:
         raise ValueError(f"disk: {path!r} is on a file system of type {kind}; a tier needs a local disk")
     if kind in PASSING:
-        log.info("%s: on %s, the tier does not survive a restart of the machine", path, kind)
+        what = "%s: on %s, the tier does not survive a restart of the machine"
+        loglines.say(log, logging.INFO, what, path, kind)
     fd = os.open(os.path.join(path, MARK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

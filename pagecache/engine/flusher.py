@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .. import loglines
 from ..errors import Key
 from ..native import NativeCache, Pressure
 from . import failures
@@ -173,6 +174,7 @@ class Flusher:
             delay = min(delay, BUSY)
         cache._let_go()
         delay = min(delay, self._long_waits.check(cache))
+        loglines.say_left()
         if over:
             self.make_room()
             delay = min(delay, BUSY)

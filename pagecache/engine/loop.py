@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
@@ -21,8 +20,8 @@ from .. import native
 from ..errors import DeadlockError, ShutdownError
 from .blocking import Call, as_answer, calls, inside_calls
 from .park import SLICE, Signal, start_thread
+from .report.notices import fault
 
-log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 
 
@@ -87,7 +86,7 @@ class CacheLoop:
                 try:
                     self._loop.run_forever()
                 except BaseException:  # a callback of the backend raised SystemExit: the loop has other users
-                    log.exception("the event loop of the cache met an error that should not get here; it goes on")
+                    fault("the event loop of the cache met an error that should not get here; it goes on")
             with contextlib.suppress(Exception):
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from .. import native
+from .. import loglines, native
 from ..errors import Key, ShutdownError
 from ..native import NativeVolume
 from .park import SLICE, Clock, Deadline, Signal, start_thread
@@ -208,9 +208,10 @@ class ThreadRunner:
                     self._start(self._era)
                 except BlockingIOError as error:
                     refusal, self._refused = error, time.monotonic()
-        if refusal is not None:  # without the lock: a log handler of the program may use the cache
+        if refusal is not None:
             level = logging.DEBUG if "shutdown" in str(refusal) else logging.WARNING
-            log.log(level, "%s; %d of %d threads run", refusal.strerror, len(self._threads), self._most)
+            what = "%s; %d of %d threads run"
+            loglines.say(log, level, what, refusal.strerror, len(self._threads), self._most)
 
     def _start(self, era: int) -> None:
         """Start a thread. The lock is held.

@@ -561,11 +561,11 @@ class EngineVolume:
             fault("%s: %r: an event %r got lost", self.name, key, kind)
 
     def say(self, level: int, topic: str, what: str, next: str = "", key: Key | None = None) -> None:
-        """Log a line; see notices.py."""
+        """Log a line; see notices.py. Any locks may be held."""
         try:
             line = f"{'' if key is None else f'{key!r}: '}{what}{f'; {next}' if next else ''}"
             self.notices.say(level, topic, line, self.clock.now())
-        except Exception:  # a log handler of the program may raise; the operation goes on
+        except Exception:  # the operation goes on
             fault("%s: a line about %s got lost", self.name, topic)
 
     def pass_on_warnings(self) -> None:

@@ -8,16 +8,30 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pagecache import ConflictError, Event, RetryPolicy, WritebackError
+from pagecache import (
+    CachedFile,
+    ConflictError,
+    DiskTier,
+    Event,
+    PageCache,
+    RetryPolicy,
+    Volume,
+    WritebackError,
+    loglines,
+)
+from pagecache.disk.catalogue import Catalogue
+from pagecache.disk.device import OS
+from pagecache.engine.commit.staging import Staging
 from pagecache.engine.report.notices import LINES, TOPICS, WINDOW
 
 from ..file.clock import HandClock, after_flusher_turn
-from ..file.rig import FAST, KEY, ONCE, PAGE, Log, Make, Rig, eventually, pattern, raises
-from ..stores import ObjectBackend, failing_commit
+from ..file.rig import FAST, KEY, ONCE, PAGE, QUIET, Log, Make, Patch, Rig, Task, eventually, pattern, raises
+from ..stores import ObjectBackend, RecordingBackend, failing_commit
 
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, 1)
@@ -29,8 +43,13 @@ PARKS = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, failed_retry
 @pytest.fixture
 def lines(caplog: Log) -> Iterator[Callable[[int], list[str]]]:
     """The log lines so far at a level or above: level, logger and sentence."""
+
+    def so_far(level: int) -> list[str]:
+        loglines.outlast(20.0)
+        return [f"{r.levelname} {r.name} {r.getMessage()}" for r in caplog.records if r.levelno >= level]
+
     with caplog.at_level(logging.DEBUG, "pagecache"):
-        yield lambda level: [f"{r.levelname} {r.name} {r.getMessage()}" for r in caplog.records if r.levelno >= level]
+        yield so_far
 
 
 def listening(rig: Rig) -> list[Event]:
@@ -41,6 +60,24 @@ def listening(rig: Rig) -> list[Event]:
 
 def told(seen: list[Event]) -> list[tuple[object, ...]]:
     return [(event.kind, event.ranges, None if event.error is None else event.error.errno) for event in seen]
+
+
+@contextmanager
+def looking(volume: Volume, name: str, file: CachedFile | None = None) -> Iterator[list[object]]:
+    """Context with a log handler that looks at a volume, and writes to a file; its answers."""
+    answers: list[object] = []
+
+    class Looks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            looked = volume.stats(), volume.failed(), volume.dirty_ranges(KEY)
+            answers.append((looked, None if file is None else file.pwrite(b"x", 0)))
+
+    handler, logger = Looks(), logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield answers
+    finally:
+        logger.removeHandler(handler)
 
 
 # -------------------------------------------------------------------- events
@@ -229,22 +266,66 @@ def test_a_discard_is_reported_with_its_ranges(make: Make, lines: Callable[[int]
 def test_no_handler_of_the_log_is_called_with_a_lock_held(make: Make) -> None:
     """A handler that reads the very file gets its answer. [2.27]"""
     rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
-    answers: list[object] = []
-
-    class Looks(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            answers.append((file.stats().dirty, rig.volume.failed(), rig.volume.dirty_ranges(KEY)))
-
-    handler, logger = Looks(), logging.getLogger("pagecache.writeback")
-    logger.addHandler(handler)
-    try:
+    with looking(rig.volume, "pagecache.writeback") as answers:
         rig.backend.fault("write_from", AGAIN)
         rig.backend.fault("commit", AGAIN)
         file.pwrite(NEW, 0)
         file.fsync(timeout=20)
         eventually(lambda: len(answers) >= 2)
+
+
+@pytest.mark.parametrize(
+    ("of", "method", "logger", "call"),
+    [
+        (OS, "pwritev", "volume", lambda file: file.volume.remove(KEY)),
+        (OS, "pwritev", "volume", lambda file: file.truncate(PAGE)),
+        (Catalogue, "drop", "disk", lambda file: file.volume.remove(KEY)),
+        (Staging, "spill", "volume", lambda file: file.pwrite(bytes(1 << 21), 0)),
+    ],
+    ids=["journal, remove", "journal, truncate", "copies", "spool"],
+)
+def test_no_handler_of_the_log_is_called_with_a_lock_held_when_a_disk_fails(
+    of: object, method: str, logger: str, call: Callable[[CachedFile], object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """A handler may look at the volume, and write to the file that changes. [2.27, 2.28]"""
+
+    def fails(*_: object) -> object:
+        raise FULL
+
+    tier = DiskTier(tmp_path, size="16MiB", segment="1MiB")
+    with PageCache("1MiB", **QUIET, disk=tier) as cache:
+        store = ObjectBackend({KEY: DATA}) if of is Staging else RecordingBackend({KEY: DATA})
+        volume = cache.attach(store, durability="disk")
+        with volume.open(KEY, "r+b") as file, looking(volume, f"pagecache.{logger}", file) as answers:
+            file.pwrite(NEW, 0)
+            file.fsync()
+            monkeypatch.setattr(of, method, fails)
+            Task(call, file).result()
+            eventually(lambda: answers)
+            monkeypatch.undo()
+
+
+def test_a_handler_of_the_log_that_raises_harms_no_call(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its exception is printed, and it gets the next line. [2.27]"""
+    rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
+    got: list[str] = []
+
+    class Raises(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            got.append(record.levelname)
+            raise SystemExit("in a handler")
+
+    handler, logger = Raises(), logging.getLogger("pagecache.writeback")
+    logger.addHandler(handler)
+    try:
+        rig.backend.fault("write_from", AGAIN, times=2)
+        file.pwrite(NEW, 0)
+        file.fsync()
+        loglines.outlast(20.0)
     finally:
         logger.removeHandler(handler)
+    assert got == ["WARNING"] * 2
+    assert capsys.readouterr().err.count("SystemExit: in a handler") == 2
 
 
 def test_each_topic_has_a_logger_that_the_documentation_names() -> None:

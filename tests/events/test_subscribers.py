@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import Event, PageCache, RetryPolicy, ShutdownError
+from pagecache import Event, PageCache, RetryPolicy, ShutdownError, loglines
 from pagecache.backends import MemoryBackend
 from pagecache.engine.report import events as engine_events
 from pagecache.testing import Gate
@@ -214,6 +214,7 @@ def test_events_that_slow_subscribers_miss_are_counted(rig: Rig, monkeypatch: Pa
     commit(rig)
     eventually(lambda: len(slow.seen) == 5)
     assert [event.missed for event in slow.seen] == [0, 0, 0, 0, 7]
+    loglines.outlast(20.0)
     assert [record.getMessage() for record in caplog.records] == [
         "subscribers are slow: 3 events wait, and more are left out"
     ]

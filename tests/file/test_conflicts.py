@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pagecache import BackendError, CachedFile, ConflictError, DataLossError, Event, RetryPolicy
+from pagecache import BackendError, CachedFile, ConflictError, DataLossError, Event, RetryPolicy, loglines
 from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 
@@ -132,6 +132,7 @@ def test_take_remote_loses_local_bytes(
         rig.volume.invalidate_remote(KEY)
         eventually(lambda: dirty_bytes(rig.volume) == 0)
     assert [(item.offset, item.length) for item in raises(DataLossError, file.fsync).ranges] == [(PAGE, PAGE)]
+    loglines.outlast(20.0)
     assert "the foreign version was taken; [4096, 8192) given up" in caplog.text
     assert rig.saved(file) == file.pread(len(DATA), 0) == OTHER
     assert len(rig.backend.seen("rollback")) == (store is uploaded)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, DataLossError, LostRange, ShutdownError
+from pagecache import BackendError, DataLossError, LostRange, ShutdownError, loglines
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .rig import KEY, ONCE, PAGE, Log, Make, Rig, Task, accepted_before, at_gate, eventually, overlay, pattern, raises
@@ -49,6 +49,7 @@ def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: Log) ->
     assert file.pread(PAGE, PAGE) == NEW
     rig.fails("commit", forgetting_commit, OSError, file.fsync, match="forgot")
     assert file.pread(8 * PAGE, 0) == DATA
+    loglines.outlast(20.0)
     said = [record.getMessage() for record in caplog.records if record.name == "pagecache.loss"]
     assert said == [
         "volume: 'file': what direct writes had sent was not committed, and cannot be sent again; "

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy
+from pagecache import PageCache, RetryPolicy, loglines
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.engine import flusher
@@ -202,6 +202,7 @@ def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog:
     assert backend.committed(KEY) == b"as it was"
     assert backend.seen("commit") == []
     assert len(backend.seen("rollback")) == 1
+    loglines.outlast(20.0)
     assert "gone" in caplog.text
     assert KEY in caplog.text
 
@@ -256,6 +257,7 @@ def test_a_dropped_cache_is_saved_when_a_thread_can_start(warned: list[str], mon
     allowed.set()
     eventually(lambda: ended(before), timeout=5)
     assert backend.written(KEY) == DATA
+    loglines.outlast(20.0)
     assert [record for record in caplog.records if record.name == "pagecache.internal"] == []
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 import pagecache
-from pagecache import CachedFile, PageCache, RetryPolicy, Volume
+from pagecache import CachedFile, PageCache, RetryPolicy, Volume, loglines
 from pagecache.backends import MemoryBackend
 from pagecache.engine import mirror
 from pagecache.testing import FaultyBackend, Rule
@@ -430,6 +430,7 @@ def test_a_copy_that_cannot_be_removed_is_emptied_or_named(make: Make, error: OS
     assert pair.volume.engine.mirror.busy()
     gate.open()
     pair.caught_up()
+    loglines.outlast(20.0)
     named = "cannot be removed" in caplog.text
     assert (pair.mirror.written(KEY) == b"") is not named
     assert named is isinstance(error, PermissionError)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import BackendError, ConflictError, Event, PageCache, RetryPolicy, Volume
+from pagecache import BackendError, ConflictError, Event, PageCache, RetryPolicy, Volume, loglines
 from pagecache.backends import FsspecBackend, MemoryBackend, S3Backend
 from pagecache.config import BY_TIME
 from pagecache.engine.retryer import EARLY_MAX, decide
@@ -119,6 +119,7 @@ def test_an_outage_is_reported_once(cache: PageCache, clock: HandClock, backend:
     assert "calls have failed for 1" in event.message
     assert "ECONNREFUSED (no server)" in event.message
     assert event.next == "each is made again for at most 60 seconds"
+    loglines.outlast(20.0)
     lines = [record.getMessage() for record in caplog.records]
     assert sum("calls have failed for" in line for line in lines) == 1
 
@@ -238,6 +239,7 @@ def test_a_stall_is_said_once(make: Make, clock: HandClock, caplog: Log, op: str
             after_flusher_turn(rig.cache)
             after_flusher_turn(rig.cache)
         assert stalled() == times
+        loglines.outlast(20.0)
         assert sum("none has ended for 10 seconds" in record.getMessage() for record in caplog.records) == times
         task.result(opening=gate)
     assert {event.volume for event in events if event.kind == "stalled"} == {"volume"}
@@ -301,5 +303,6 @@ def test_a_hanging_call_is_named(make: Make, clock: HandClock, caplog: Log, call
             after_flusher_turn(rig.cache)
             after_flusher_turn(rig.cache)
         assert [(event.kind, event.volume, event.key) for event in events] == expected
+        loglines.outlast(20.0)
         assert [record.getMessage() for record in caplog.records] == lines
         task.result(opening=gate)

@@ -27,6 +27,7 @@ from pagecache import (
     RetryPolicy,
     ShutdownError,
     WritebackError,
+    loglines,
 )
 from pagecache.engine.commit.owed import Owed
 from pagecache.engine.file import EngineFile
@@ -747,6 +748,7 @@ def test_a_backend_that_cannot_cut_goes_on_and_the_log_says_so(make: Make, caplo
     story = Stored(make)
     with caplog.at_level(logging.WARNING):
         story.give_up(OSError(errno.EOPNOTSUPP, "no cuts here"))
+    loglines.outlast(20.0)
     assert "which was given up" in caplog.text
     assert "it may be stored" in caplog.text
     later = pattern(len(GIVEN_UP), seed=2)

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import pytest
 
 import pagecache
-from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume
+from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume, loglines
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
@@ -452,6 +452,7 @@ def test_a_hole_that_was_not_committed_is_a_loss(make: Make, caplog: pytest.LogC
     for offset in (PAGE + 10, 3 * PAGE):
         raises(pagecache.CommitError, file.punch_hole, offset, 20)
     rig.reconnect()
+    loglines.outlast(20.0)
     said = [record.getMessage() for record in caplog.records if record.name == "pagecache.loss"]
     assert len(said) == 1
     assert "holes were not committed when the backend was lost; [4106, 12308) given up" in said[0]

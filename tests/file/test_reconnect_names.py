@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, testing
+from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, loglines, testing
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.testing import FaultyBackend, Rule
@@ -180,6 +180,7 @@ def test_a_file_that_is_not_opened_keeps_its_bytes_until_it_is(make: Make, caplo
     fresh.fault("open", OSError(errno.EACCES, "not yours"), key=NEW)
     story.answer()
     eventually(lambda: NEW not in story.rig.volume.busy)
+    loglines.outlast(20.0)
     assert "not opened by the new backend: EACCES (not yours)" in caplog.text
     again = story.rig.open("r+b", key=NEW)
     save_later(again).result()

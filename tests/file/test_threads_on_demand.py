@@ -126,7 +126,7 @@ def test_a_job_is_done_if_starting_another_thread_for_the_next_one_raises(monkey
 
 
 def test_a_log_handler_may_use_the_volume_that_has_too_few_threads(refusals: Refusals) -> None:
-    """The handler waits for a thread that submits a job to the volume."""
+    """The handler waits for a thread that submits a job to the volume. No thread of the log can be started either."""
     with attached(MemoryBackend(), "1MiB", options={"prompt": False}) as volume:
         ended: list[bool] = []
 
@@ -141,6 +141,7 @@ def test_a_log_handler_may_use_the_volume_that_has_too_few_threads(refusals: Ref
         try:
             refusals.on = True
             volume.open("key", "w+b").close()
+            eventually(lambda: ended)
         finally:
             logging.getLogger("pagecache.volume").removeHandler(handler)
         assert ended == [True]

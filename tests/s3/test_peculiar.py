@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from examples.proxy import FaultyProxy, ProxyRule
-from pagecache import ConflictError, Event, PageCache, Volume
+from pagecache import ConflictError, Event, PageCache, Volume, loglines
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
 from pagecache.backends.s3.conditions import TEXTS, Conditions
 from pagecache.cli import main
@@ -279,6 +279,7 @@ def test_a_server_without_conditional_writes_gives_one_warning_and_one_event(
         stored(volume, f"k{n}", b"x", "w")
     (warning,) = [event for event in (events.get(timeout=30) for _ in range(4)) if event.kind == "warning"]
     assert "ignores If-None-Match of PUT and If-Match of PUT" in warning.message
+    loglines.outlast(20.0)
     lines = [record.getMessage() for record in caplog.records if "ignores" in record.getMessage()]
     assert len(lines) == 1
     stored(volume, "large", bytes(PART + 1), "w")
@@ -289,6 +290,7 @@ def test_a_server_that_honours_everything_gives_no_warning(attach: Attach, caplo
     volume, _ = attach()
     for size in (1, PART + 1):
         stored(volume, f"k{size}", bytes(size), "w")
+    loglines.outlast(20.0)
     assert caplog.records == []
 
 
@@ -401,6 +403,7 @@ def test_tags_that_a_server_does_not_keep_are_reported(attach: Attach, caplog: p
     with volume.open("k", "r+") as file:
         file.pwrite(b"new", 0)
     assert bucket.get("p/k") == b"new"
+    loglines.outlast(20.0)
     assert "'k' is stored without its tags a=b" in caplog.text
 
 

@@ -27,6 +27,7 @@ import weakref
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
+from ... import loglines
 from ...errors import BackendError, Key
 from ..objects import draft
 from ..objects.extents import OLD, Part, Piece
@@ -273,7 +274,7 @@ class S3Object(ObjectFile[Stored]):
             why = "the server does not keep them, or another version is stored"
         except OSError as error:
             why = str(error)
-        log.warning("%r is stored without its tags %s: %s", self.key, tags, why)
+        loglines.say(log, logging.WARNING, "%r is stored without its tags %s: %s", self.key, tags, why)
 
     def _condition(self, of: Of) -> dict[str, str]:
         """Return the condition that the stored version is to be replaced; without one, compare the versions."""

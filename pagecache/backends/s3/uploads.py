@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ... import loglines
 from ..objects.words import PRIVATE
 from .calls import Bucket, Upload, patiently
 from .errors import passing, unclear
@@ -124,7 +125,7 @@ class Uploads:
             left = len(self._given_up) + len(self._doubtful)
         if left:
             what = "s3://%s/%s: up to %d uploads could not be aborted; another `close`, or `s3-clean`, does"
-            log.warning(what, self._bucket.bucket, self._prefix, left)
+            loglines.say(log, logging.WARNING, what, self._bucket.bucket, self._prefix, left)
 
     # ---------------------------------------------------------------- what others left
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ...errors import ConflictError
 from ...native import KEPT, PARKED, STAMP_MAX, Op
@@ -183,8 +183,7 @@ def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> Non
         failures.follow(file, front, start)  # the accepted bytes before the failed ones
         what = f"write-back of [{start}, {end}) failed at try {attempts}: {cause(error)}"
         volume.troubles.failing(file)
-        line = _emit_failed(file, ((start, end - start),), error, what, parked=parked, wait=wait)
-    _log_failed(file, "failed write-back", line)
+        _report_failed(file, "failed write-back", ((start, end - start),), error, what, parked=parked, wait=wait)
     if delay == 0.0:
         file.refresh_limits()
         file.count("retries")
@@ -194,17 +193,9 @@ def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> Non
         volume.retry_by(file, next_retry)
 
 
-class _Line(NamedTuple):
-    """A line to log once no lock is held: the program's handlers may do anything."""
-
-    what: str
-    next: str
-    parked: bool
-    needs_help: bool
-
-
-def _emit_failed(
+def _report_failed(
     file: EngineFile,
+    topic: str,
     ranges: tuple[tuple[int, int], ...],
     error: BaseException,
     what: str,
@@ -212,21 +203,16 @@ def _emit_failed(
     parked: bool,
     wait: float | None,
     next: str | None = None,
-) -> _Line:
-    """Emit the event, with the file's lock held."""
+) -> None:
+    """Report a failure, with the file's lock held; it is an ERROR if there is no automatic retry."""
     volume, raised = file.volume, as_os_error(error)
     next = SETTLED if isinstance(error, ConflictError) else next or tried_again(wait)
     volume.emit("failed", file.key, ranges, raised, what, next)
     if parked:
         volume.emit("parked", file.key, ranges, raised, what, next)
-    return _Line(what, next, parked, parked and wait is None)
-
-
-def _log_failed(file: EngineFile, topic: str, line: _Line) -> None:
-    """Log a failure: an ERROR if there is no automatic retry."""
-    topic = "data that is kept after a failure" if line.parked else topic
-    level = logging.ERROR if line.needs_help else logging.WARNING
-    file.volume.say(level, topic, line.what, line.next, file.key)
+        topic = "data that is kept after a failure"
+    level = logging.ERROR if parked and wait is None else logging.WARNING
+    volume.say(level, topic, what, next, file.key)
 
 
 def committed(file: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
@@ -307,8 +293,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
     with file.lock:
         op.finish(False, KEPT if kept else PARKED if parked else 0)
         what = f"commit of {spans(local)} failed at try {commits.attempts}: {cause(error)}"
-        line = _emit_failed(file, tuple(local), error, what, parked=commits.parked, wait=wait, next=next)
-    _log_failed(file, "failed commits", line)
+        _report_failed(file, "failed commits", tuple(local), error, what, parked=commits.parked, wait=wait, next=next)
     if parked and wait is not None:
         volume.retry_by(file, now + wait)
     if at is not None:

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from ... import loglines
 from ...objects import Event
 from ..park import start_thread
 
@@ -80,7 +81,8 @@ class Feed:
             if self._queue.qsize() >= QUEUED_MAX:
                 self._missed += 1
                 if self._missed == 1:
-                    log.warning("subscribers are slow: %d events wait, and more are left out", QUEUED_MAX)
+                    what = "subscribers are slow: %d events wait, and more are left out"
+                    loglines.say(log, logging.WARNING, what, QUEUED_MAX)
                 return
             missed, self._missed = self._missed, 0
             self._queue.put((self._number, dataclasses.replace(event, missed=missed) if missed else event))

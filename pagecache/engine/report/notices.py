@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ... import loglines
 from ..foreign import errno_of, text_of
 
 internal = logging.getLogger("pagecache.internal")
@@ -40,6 +41,7 @@ TOPICS = {
     "the volume": "volume",
     "the mirror": "mirror",
     "the journal": "volume",
+    "the spool": "volume",
     "recovered bytes": "volume",
     "failed reads": "reading",
     "calls that are made again": "volume",
@@ -59,9 +61,9 @@ def cause(error: BaseException | None) -> str:
 
 
 def fault(message: str, *args: object) -> None:
-    """Log the internal error that is being handled. Never raises, whatever log handlers do."""
+    """Log the internal error that is being handled. Never raises."""
     try:
-        internal.exception(message, *args)
+        loglines.say(internal, logging.ERROR, message, *args, caught=True)
     except Exception:
         with contextlib.suppress(Exception):
             traceback.print_exc()
@@ -95,7 +97,7 @@ class Notices:
         logger = _loggers[TOPICS[topic]]
         if level > logging.DEBUG and self._leave_out(level, topic, now):
             level = logging.DEBUG
-        logger.log(level, "%s: %s", self._volume, line)
+        loglines.say(logger, level, "%s: %s", self._volume, line)
 
     def _leave_out(self, level: int, topic: str, now: float) -> bool:
         self.check(now)
@@ -117,5 +119,5 @@ class Notices:
             if known.left_out:
                 what = "%s: %d more lines about %s were left out in %.3g s"
                 logger = _loggers[TOPICS[topic]]
-                logger.log(known.level, what, self._volume, known.left_out, topic, now - known.began)
+                loglines.say(logger, known.level, what, self._volume, known.left_out, topic, now - known.began)
         return left
