@@ -17,19 +17,26 @@ import threading
 import traceback
 from collections import deque
 
+WAITING_MAX = 1000
+"""Lines that wait; further ones are left out, and a line says how many."""
+
 _lock = threading.RLock()
 _queue: deque[tuple[logging.Logger, logging.LogRecord]] = deque()
+_left_out = 0
 _thread: threading.Thread | None = None
 
 
 def say(logger: logging.Logger, level: int, message: str, *args: object, caught: bool = False) -> None:
     """Log a line; any locks may be held. `caught`: with the exception that is being handled."""
-    global _thread
+    global _thread, _left_out
     if not logger.isEnabledFor(level):
         return
     place, error = logger.findCaller(stacklevel=2)[:3], sys.exc_info() if caught else None
     record = logger.makeRecord(logger.name, level, place[0], place[1], message, args, error, place[2])
     with _lock:
+        if len(_queue) >= WAITING_MAX:
+            _left_out += 1
+            return
         _queue.append((logger, record))
         if _thread is not None:
             return
@@ -62,7 +69,7 @@ def outlast(timeout: float) -> None:
 
 
 def _pass_on() -> None:
-    global _thread
+    global _thread, _left_out
     while True:
         with _lock:
             if not _queue:
@@ -70,8 +77,11 @@ def _pass_on() -> None:
                     _thread = None
                 return
             logger, record = _queue.popleft()
+            left_out, _left_out = _left_out, 0
         try:
             logger.handle(record)
+            if left_out:
+                logger.warning("%d lines were left out: log handlers are slow", left_out)
         except BaseException:  # SystemExit too: the thread serves all lines
             with contextlib.suppress(Exception):
                 traceback.print_exc()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -272,6 +273,25 @@ def test_no_handler_of_the_log_is_called_with_a_lock_held(make: Make) -> None:
         file.pwrite(NEW, 0)
         file.fsync(timeout=20)
         eventually(lambda: len(answers) >= 2)
+
+
+def test_slow_handlers_of_the_log_hold_up_nothing_and_fill_no_memory(lines: Callable[[int], list[str]]) -> None:
+    logger, go_on = logging.getLogger("pagecache.volume"), threading.Event()
+
+    class Waits(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            go_on.wait(20)
+
+    logger.addHandler(wait := Waits())
+    try:
+        for number in range(loglines.WAITING_MAX + 11):
+            loglines.say(logger, logging.INFO, "line %d", number)
+        go_on.set()
+        found = lines(logging.INFO)
+    finally:
+        logger.removeHandler(wait)
+    assert loglines.WAITING_MAX <= len(found) <= loglines.WAITING_MAX + 2
+    assert re.search(r"WARNING pagecache.volume (9|10|11) lines were left out", "\n".join(found))
 
 
 @pytest.mark.parametrize(
