@@ -329,6 +329,7 @@ class Journal:
         file.segment = segment.number
         if file.state.created and not file.is_live():
             self._count(segment, file, lsn, file.state.size)
+            file.content[segment.number] = file.state.saved + 1  # any SAVED says that it is created
         if file.state.number in self._restates:
             self._restates.discard(file.state.number)
             file.stated = self._restated = lsn

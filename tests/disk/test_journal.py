@@ -406,6 +406,20 @@ def test_records_that_later_ones_replace_count_if_a_failed_sync_takes_those(*, s
     assert (file.state.base, file.base_size, file.ranges) == ("v2", 200, [(0, 10)] * (not saved) + [(100, 10)])
 
 
+def test_a_creation_that_is_stated_anew_is_saved_by_what_was_appended_before() -> None:
+    disk, journal, number = begun(base=None)
+    lost = journal.append(records.data(number, 0, 1), [b"a"])
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    raises(OSError, journal.confirm, lost)
+    disk.fault = None
+    journal.append(records.saving(number, lost))
+    assert journal.has_unsaved()
+    assert [file.state.created for file in recover("j", disk).files] == [True]
+    journal.append(records.saved(number, lost, "v2"))
+    assert not journal.has_unsaved()
+    assert recover("j", disk).files == []
+
+
 def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
     disk, journal, number = begun(size=4096)
     first = journal.append(records.data(number, 0, 10), [bytes(10)])
