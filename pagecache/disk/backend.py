@@ -404,24 +404,30 @@ class TieredBackend(PassingBackend):
         finally:
             self._drop(key)
 
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+    def rename(self, src: Key, dst: Key, *, replace: bool = True, tree: bool = True) -> None:
+        """`tree`: it may be a directory."""
         before, after = self._name(src), self._name(dst)
         moved = None if before is None else self.tier.take_out(self.volume_id, before)
-        self._drop(dst)
+        if tree:
+            self._drop(src, tree=True)
+        self._drop(dst, tree=tree)
         try:
             self.inner.rename(src, dst, replace=replace)
         except BaseException:  # it may have been carried out
             if moved is not None:
                 moved.void()
-            self._drop(src)
-            self._drop(dst)
+            self._drop(src, tree=tree)
+            self._drop(dst, tree=tree)
             raise
+        if tree:  # a read beside it may have begun a copy
+            self._drop(src, tree=True)
+            self._drop(dst, tree=True)
         if moved is not None and after is not None:
             self.tier.put_back(moved, after)
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: Key, *, tree: bool = False) -> None:
         if (name := self._name(key)) is not None:
-            self.tier.drop(self.volume_id, name)
+            self.tier.drop(self.volume_id, name, tree=tree)
 
     def _name(self, key: Key) -> bytes | None:
         """Return a key as the tier has it, where files have canonical ones."""

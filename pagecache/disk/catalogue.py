@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from .copies import Chunk, Copy
+from .copies import Chunk, Copy, below
 from .segments import NUMBERS
 
 NAME = "catalogue.db"
@@ -32,6 +32,7 @@ CREATE INDEX IF NOT EXISTS chunks_by_age ON chunks (high);
 FIND_COPY = "SELECT number, version, high FROM copies WHERE volume = ? AND key = ?"
 FIND_CHUNK = "SELECT ranges FROM chunks WHERE copy = ? AND chunk = ?"
 DROP_COPY = "DELETE FROM copies WHERE volume = ? AND key = ?"
+DROP_BELOW = "DELETE FROM copies WHERE volume = ? AND key > ? AND key < ?"
 SAVE_COPY = "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)"
 SAVE_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
 CACHED_KIB = 4096
@@ -202,10 +203,12 @@ class Catalogue:
             raise
         self._saver.execute("COMMIT")
 
-    def drop(self, volume: str, key: bytes) -> None:
-        """Forget the copy of an object; its chunks go with their segments."""
+    def drop(self, volume: str, key: bytes, tree: bool = False) -> None:
+        """Forget the copy of an object; its chunks go with their segments. `tree`: and those below its name."""
         with self._saving, self._errors():
             self._connection("_saver").execute(DROP_COPY, (_text(volume), key))
+            if tree:
+                self._saver.execute(DROP_BELOW, (_text(volume), *below(key)))
 
     def close(self, *, remove: bool = False) -> None:
         """Close it; `remove`: and remove it, which takes no space."""

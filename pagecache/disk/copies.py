@@ -47,6 +47,11 @@ def encoded(key: Key) -> bytes | None:
     return b"b" + key if isinstance(key, bytes) else None
 
 
+def below(key: bytes) -> tuple[bytes, bytes]:
+    """Return the encoded keys between which those of a directory are, by its own."""
+    return key + b"/", key + b"0"
+
+
 class Chunk:
     """The visible ranges that begin in one chunk: ascending, disjoint."""
 

@@ -27,7 +27,7 @@ from weakref import WeakSet, WeakValueDictionary
 from .. import loglines
 from ..config import Size, parse_size
 from ..native.checked import checked_size
-from .copies import CHUNK, Chunk, Copy
+from .copies import CHUNK, Chunk, Copy, below
 from .device import OS, Device
 from .segments import PAUSE, RESCUED, RESCUED_MAX, Segments
 
@@ -314,7 +314,8 @@ class Tier:
 
     def _saved(self, volume: str, key: bytes) -> tuple[int, str, int] | None:
         try:
-            return None if (volume, key) in self._undropped else self._catalogue.find(volume, key)
+            wrong = self._catalogue.damaged or (volume, key) in self._undropped
+            return None if wrong else self._catalogue.find(volume, key)
         except OSError as error:
             self._count(error)
             return None
@@ -398,13 +399,18 @@ class Tier:
             self._wake.set()  # the writer may wait for bytes alone
         self._unsaved.add(copy)
 
-    def drop(self, volume: str, key: bytes) -> None:
-        """Forget the copy under a name that another object may have now or soon, with the same version."""
+    def drop(self, volume: str, key: bytes, *, tree: bool = False) -> None:
+        """Forget the copy under a name that another object may have now or soon, with the same version. `tree`: and
+        those below it, by a walk of all copies.
+        """
+        first, last = below(key)
         with self._lock:
-            copy = self._pop(volume, key)
-        if copy is not None:
-            copy.void()  # files may have it
-        self._drop_saved(volume, key)
+            names = [name for of, name in self._copies if of == volume and first < name < last] if tree else []
+            copies = [self._pop(volume, name) for name in (key, *names)]
+        for copy in copies:
+            if copy is not None:
+                copy.void()  # files may have it
+        self._drop_saved(volume, key, tree=tree)
 
     def take_out(self, volume: str, key: bytes) -> Copy | None:
         """Return the copy of an object that gets another name, which no file finds until `put_back`."""
@@ -433,13 +439,13 @@ class Tier:
             self._unsaved.discard(copy)
         return copy
 
-    def _drop_saved(self, volume: str, key: bytes) -> None:
+    def _drop_saved(self, volume: str, key: bytes, *, tree: bool = False) -> None:
         """Have the catalogue forget the copy under a name; the next save does it if that fails now."""
         try:
-            self._catalogue.drop(volume, key)
+            self._catalogue.drop(volume, key, tree)
         except OSError as error:
             self._undropped.add((volume, key))
-            self._catalogue.damaged |= len(self._undropped) > UNDROPPED_MAX
+            self._catalogue.damaged |= tree or len(self._undropped) > UNDROPPED_MAX
             self._count(error)
 
     # -- bytes

@@ -50,6 +50,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..backends.protocol import Backend, BackendFile, ObjectStat
+from ..disk.backend import TieredBackend
 from ..engine.attempts import Attempts, insisting
 from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..errors import Key
@@ -575,7 +576,15 @@ def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
 def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attempts, *, replace: bool) -> None:
     """Rename. `old` and `new` are the canonical keys."""
     change = NameChange(volume, src, old, (old, new), dst, new)
-    _carry_out(change, tries, lambda backend: backend.rename(src, dst, replace=replace), replace)
+
+    def call(backend: Backend) -> None:
+        if isinstance(backend, TieredBackend):
+            tree = change.tree if change.kind is None else change.kind in ("dir", "symlink")
+            backend.rename(src, dst, replace=replace, tree=tree)
+        else:
+            backend.rename(src, dst, replace=replace)
+
+    _carry_out(change, tries, call, replace)
 
 
 def _carry_out(change: NameChange, tries: Attempts, call: Callable[[Backend], None], replace: bool = True) -> None:

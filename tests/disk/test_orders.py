@@ -441,6 +441,26 @@ def test_names_of_a_rename_that_failed_have_no_copy(rig: Rig, tier: Tier) -> Non
     assert not tier.find("store", b"sn")
 
 
+@pytest.mark.parametrize("saved", [False, True], ids=["not saved", "saved"])
+@pytest.mark.parametrize("name", ["sd/a", "sn/a"], ids=["its own", "the new one"])
+def test_names_below_a_renamed_directory_have_no_copy(rig: Rig, tier: Tier, name: str, saved: bool) -> None:
+    """Other objects get them by a rename of a directory, or are made anew."""
+    copies = []
+    for key in (name, "sd0", "sm/a", "sn"):
+        copies.append(tier.bind("store", key.encode(), "1", tier.names))
+        copies[-1].put(0, PAGE, 1 << 32)
+        tier.publish(copies[-1], tier.names)
+    if saved:
+        tier._save()
+        copies.clear()
+    rig.store.rename = lambda *_, **__: None  # type: ignore[method-assign]
+    rig.backend.rename("d", "n")
+    tier._save()
+    assert not tier.find("store", name.encode())
+    assert tier._catalogue.find("store", name.encode()) is None
+    assert [tier.find("store", key) for key in (b"sd0", b"sm/a", b"sn")] == [True, True, False]
+
+
 def test_bytes_sent_below_an_announced_change_are_not_kept(tier: Tier) -> None:
     rig = Rig(tier, whole=False)
     file = rig.open()

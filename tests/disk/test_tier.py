@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DiskTier, Event, PageCache, Volume
+from pagecache import DiskTier, Event, ObjectStat, PageCache, Volume
 from pagecache.disk import records
 from pagecache.disk import tier as module
 from pagecache.disk.backend import TieredFile
@@ -232,6 +232,46 @@ def test_an_object_made_anew_gets_no_byte_of_a_version_that_was_replaced_before(
             volume.remove("a")
     again = RecordingBackend({"a": content(MIB, seed=3)})
     assert read_once(tier, again, "a") == content(MIB, seed=3)
+
+
+class Tree(RecordingBackend):
+    """With directories, which exist while something is below them."""
+
+    def _below(self, key: str) -> list[str]:
+        return [str(name) for name in self.objects if str(name).startswith(f"{key}/")]
+
+    def lstat(self, key: str) -> ObjectStat:
+        return ObjectStat(size=0, kind="dir") if self._below(key) else self.stat(key)
+
+    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
+        for name in self._below(src):
+            super().rename(name, dst + name.removeprefix(src))
+
+
+@pytest.mark.parametrize("open_still", [False, True], ids=["closed", "open"])
+def test_another_directory_under_the_name_gets_no_byte_of_the_former(tier: DiskTier, open_still: bool) -> None:
+    """Each object counts its own versions."""
+    store = Tree({"d/a": content(MIB), "e/a": content(MIB, seed=2)})
+    read_once(tier, store, "d/a")
+    with on_tier(tier, store) as volume, ExitStack() as files:
+        read(volume, "d/a")
+        if open_still:
+            files.enter_context(volume.open("d/a"))
+        volume.rename("d", "x")
+        volume.rename("e", "d")
+        assert read(volume, "d/a") == content(MIB, seed=2)
+        assert read(volume, "x/a") == content(MIB)
+    assert read_once(tier, store, "d/a") == content(MIB, seed=2)
+
+
+def test_keys_below_that_of_a_renamed_object_keep_their_copies(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": content(MIB), "a/b": content(MIB, seed=2)})
+    with on_tier(tier, store) as volume:
+        for key in ("a", "a/b"):
+            read(volume, key)
+        volume.rename("a", "c")
+    for key in ("c", "a/b"):
+        kept(tier, store, key)
 
 
 class Lasting(RecordingBackend):
