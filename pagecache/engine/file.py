@@ -409,9 +409,13 @@ class EngineFile(NativeInode):
     def free(self) -> bool:
         if not self.destroy():
             return False
-        self.staging = NOTHING_STAGED
+        self.let_go()
         self.journaled.freed()
         return True
+
+    def let_go(self) -> None:
+        """Let go of the spool: its volume ends, or its part of CORE."""
+        self.staging = NOTHING_STAGED
 
     @contextmanager
     def forcing(self) -> Iterator[None]:

@@ -631,6 +631,8 @@ class EngineVolume:
         with self._lock:
             forgotten = self._files, self.idle, self._retries
             self._files, self.idle, self._retries = {}, {}, {}
+        for file in forgotten[0].values():
+            file.let_go()  # file objects may stay
         del forgotten  # without the lock: files of a backend may run code when they are collected
 
     def stop(self, timeout: float) -> bool:

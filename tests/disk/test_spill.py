@@ -8,6 +8,7 @@ import math
 import os
 import random
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -526,6 +527,18 @@ def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_r
         assert file.pread(12288, 0) == b"c" + b"a" * 4095 + b"b" * 8192
         file.fsync(durability="backend", timeout=30)
         assert fresh.committed("k") == b"c" + b"a" * 4095 + b"b" * 8192 + OLD[12288:]
+
+
+def test_a_file_object_that_outlives_its_volume_keeps_no_spool(world: Spilling) -> None:
+    """Its space would be taken, and counted by nothing."""
+    file = world.volume.open("k", "r+b")
+    file.pwrite(b"x" * 2 * MIB, 0)
+    assert world.spill(file)
+    spool = weakref.ref(file._inode.staging._spool)
+    assert spool() is not None
+    world.volume.abort()
+    world.volume.detach(on_failed="discard")
+    assert spool() is None
 
 
 def test_an_interrupt_anywhere_in_a_spill_loses_nothing(world: Spilling) -> None:
