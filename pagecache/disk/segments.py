@@ -312,6 +312,13 @@ class Segments:
             file.close()
         self.end()
 
+    def close(self) -> None:
+        """Close all files; nothing is read from now on."""
+        self.end()
+        with self._lock:
+            files, self._files, self._live = self._files, OrderedDict(), {}
+        del files
+
     def end(self) -> None:
         """Close the segment that is written."""
         file, self._file = self._file, None

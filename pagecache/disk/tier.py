@@ -551,7 +551,7 @@ class Tier:
             except Exception:  # no fault of this code ends the thread while others need it
                 loglines.say(log, logging.ERROR, "%s: the writer failed", self.described.path, caught=True)
             if ending:
-                self._segments.end()
+                self._segments.close()
                 return
 
     def _save(self) -> None:

@@ -922,6 +922,20 @@ def test_a_tier_that_waits_for_its_disk_at_its_end_holds_up_no_other(
     again.result().close()
 
 
+def test_a_file_object_that_outlives_its_cache_keeps_no_segment_open(folder: Path, tier: DiskTier) -> None:
+    """The next owner of the directory may remove it."""
+    data = content(MIB)
+    store = ObjectBackend({"a": data})
+    read_once(tier, store, "a")
+    with on_tier(tier, store) as volume:
+        file = volume.open("a")
+        assert file.read() == data
+        assert volume.stats().disk_hits > 0
+    places = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert not any(place.startswith(str(folder)) for place in places)
+    raises(pagecache.ShutdownError, file.pread, 1, 0)
+
+
 def test_a_forked_child_keeps_no_segment_open(tmp_path: Path) -> None:
     """The space of those that its parent removes would stay taken."""
     done = run_program(
