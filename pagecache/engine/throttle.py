@@ -135,7 +135,7 @@ def divide(volumes: list[EngineVolume], limit: int) -> None:
     """Set each volume's share of the limit by its recent completions; the shares add up to the limit."""
     if not volumes:
         return
-    floor = limit // (FLOORS * len(volumes))
+    floor = _floor(limit, len(volumes))
     total = sum(volume.pace.done for volume in volumes)
     for volume in volumes:
         part = volume.pace.done / total if total else 1 / len(volumes)
@@ -147,6 +147,16 @@ def divide(volumes: list[EngineVolume], limit: int) -> None:
             volume.native.set_dirty_limit(share, min(floor, share))
         if total > limit:
             volume.pace.done /= 2  # old completions decay
+
+
+def _floor(limit: int, volumes: int) -> int:
+    return limit // (FLOORS * volumes)
+
+
+def sure_room(volume: EngineVolume) -> int:
+    """Return how many bytes of a volume may be dirty for as long as they are, whatever other volumes complete."""
+    limit, volumes = volume.cache.limits.dirty_limit, len(volume.cache._engine_volumes())
+    return min(limit if volumes == 1 else _floor(limit, volumes), int(limit * volume.dirty_share))
 
 
 def _check_failed(file: EngineFile) -> None:

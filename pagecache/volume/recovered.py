@@ -43,6 +43,7 @@ from ..engine.park import SLICE, Deadline, start_thread
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
+from ..engine.throttle import sure_room
 from ..errors import Key, LostRange, ShutdownError
 from ..file.cached import CachedFile
 from ..native import END
@@ -463,7 +464,8 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     inode.set_recovering(True)
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
-    large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > volume.cache.limits.dirty_limit // 2
+    room = min(volume.cache.limits.dirty_limit // 2, sure_room(volume.engine))
+    large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > room
     inode.set_aside(withheld=each.held or not large)  # nothing is published in between
     if not ours:  # nothing that the store has is of the version below
         inode.invalidate_range(0, END)

@@ -467,6 +467,19 @@ def test_a_sync_beside_the_laying_of_a_large_file_gives_it_no_second_place_in_th
     assert last.read("big") == changed(0, b"new", BIG)
 
 
+def test_a_file_is_laid_beside_a_volume_that_has_most_of_the_memory(world: World) -> None:
+    """By its completions: that of a volume whose only file is being laid has none."""
+    expected = changed(0, b"new" * (1 << 19))
+    world.synced(b"new" * (1 << 19))
+    after = world.crash(on_recovery="hold")
+    with after.cache.attach("memory:").open("busy", "w+b") as busy:
+        busy.write(bytes(4 << 20))
+        busy.fsync()
+        eventually(lambda: after.volume.engine.pace.share[0] < 1 << 20)
+        after.volume.resume()
+        after.settles(expected)
+
+
 def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(world: World) -> None:
     world.synced(BIG, key="big", mode="w+b")
     begun, ends = threading.Event(), threading.Event()
