@@ -325,10 +325,14 @@ class EngineFile(NativeInode):
         know it.
         """
         with self.lock:
-            if isinstance(version, str) and self.backend_file is backend_file:
+            if isinstance(version, str) and self.uses(backend_file):
                 self.versions.make(version)
         if self.journaled is not NOT_JOURNALED:
-            self.journaled.stored(version)
+            self.journaled.stored(version, backend_file)
+
+    def uses(self, backend_file: BackendFile) -> bool:
+        """Return whether calls go to this file of the backend, and no abort has come: a reconnect compares versions."""
+        return self.backend_file is backend_file and not self.volume.aborted
 
     def invalidate_range(self, pos: int, end: int) -> bool:
         backend_file = self.backend_file

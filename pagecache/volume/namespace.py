@@ -235,18 +235,23 @@ class NameChange:
             self.debts[inode] = Unsettled(self, inode)
 
     def release_names(self) -> None:
-        """Let calls for the objects begin: no attempt follows. While the result is unknown, each file asks first."""
+        """Let calls for the objects begin: no attempt follows. While the result is unknown, each file asks first. It is
+        called again after an interrupt.
+        """
         unknown = not self.done and self.is_open()
         for inode in self.held:
             if unknown:
                 self.owe(inode)
         self.over = True
-        if not (unknown or self.done) and self.tried:
-            self._keep_names()
+        kept = not (unknown or self.done) and self.tried
+        if kept:
+            self._keep_names(confirm=False)
         if self.debts and not unknown:
             self.pay_off()
         for inode in self.held:
             inode.end_unnaming(self)
+        if kept:
+            self._confirm_names((*self.files, *self.beneath))  # last: it waits, and may be interrupted
 
     def pay_off(self) -> None:
         """End the debts of its files: the result is known, and published."""
@@ -434,7 +439,7 @@ class NameChange:
             with volume.inodes_lock:
                 if self.beneath or any(map(volume.inodes.knows, self.files)):
                     volume.unsettled.update(dict.fromkeys(self.names, self))
-        if not self.over:
+        if not self.over or any(inode.unnaming is self for inode in self.held):
             self.release_names()
 
     def is_open(self) -> bool:

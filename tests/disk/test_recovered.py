@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, CommitError, ConflictError, RetryPolicy
+from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache, RetryPolicy
+from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import records
+from pagecache.disk.backend import TieredFile
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.native import STAMP_MAX, UNSTABLE
+from pagecache.volume import reconnect
+from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
 from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
-from tests.file.rig import Task, eventually, raises
+from tests.file.rig import Task, at_gate, beside, eventually, held, raises
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D1", "D3", "D10")
@@ -389,6 +394,89 @@ def test_a_call_beside_a_rename_that_was_not_carried_out_concerns_the_named_obje
     key, expected = ("o", changed(0, b"XX", b"other" * 100)) if name == "k" else ("k", changed(0, b"new"))
     assert after.read(key) == expected
     assert after.left() == [key]
+
+
+@WHOLE
+def test_an_interrupt_while_a_refused_call_is_recorded_keeps_no_commit_from_beginning(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(retry=RetryPolicy(attempts=100, first_delay=5.0, max_delay=5.0))
+    file = world.synced(b"new")
+    world.store.fault("rename", OSError(errno.ECONNREFUSED, "no server"), times=float("inf"))
+    keep, struck = NameChange._confirm_names, list[None]()
+
+    def interrupted(self: NameChange, files: Any) -> None:
+        keep(self, files)
+        if self.over and not struck:
+            struck.append(None)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(NameChange, "_confirm_names", interrupted)
+    raises(KeyboardInterrupt, world.volume.rename, "k", "z", timeout=0.2)
+    world.store.clear_faults()
+    file.fsync(durability="backend", timeout=20)
+
+
+# -- late answers of commits
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set after each commit of a file of a backend below the tier."""
+    event, genuine = threading.Event(), TieredFile.commit
+
+    def commit(self: TieredFile) -> str | None:
+        try:
+            return genuine(self)
+        finally:
+            event.set()
+
+    monkeypatch.setattr(TieredFile, "commit", commit)
+    return event
+
+
+@WHOLE
+def test_a_late_answer_of_a_fenced_commit_changes_no_version_below(world: World, answered: threading.Event) -> None:
+    file, old, fresh = world.synced(b"one"), world.store, ObjectBackend()
+    assert isinstance(old, ObjectBackend)
+    gate, saving = at_gate(old.gate("commit answer"), file.fsync, durability="backend")
+    world.volume.abort()
+    raises(OSError, saving.result)
+    for name in ("objects", "versions", "made_by", "attempts"):
+        setattr(fresh, name, getattr(old, name))
+    world.volume.reconnect(fresh, fenced=True)
+    world.store = fresh
+    file.pwrite(b"two", 100)
+    file.fsync(durability="backend")
+    file.pwrite(b"three", 200)
+    file.fsync()
+    answered.clear()
+    gate.open()
+    assert answered.wait(WAIT_LIMIT_S)
+    assert world.crash().read() == changed(200, b"three", changed(100, b"two", changed(0, b"one")))
+
+
+def test_a_commit_that_answers_while_a_reconnect_opens_files_is_no_version_of_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: threading.Event
+) -> None:
+    store = MemoryFileSystem(skip_instance_cache=True)
+    store.pipe_file("/store/k", OLD)
+
+    def answer() -> None:
+        gate.open()
+        assert answered.wait(WAIT_LIMIT_S)
+
+    with PageCache("16MiB", disk=DiskTier(tmp_path, size="16MiB", segment="1MiB")) as cache:
+        volume = cache.attach(FsspecBackend(store, "/store"), volume_id="store")
+        with volume.open("k", "r+b") as file:
+            file.pwrite(b"new", 0)
+            gate, saving = at_gate(held(monkeypatch, store, "cp_file"), file.fsync)
+            volume.abort()
+            raises(OSError, saving.result)
+            beside(monkeypatch, reconnect, "_open_all", answer, after=True)
+            volume.reconnect(FsspecBackend(store, "/store"))
+            file.fsync(timeout=20)
+    assert store.cat_file("/store/k") == changed(0, b"new")
 
 
 # -- beside the laying

@@ -37,6 +37,7 @@ from ..report.notices import cause
 from .staging import NotStagedError
 
 if TYPE_CHECKING:
+    from ...backends.protocol import BackendFile
     from ...disk.journal import Journal
     from ...disk.records import FileState, Record
     from ...errors import Key
@@ -602,9 +603,13 @@ class Journaled:
         """Return SAVING, for all of its content that the journal has now."""
         return records.saving(number, self._owner.journal().written(number))
 
-    def stored(self, version: object) -> None:
-        """Record the version that the commit has made: unsaved bytes lie over that one from now on."""
+    def stored(self, version: object, backend_file: BackendFile) -> None:
+        """Record the version that the commit has made: unsaved bytes lie over that one from now on. If the file has
+        another one of the backend by now, they lie over what a later commit has made.
+        """
         with self._lock:
+            if not self.file.uses(backend_file):
+                return
             self._committing = False
             if isinstance(version, str):
                 self._known = version
