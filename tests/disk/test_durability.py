@@ -528,7 +528,7 @@ def test_a_commit_before_the_crash_is_recognised(world: World, *, recorded: bool
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
         if not recorded:
-            patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
+            patch.setattr(f"{JOURNALED}.stored", lambda *_: None)  # killed before the answer
         world.volume.sync(durability="backend")
         assert world.saved() == changed(0, b"xyz" if recorded else b"new")
         after = world.crash()

@@ -145,7 +145,7 @@ def test_what_was_read_to_recognise_a_commit_is_no_part_of_the_recovered_version
     world.synced(OLD[4096:][::-1], 4096)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
-        patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
+        patch.setattr(f"{JOURNALED}.stored", lambda *_: None)  # killed before the answer
         world.volume.sync(durability="backend")
         put(world, b"new" + bytes(len(OLD) - 3))
         after = world.crash()
