@@ -24,9 +24,8 @@ from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
 from pagecache.native import names
 
-from ..file.rig import Patch, raises
+from ..file.rig import Patch, beside, raises
 from ..file.test_interrupts import interrupted_at
-from ..moments import at_next_call
 
 
 @pytest.fixture
@@ -132,7 +131,7 @@ def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
 ) -> None:
     put(backend, "file", b"file").close()
     (root / "name").symlink_to("elsewhere")
-    at_next_call(monkeypatch, os, "readlink", lambda: os.rename(root / "file", root / "name"))
+    beside(monkeypatch, os, "readlink", lambda: os.rename(root / "file", root / "name"))
     assert content(backend, "name") == b"file"
 
 
@@ -150,7 +149,7 @@ def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
         if made != "nothing":
             (root / "name").symlink_to("target")
 
-    at_next_call(monkeypatch, directory, "DirectoryFile", exchange)
+    beside(monkeypatch, directory, "DirectoryFile", exchange)
     with contextlib.closing(backend.open("name", create=made != "link")) as file:
         assert file.stat().size == (0 if made == "nothing" else len(b"content"))
 
@@ -207,7 +206,7 @@ def test_a_link_out_of_the_root_that_replaces_a_file_before_the_open_is_not_foll
         (root / "sub" / "secret").rename(root / "away")
         (root / "sub" / "secret").symlink_to("../../secret")
 
-    at_next_call(monkeypatch, directory, "DirectoryFile", exchange)
+    beside(monkeypatch, directory, "DirectoryFile", exchange)
     raises(PermissionError, backend.open, "sub/secret", match="out of the root")
 
 
@@ -330,7 +329,7 @@ def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
     backend.mkdir("a")
     backend.sync()
     file = put(backend, "a/f")
-    at_next_call(monkeypatch, Unsynced, "_sync", lambda: backend.rename("a", "b"))
+    beside(monkeypatch, Unsynced, "_sync", lambda: backend.rename("a", "b"))
     file.commit()
     assert "b" in paths
 

@@ -14,8 +14,7 @@ import pagecache
 from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.transaction import DeferredFile
 
-from ..file.rig import Patch, raises
-from ..moments import at_next_call
+from ..file.rig import Patch, beside, raises
 from .conftest import Make
 from .targets import OwnMemory
 
@@ -135,7 +134,7 @@ def test_a_version_that_is_stored_during_the_end_is_not_overwritten(make: Make, 
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", b"old")
     theirs = b"another client's"
-    at_next_call(monkeypatch, DeferredFile, "_check_base", lambda: below.pipe_file("/file", theirs), after=True)
+    beside(monkeypatch, DeferredFile, "_check_base", lambda: below.pipe_file("/file", theirs), after=True)
     fs.start_transaction()
     with fs.open("/file", "ab") as file:
         file.write(b"mine")

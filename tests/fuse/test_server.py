@@ -24,8 +24,7 @@ from pagecache.fuse.files import OpenFile
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import Patch, Task
-from ..moments import at_next_call
+from ..file.rig import Patch, Task, beside
 from .mounts import code
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -135,7 +134,7 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
         assert code(server.open, number, os.O_RDONLY) == (None if taker == "rename it" else errno.ESTALE)
         return
     gate = Gate()
-    at_next_call(monkeypatch, server.files, "open_file", gate.enter, after=True)
+    beside(monkeypatch, server.files, "open_file", gate.enter, after=True)
     opening = Task(server.open, number, os.O_RDONLY)
     gate.wait_entered()
     taking = Task(take)
@@ -155,7 +154,7 @@ def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed
     index = [name for name, _ in listing.entries].index("a")
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    at_next_call(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
+    beside(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
     told = server.entry(listing, index)
     now = server.entry_now(listing, index)
     assert told is None
@@ -171,7 +170,7 @@ def test_attributes_are_set_beside_the_release_of_what_was_open(
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    at_next_call(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
+    beside(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
     told = server.setattr(number, change)
     server.volume.sync()
     found = (server.root / "a").stat()
@@ -211,7 +210,7 @@ def test_an_open_finds_no_other_object_in_a_store_that_compares_none(monkeypatch
             server.rename(1, "a", 1, "c")
             server.rename(1, "b", 1, "a")
 
-        at_next_call(monkeypatch, server.files, "open_file", move)
+        beside(monkeypatch, server.files, "open_file", move)
         fh, _ = server.open(numbers["a"], os.O_RDONLY)
         assert server.files.read(fh, 0, 10) == b"a"
         server.release(fh)
@@ -293,7 +292,7 @@ def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Mount
 
 def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Mount, monkeypatch: Patch) -> None:
     """The kernel would keep a name that is gone, and get ESTALE from it."""
-    at_next_call(monkeypatch, server.names, "status", lambda: server.rename(1, "a", 1, "other"), after=True)
+    beside(monkeypatch, server.names, "status", lambda: server.rename(1, "a", 1, "other"), after=True)
     assert code(server.lookup, 1, "a") == errno.ENOENT
     assert server.lookup(1, "other").size == 1
 
@@ -507,7 +506,7 @@ def test_a_name_that_is_replaced_during_its_lookup_has_no_size_of_another_file(
     """Another program replaces it when the cache has found its file, and has not asked the store yet. [2.20]"""
     held = server.volume.open("a", "r+b")
     held.pwrite(b"x" * 100, 0)
-    at_next_call(monkeypatch, DirectoryBackend, "lstat", lambda: os.replace(server.root / "d" / "b", server.root / "a"))
+    beside(monkeypatch, DirectoryBackend, "lstat", lambda: os.replace(server.root / "d" / "b", server.root / "a"))
     assert server.names.status("a").size == 2
     held.close()
 
@@ -584,8 +583,8 @@ def test_a_new_object_is_given_to_its_maker_and_no_other(server: Mount, monkeypa
         os.rename(server.root / "new", server.root / "aside")
         os.rename(old, server.root / "new")
 
-    at_next_call(monkeypatch, server.files, "open_file", swap, after=True)
-    at_next_call(monkeypatch, server.names, "mkdir", swap, after=True)
+    beside(monkeypatch, server.files, "open_file", swap, after=True)
+    beside(monkeypatch, server.names, "mkdir", swap, after=True)
     made = code(server.create, 1, "new", 0o666, os.O_RDWR) if kind == "file" else code(server.mkdir, 1, "new", 0o777)
     assert made == errno.ESTALE
     assert stat.S_IMODE((server.root / "new").stat().st_mode) == 0o700
@@ -721,9 +720,7 @@ def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
     os.link(server.root / "a", server.root / "second")
     assert server.lookup(1, "second").number == old
     server.replace("a")
-    at_next_call(
-        monkeypatch, server.nodes, "keys", lambda: server.two.lookup("second"), after=order == "the open first"
-    )
+    beside(monkeypatch, server.nodes, "keys", lambda: server.two.lookup("second"), after=order == "the open first")
     assert code(server.one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
     assert (server.root / "second").read_bytes() == b"a"
     assert server.one.read(server.one.lookup("second")) == b"a"
@@ -739,7 +736,7 @@ def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_
     os.rename(server.root / "d", server.root / "moved")
     (server.root / "d").mkdir()
     (server.root / "d" / "b").write_bytes(b"new")
-    at_next_call(monkeypatch, server.nodes, "lose", lambda: (server.two.lookup("d"), server.two.lookup("moved")))
+    beside(monkeypatch, server.nodes, "lose", lambda: (server.two.lookup("d"), server.two.lookup("moved")))
     assert code(server.one.open, old) == errno.ESTALE
     assert server.one.read(server.one.lookup("b", server.one.lookup("d"))) == b"new"
 
@@ -826,7 +823,7 @@ def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
         server.release(server.two.open(server.two.lookup("renamed")))
 
     if by == "a lookup":
-        at_next_call(monkeypatch, server.names, "status", renamed, after=True)
+        beside(monkeypatch, server.names, "status", renamed, after=True)
         number = server.one.lookup("a")
     else:
         os.rename(server.root / "a", server.root / "renamed")
@@ -844,7 +841,7 @@ def test_a_name_that_is_removed_during_its_lookup_is_not_kept(server: Mount, mon
     """The file is open, and has another name: its status has one name less, which is not the reason to keep one."""
     os.link(server.root / "a", server.root / "second")
     server.open(server.lookup(1, "second").number, os.O_RDONLY)
-    at_next_call(monkeypatch, OpenFile, "stat", lambda: os.unlink(server.root / "a"))
+    beside(monkeypatch, OpenFile, "stat", lambda: os.unlink(server.root / "a"))
     assert server.lookup(1, "a").nlink == 2  # with one the kernel would keep the name (reply.c)
     assert server.lookup(1, "second").nlink == 1
 
@@ -902,7 +899,7 @@ def test_a_lookup_of_the_new_name_before_a_rename_has_returned_takes_no_name_awa
     name = "a" if kind == "file" else "d"
     number = server.lookup(1, name).number
     found: list[int] = []
-    at_next_call(monkeypatch, server.names, "rename", lambda: found.append(server.lookup(1, "new").number), after=True)
+    beside(monkeypatch, server.names, "rename", lambda: found.append(server.lookup(1, "new").number), after=True)
     server.rename(1, name, 1, "new")
     assert found == [number]
     assert server.nodes.keys(server.node(number)) == ["new"]
@@ -936,7 +933,7 @@ def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_h
         server.release(fh)
         server.replace("a")
 
-    at_next_call(monkeypatch, server, "_opened", close_and_replace)
+    beside(monkeypatch, server, "_opened", close_and_replace)
     monkeypatch.setattr(server, "_taken", lambda node: 0)
     found = server.lookup(1, "a")
     assert (found.number, found.size) == (number, 1)

@@ -17,8 +17,7 @@ import pytest
 
 from pagecache import ForkedError, PageCache, ShutdownError
 from pagecache.observe import address
-from tests.file.rig import Patch, raises
-from tests.moments import at_next_call
+from tests.file.rig import Patch, beside, raises
 
 from .conftest import Served
 from .wire import TIMEOUT, Connection, connect, get
@@ -132,7 +131,7 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
                 server.bind(str(path))
                 server.listen()
 
-        at_next_call(monkeypatch, address, "_check_dead", replace, after=True)
+        beside(monkeypatch, address, "_check_dead", replace, after=True)
         raises(OSError, cache.serve_stats, path, match=r"not a socket|already")
         if what == "a file":
             assert path.read_text() == "mine"

@@ -14,8 +14,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.object import Draft, S3Object
 from pagecache.errors import BackendError
 
-from ..file.rig import Patch, Task, raises
-from ..moments import at_next_call
+from ..file.rig import Patch, Task, beside, raises
 from .requests import counted, is_for
 from .servers import PART, Bucket
 
@@ -44,7 +43,7 @@ def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
         bucket.end_uploads()
         raises(BackendError, file.write_from, PART, [memoryview(NEW)], match="sent again")
 
-    at_next_call(monkeypatch, backend.bucket, "send", forget, after=True)
+    beside(monkeypatch, backend.bucket, "send", forget, after=True)
     raises(BackendError, file.write_from, 0, [memoryview(NEW)], match="given up")
     for offset in (0, PART):
         file.write_from(offset, [memoryview(NEW)])
@@ -99,7 +98,7 @@ def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it
         assert refused.wait(60)
 
     monkeypatch.setattr(backend.bucket, "get", seen)
-    at_next_call(monkeypatch, backend.bucket, "complete", published, after=True)
+    beside(monkeypatch, backend.bucket, "complete", published, after=True)
     file.commit()
     assert reads[0].result() == OLD + NEW + OLD
 
