@@ -18,6 +18,9 @@ breach in `violations`; every rig asserts at its end that the list is empty.
 checks the version. Its files are pinned to the version that they were opened with. Reading another version is ESTALE,
 and so is a commit over one, unless the stored object is the result of this file's own commit whose answer got lost.
 
+`PublishingBackend` is an object store whose files show acknowledged bytes before a commit, can punch holes, and follow
+their object through renames, also if it was never committed. It passes the conformance suite.
+
 Operations: open stat remove rename list sync close (backend); read_into write_from truncate commit punch_hole file_stat
 file_close (object).
 """
@@ -32,7 +35,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pagecache
 from pagecache import BackendLimits, ObjectStat
@@ -635,6 +638,8 @@ class ObjectFile(RecordingFile):
 class ObjectBackend(RecordingBackend):
     """See the top of this file."""
 
+    kind: ClassVar[type[ObjectFile]] = ObjectFile
+
     def __init__(self, objects: dict[Key, bytes] | None = None, *, pinned: bool = True, **limits: Any) -> None:
         super().__init__(objects)
         self.limits = BackendLimits(**{"commit_on_close": True, **limits})
@@ -672,7 +677,7 @@ class ObjectBackend(RecordingBackend):
             if self.committed_object(key) is not None and exclusive:
                 raise FileExistsError(17, "object exists", str(key))
             stored = self.committed_object(key) or StoredObject(committed=False)
-            file = ObjectFile(self, key, stored)
+            file = self.kind(self, key, stored)
             self.files.add(file)
             return file
 
@@ -690,6 +695,136 @@ class ObjectBackend(RecordingBackend):
             if self.committed_object(key) is None:
                 raise FileNotFoundError(2, "no such object", str(key))
             return ObjectStat(size=len(self.content(key)), version=self.version(key))
+
+
+class PublishingFile(ObjectFile):
+    """A session: the content with the bytes, cuts and holes since the version that it was opened with.
+
+    `safe` is what a failed commit leaves of it: the truncates, holes and sizes, and no new bytes.
+    """
+
+    def __init__(self, backend: PublishingBackend, key: Key, stored: StoredObject) -> None:
+        super().__init__(backend, key, StoredObject(committed=False))  # a session for itself: no writer of others
+        self.read_back = backend.read_back
+        self.is_detached = self.is_closed = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with the stored version."""
+        self.version = self.objects.version(self.key)
+        self.work, self.safe = (bytearray(self.objects.content(self.key)) for _ in range(2))
+        self.is_changed = self.version is None
+
+    def stat(self) -> ObjectStat:
+        with self.backend.call("file_stat", self.key), self.backend.lock:
+            return ObjectStat(size=len(self.work), version=self.version)
+
+    def fill(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
+        with self.backend.lock:
+            content = self.work if self.read_back else self.safe
+            content.extend(bytes(len(self.work) - len(content)))
+            data = bytes(content[offset : offset + sum(len(buffer) for buffer in buffers)])
+        return fill(buffers, data[:limit])
+
+    def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
+        data = b"".join(buffers)[:limit]
+        end, unit = offset + len(data), int(self.backend.limits.write_unit)
+        with self.backend.lock:
+            if end % unit and end < len(self.work):
+                self.backend.violations.append(f"write at {offset}: {len(data)} bytes are no whole units of {unit}")
+            self.work.extend(bytes(max(0, offset - len(self.work))))
+            self.work[offset:end] = data
+            self.is_changed = True
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        with self.changing("truncate", size):
+            for content in (self.work, self.safe):
+                del content[size:]
+                content.extend(bytes(size - len(content)))
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        with self.changing("punch_hole", offset, length):
+            for content in (self.work, self.safe):
+                end = min(offset + length, len(content))
+                content[offset:end] = bytes(max(0, end - offset))
+
+    @contextmanager
+    def changing(self, op: str, offset: int, length: int = 0) -> Iterator[None]:
+        backend = self.backend
+        with backend.exclusive(self.stored, op), backend.call(op, self.key, offset, length), backend.lock:
+            self.is_changed = True
+            yield
+
+    def make_durable(self) -> str:
+        """Publish the content under the name, if the name still belongs to this object."""
+        with self.backend.lock:
+            if self.is_changed and not self.is_detached:
+                if self.objects.version(self.key) != self.version:
+                    raise stale()
+                self.version = self.objects.put(self.key, bytes(self.work))
+                self.safe, self.is_changed = bytearray(self.work), False
+            return self.version  # type: ignore[return-value]
+
+    def forget(self) -> None:
+        with self.backend.lock:
+            self.safe.extend(bytes(len(self.work) - len(self.safe)))
+            self.work = bytearray(self.safe)
+
+    def rollback(self) -> None:
+        with self.changing("rollback", 0):
+            self.begin()
+
+    def close(self) -> None:
+        super().close()
+        self.is_closed = True
+
+
+class PublishingBackend(ObjectBackend):
+    """See the top of this file.
+
+    Args:
+        shares: a backend over this store, in place of a new one: what it renames are other sessions.
+        read_back: reads show acknowledged bytes; False: the committed ones, with cuts and holes.
+        limits: fields of BackendLimits.
+    """
+
+    kind = PublishingFile
+
+    def __init__(self, shares: PublishingBackend | None = None, *, read_back: bool = True, **limits: Any) -> None:
+        super().__init__(**limits)
+        self.read_back = read_back
+        if shares is not None:
+            self.lock, self.objects, self.versions = shares.lock, shares.objects, shares.versions
+
+    def sessions(self, key: Key) -> list[PublishingFile]:
+        """The open files of the object that has a name, or is about to get it."""
+        files = [file for file in self.files if isinstance(file, PublishingFile) and file.key == key]
+        return [file for file in files if not file.is_closed and not file.is_detached]
+
+    def remove(self, key: Key) -> None:
+        with self.call("remove", key), self.lock:
+            sessions = self.sessions(key)
+            if self.objects.pop(key, None) is None and not sessions:
+                raise FileNotFoundError(2, "no such object", str(key))
+            for file in sessions:
+                file.is_detached = True
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        with self.call("rename", src), self.lock:
+            sessions, replaced = self.sessions(src), self.version(dst)
+            if src not in self.objects and not sessions:
+                raise FileNotFoundError(2, "no such object", str(src))
+            if replaced is not None and not replace:
+                raise FileExistsError(17, "object exists", str(dst))
+            for file in self.sessions(dst):
+                file.is_detached = True
+            if src in self.objects:
+                self.objects[dst] = self.objects.pop(src)
+                replaced = None
+            for file in sessions:
+                file.key = dst
+                file.version = replaced or file.version  # a draft's commit replaces it
 
 
 # -------------------------------------------------------------------- answers for Fault.action

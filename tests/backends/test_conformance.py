@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from pagecache.backends.passing import PassingBackend, SlowBackend
 from pagecache.testing import FaultyBackend, LatencyBackend
 from pagecache.testing.checks import checks_of, run_check
 
-from ..file.rig import Task, raises
+from ..file.rig import raises
 from ..plain import AsyncBlobs, Blobs
-from ..publishing import PublishingBackend, PublishingFile
+from ..stores import PublishingBackend
 from ..suites import suite
 from .transforms import Checksums, Sealed, XorStream
 
@@ -65,30 +64,9 @@ class Checked(PublishingBackend):
         assert self.violations == []
 
 
-TestPublishing = suite(Checked)
-TestPublishingOfUnits = suite(lambda folder: Checked(folder, write_unit="4KiB", read_back=False))
-TestPublishingOfLargeUnits = suite(lambda folder: Checked(folder, write_unit="64KiB"))
-
-
-def test_changes_side_by_side_are_violations(tmp_path: Path) -> None:
-    backend, entered, go = PublishingBackend(tmp_path), threading.Event(), threading.Event()
-    file = backend.open("key", create=True)
-
-    def wait(_file: PublishingFile) -> None:
-        backend.in_transfer = lambda file: None
-        entered.set()
-        assert go.wait(30)
-
-    backend.in_transfer = wait
-    writing = Task(file.write_from, 0, [memoryview(b"slow")])
-    assert entered.wait(30)
-    file.write_from(2, [memoryview(b"overlap")])
-    file.commit()
-    file.truncate(3)
-    go.set()
-    writing.result()
-    found = [violation.split()[1] for violation in backend.violations]
-    assert found == ["write_from", "commit", "truncate"]
+TestPublishing = suite(lambda folder: Checked())
+TestPublishingOfUnits = suite(lambda folder: Checked(write_unit="4KiB", read_back=False))
+TestPublishingOfLargeUnits = suite(lambda folder: Checked(write_unit="64KiB"))
 
 
 NARROW_UNITS: dict[str, Any] = {
@@ -112,7 +90,7 @@ TestTwoTransforms = suite(
     lambda folder: TransformBackend(TransformBackend(MemoryBackend(), Checksums(1000)), Sealed(4096))
 )
 # Optional methods are those of the inner file, such as rollback.
-TestOverPublishing = suite(lambda folder: TransformBackend(PublishingBackend(folder), Sealed()))
+TestOverPublishing = suite(lambda folder: TransformBackend(PublishingBackend(), Sealed()))
 TestOverPublishingOfUnits = suite(
-    lambda folder: TransformBackend(PublishingBackend(folder, write_unit=4096), Checksums(2048 - 4))
+    lambda folder: TransformBackend(PublishingBackend(write_unit=4096), Checksums(2048 - 4))
 )

@@ -27,8 +27,7 @@ from pagecache.errors import BackendError
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..file.rig import Task, raises
-from ..publishing import PublishingBackend
-from ..stores import RecordingBackend, failing_commit
+from ..stores import PublishingBackend, RecordingBackend, failing_commit
 from .transforms import Checksums, Sealed, XorStream
 
 UNIT = 64
@@ -149,7 +148,7 @@ def test_methods_are_there_where_the_inner_backend_has_them(tmp_path: Path) -> N
     assert hasattr(plain.open("key", create=True), "punch_hole")
     for method in ("rollback", "close", "limits"):
         assert not hasattr(plain.open("key"), method)
-    publishing = TransformBackend(PublishingBackend(tmp_path), XorStream()).open("key", create=True)
+    publishing = TransformBackend(PublishingBackend(), XorStream()).open("key", create=True)
     for method in ("rollback", "close"):
         assert hasattr(publishing, method)
 
@@ -366,15 +365,13 @@ def test_failed_commit_forgets_no_cut_and_no_hole() -> None:
 @pytest.mark.parametrize("read_back", [True, False])
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("write_unit", [1, 2 * (UNIT + 24)])
-def test_cuts_and_holes_of_objects_published_as_a_whole(
-    tmp_path: Path, read_back: bool, fails: bool, write_unit: int
-) -> None:
-    store = PublishingBackend(tmp_path, read_back=read_back, write_unit=write_unit)
+def test_cuts_and_holes_of_objects_published_as_a_whole(read_back: bool, fails: bool, write_unit: int) -> None:
+    store = PublishingBackend(read_back=read_back, write_unit=write_unit)
     file = opened(store, Sealed(UNIT), content(5 * UNIT))
     expected = change_edges(file)
     assert get(file) == expected
     if fails:
-        store.fail_commits()
+        store.fault("commit", failing_commit(BackendError(errno.EIO, "made up", retry=True)))
         raises(BackendError, file.commit)
         assert get(file) == expected
     file.commit()
@@ -382,17 +379,17 @@ def test_cuts_and_holes_of_objects_published_as_a_whole(
     assert store.violations == []
 
 
-def test_rollback_forgets_cuts_and_holes(tmp_path: Path) -> None:
-    store = PublishingBackend(tmp_path)
+def test_rollback_forgets_cuts_and_holes() -> None:
+    store = PublishingBackend()
     file: Any = opened(store, Sealed(UNIT), content(5 * UNIT))
     change_edges(file)
     file.rollback()
     assert get(file) == content(5 * UNIT)
 
 
-def test_bytes_that_cannot_be_read_back_are_asked_for_again(tmp_path: Path) -> None:
+def test_bytes_that_cannot_be_read_back_are_asked_for_again() -> None:
     """The cut is in the middle of a unit that was sent and is not committed: only the cache has it."""
-    store = PublishingBackend(tmp_path, read_back=False)
+    store = PublishingBackend(read_back=False)
     file = opened(store, Sealed(UNIT), bytes(5 * UNIT))
     put(file, 0, content(5 * UNIT))
     file.truncate(UNIT + 5)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, ConflictError, PageCache, Volume
+from pagecache import BackendError, CachedFile, CommitError, ConflictError, PageCache, Volume
 from pagecache.options import OpenMode
 
-from ..publishing import PublishingBackend
+from ..stores import PublishingBackend, failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern, raises
 from .test_spool import CALM, CAPACITY
 
@@ -27,11 +28,15 @@ SMALL: dict[str, Any] = {
 }
 
 
+def no_answer() -> BackendError:
+    return BackendError(errno.EIO, "the commit failed, as the test wants", retry=True)
+
+
 class Store:
     """A small cache over a store of whole objects; no staged byte stays in memory."""
 
-    def __init__(self, root: Path, retry: Any = ONCE, **options: Any) -> None:
-        self.backend = PublishingBackend(root, **{"write_unit": UNIT, **options})
+    def __init__(self, retry: Any = ONCE, **options: Any) -> None:
+        self.backend = PublishingBackend(**{"write_unit": UNIT, **options})
         self.cache = PageCache(CAPACITY, retry=retry, **SMALL)
         self.volume: Volume = self.cache.attach(self.backend, read_ahead=0)
         self.handles: list[CachedFile] = []
@@ -50,21 +55,28 @@ class Store:
     def of(self, file: CachedFile, what: str) -> int:
         return int(file.stats().to_dict()[what])
 
-    def lose_an_answer(self, file: CachedFile, **how: Any) -> None:
-        """Carry one commit out, and report a failure to the cache."""
-        self.backend.fail_commits(**{"done": True, **how})
+    def lose_answers(self, times: float = 1) -> None:
+        """Carry the next commits out, and report failures to the cache."""
+        self.backend.fault("commit answer", no_answer(), times=times)
+
+    def lose_an_answer(self, file: CachedFile, *, done: bool = True) -> None:
+        """Carry one commit out, or let the store forget its bytes, and report a failure to the cache."""
+        if done:
+            self.lose_answers()
+        else:
+            self.backend.fault("commit", failing_commit(no_answer()))
         raises(CommitError, file.fsync)
         self.volume.drop_clean(KEY)
 
     def visible(self) -> bytes | None:
-        return self.backend.visible(str(KEY))
+        return self.backend.committed(KEY)
 
     def put(self, content: bytes) -> None:
         """Store another version, as another client does."""
-        self.backend.publish(KEY, bytearray(content), self.backend.found(KEY)[1])
+        self.backend.put(KEY, content)
 
     def finish(self) -> None:
-        self.backend._failures.clear()
+        self.backend.clear_faults()
         for handle in self.handles:
             with contextlib.suppress(OSError):  # the test has checked the errors that it provoked
                 handle.close()
@@ -74,11 +86,11 @@ class Store:
 
 
 @pytest.fixture
-def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+def make_store() -> Iterator[Callable[..., Store]]:
     made: list[Store] = []
 
     def maker(**options: Any) -> Store:
-        made.append(Store(tmp_path, **options))
+        made.append(Store(**options))
         return made[-1]
 
     yield maker
@@ -99,7 +111,7 @@ def test_it_is_saved(make_store: Callable[..., Store], how: str, changed: bytes,
     store = make_store(retry=FAST if retries else ONCE)
     file = store.staged()
     if retries:
-        store.backend.fail_commits(1, done=True)
+        store.lose_answers()
     else:
         store.lose_an_answer(file)
         store.volume.open(KEY).close()  # the version is no foreign one
@@ -127,10 +139,10 @@ def test_a_second_lost_answer_loses_nothing(store: Store) -> None:
     file = store.staged()
     store.lose_an_answer(file)
     file.pwrite(b"x", 30 * PAGE + 5)
-    store.backend.fail_commits(1000, done=True)
+    store.lose_answers(math.inf)
     raises(OSError, file.fsync, match="as the test wants")
     assert store.of(file, "staged") > 0
-    store.backend._failures.clear()
+    store.backend.clear_faults()
     assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
     file.fsync()
     assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x") == file.pread(len(CONTENT), 0)
@@ -157,7 +169,7 @@ def test_changes_taken_by_the_commit_are_there_after_a_reconnect(store: Store) -
     assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
     store.volume.drop_clean(KEY)
     store.volume.abort()
-    store.volume.reconnect(PublishingBackend(store.backend.root, write_unit=UNIT))
+    store.volume.reconnect(PublishingBackend(store.backend, write_unit=UNIT))
     assert file.pread(len(CONTENT), 0) == CONTENT
     file.fsync()
     assert store.visible() == CONTENT

@@ -20,8 +20,7 @@ from pagecache.backends.protocol import ObjectStat
 from pagecache.engine import volume as engine_volume
 from pagecache.errors import Key
 
-from ..publishing import PublishingBackend
-from ..stores import ObjectBackend, ObjectFile, RecordingBackend, stale
+from ..stores import ObjectBackend, ObjectFile, PublishingBackend, RecordingBackend, stale
 from .rig import KEY, ONCE, PAGE, SAVES, Make, Patch, Rig, Task, at_gate, eventually, held, pattern, raises, wait_for
 from .test_interrupts import ctrl_c
 
@@ -178,10 +177,10 @@ def test_the_objects_below_the_name_of_a_renamed_object_keep_theirs(make: Make, 
     assert rig.content("c")[:10] == b"A"
 
 
-def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory(tmp_path: Path) -> None:
+def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory() -> None:
     """The store has no record of its name. [2.20]"""
     with PageCache("1MiB") as cache:
-        volume = cache.attach(PublishingBackend(tmp_path))
+        volume = cache.attach(PublishingBackend())
         with volume.open("a/b", "wb") as stored:
             stored.write(b"below a")
         with volume.open("a", "wb") as created, volume.open("a/b", "r+b") as below:

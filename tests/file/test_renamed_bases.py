@@ -22,8 +22,7 @@ from pagecache.backends.protocol import close_backend_file
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import reconnect
 
-from ..publishing import PublishingBackend
-from ..stores import ObjectBackend, RecordingBackend
+from ..stores import ObjectBackend, PublishingBackend, RecordingBackend
 from .rig import ONCE, PAGE, Make, Rig, Task, at_gate, attached, cut_off, eventually, gated, overlay, pattern, raises
 
 KEY = "file"
@@ -255,11 +254,9 @@ def test_a_reconnect_does_not_depend_on_a_file_of_an_ended_backend(make: Make, b
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_draft_whose_file_could_not_report_the_version_under_its_new_name_replaces_it(
-    tmp_path: Path, fenced: bool
-) -> None:
+def test_a_draft_whose_file_could_not_report_the_version_under_its_new_name_replaces_it(fenced: bool) -> None:
     """The object stored there is the one that the rename has replaced, and no change of another client. [2.20, 2.22]"""
-    store = PublishingBackend(tmp_path)
+    store = PublishingBackend()
     backend = FaultyBackend(store)
     with attached(backend, retry=ONCE) as volume:
         store_object(volume, NEW, DATA)
@@ -267,10 +264,10 @@ def test_a_draft_whose_file_could_not_report_the_version_under_its_new_name_repl
         file.pwrite(MINE, 0)
         backend.use([Rule("stat", error=errno.ECONNRESET)])
         raises(ConnectionResetError, volume.rename, KEY, NEW)
-        volume.reconnect(PublishingBackend(tmp_path), fenced=fenced)
+        volume.reconnect(PublishingBackend(store), fenced=fenced)
         file.fsync()
-        assert store.visible(NEW) == MINE
-        assert store.visible(KEY) is None
+        assert store.committed(NEW) == MINE
+        assert store.committed(KEY) is None
 
 
 NO_ANSWER = Rule(("rename", "remove"), times=1, done=True, error=errno.ECONNRESET)
@@ -300,29 +297,29 @@ def test_a_copy_over_a_cached_object_is_found_to_be_carried_out(gone: bool) -> N
         assert not volume.exists(KEY)
 
 
-def test_a_draft_that_was_renamed_to_a_free_name_replaces_nothing_that_comes_there(tmp_path: Path) -> None:
+def test_a_draft_that_was_renamed_to_a_free_name_replaces_nothing_that_comes_there() -> None:
     """Its file has reported that nothing is stored there: what comes later is another client's. [2.19, 2.22]"""
-    store = PublishingBackend(tmp_path)
+    store = PublishingBackend()
     with attached(store) as volume:
         file = volume.open(KEY, "x+b")
         file.pwrite(MINE, 0)
         volume.rename(KEY, NEW)
         volume.abort()
-        other = PublishingBackend(tmp_path)
+        other = PublishingBackend(store)
         theirs = other.open(NEW, create=True)
         theirs.write_from(0, [memoryview(OTHER)])
         theirs.commit()
-        volume.reconnect(PublishingBackend(tmp_path), fenced=True)
+        volume.reconnect(PublishingBackend(store), fenced=True)
         raises(ConflictError, file.fsync)
-        assert store.visible(NEW) == OTHER
+        assert store.committed(NEW) == OTHER
         volume.resolve(NEW, "discard")
 
 
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("removed", [False, True])
-def test_the_names_of_a_draft_over_an_object_show_what_was_done(tmp_path: Path, removed: bool, fenced: bool) -> None:
+def test_the_names_of_a_draft_over_an_object_show_what_was_done(removed: bool, fenced: bool) -> None:
     """A draft that replaces nothing has no record in the store; this one has that of another object. [2.20, 2.22]"""
-    store = PublishingBackend(tmp_path)
+    store = PublishingBackend()
     backend = FaultyBackend(store)
     with attached(backend, retry=ONCE) as volume:
         store_object(volume, KEY, DATA)
@@ -331,19 +328,19 @@ def test_the_names_of_a_draft_over_an_object_show_what_was_done(tmp_path: Path, 
         volume.rename("draft", KEY)
         backend.use([NO_ANSWER])
         raises(ConnectionResetError, *((volume.remove, KEY) if removed else (volume.rename, KEY, NEW)))
-        volume.reconnect(PublishingBackend(tmp_path), fenced=fenced)
+        volume.reconnect(PublishingBackend(store), fenced=fenced)
         file.fsync()
-        assert store.visible(KEY) is None
-        assert store.visible(NEW) == (None if removed else MINE)
+        assert store.committed(KEY) is None
+        assert store.committed(NEW) == (None if removed else MINE)
 
 
 @pytest.mark.parametrize("during", [True, False], ids=["during it", "after it"])
 def test_a_rename_that_ends_without_an_answer_beside_a_reconnect_is_settled_before_its_file_is_opened(
-    tmp_path: Path, during: bool
+    during: bool,
 ) -> None:
     """The reconnect has left the file closed. Opened by its old name, it would be in conflict. [2.20, 2.22]"""
-    store = PublishingBackend(tmp_path)
-    backend, fresh = FaultyBackend(store), FaultyBackend(PublishingBackend(tmp_path))
+    store = PublishingBackend()
+    backend, fresh = FaultyBackend(store), FaultyBackend(PublishingBackend(store))
     with attached(backend, retry=ONCE) as volume:
         store_object(volume, KEY, DATA)
         store_object(volume, "another", DATA)
@@ -359,13 +356,13 @@ def test_a_rename_that_ends_without_an_answer_beside_a_reconnect_is_settled_befo
         reconnecting.result()
         renames.release()
         file.fsync()
-        assert store.visible(NEW) == SAVED
-        assert store.visible(KEY) is None
+        assert store.committed(NEW) == SAVED
+        assert store.committed(KEY) is None
 
 
-def test_a_missing_source_was_not_renamed_over_a_draft_of_unknown_version(tmp_path: Path) -> None:
+def test_a_missing_source_was_not_renamed_over_a_draft_of_unknown_version() -> None:
     """The draft replaces a stored object, whose version only its file could have reported. [2.14, 2.20]"""
-    store = PublishingBackend(tmp_path)
+    store = PublishingBackend()
     backend = FaultyBackend(store)
     with attached(backend, retry=ONCE) as volume:
         store_object(volume, NEW, DATA)
@@ -374,9 +371,9 @@ def test_a_missing_source_was_not_renamed_over_a_draft_of_unknown_version(tmp_pa
         backend.use([Rule("stat", error=errno.EACCES), Rule("rename", nth=2, error=errno.ECONNRESET)])
         volume.rename(KEY, NEW)
         raises(ConnectionResetError, volume.rename, "missing", NEW)
-        volume.reconnect(PublishingBackend(tmp_path), fenced=True)
+        volume.reconnect(PublishingBackend(store), fenced=True)
         file.fsync()
-        assert store.visible(NEW) == MINE
+        assert store.committed(NEW) == MINE
 
 
 def test_a_file_that_could_not_report_its_renamed_version_is_compared_again_when_it_is_opened(tmp_path: Path) -> None:

@@ -302,11 +302,11 @@ def test_a_killed_process_leaves_nothing_in_the_spool_directory(tmp_path: Path) 
     program = f"""
 import os, signal
 from pagecache import PageCache
-from tests.publishing import PublishingBackend
-folder, spool = {str(tmp_path)!r}, {str(tmp_path / "spool")!r}
+from tests.stores import PublishingBackend
+spool = {str(tmp_path / "spool")!r}
 os.mkdir(spool)
 cache = PageCache("256KiB", dirty_background=0.0, dirty_limit=0.1)
-volume = cache.attach(PublishingBackend(folder), spool=spool)
+volume = cache.attach(PublishingBackend(), spool=spool)
 file = volume.open("key", "x")
 file.write(bytes(1 << 20))
 assert file.stats().to_dict()["staged"]

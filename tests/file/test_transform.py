@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecache import PageCache, RetryPolicy, WritebackError
+from pagecache import BackendError, PageCache, RetryPolicy, WritebackError
 from pagecache.backends import Backend, MemoryBackend, Transform, TransformBackend
 from pagecache.backends.transform.units import Units
 from pagecache.testing import FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
-from ..publishing import PublishingBackend
-from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, short
+from ..stores import WAIT_LIMIT_S, PublishingBackend, RecordingBackend, RecordingFile, failing_commit, short
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, at_gate, pattern, raises
 
 UNIT = 4 * PAGE
@@ -214,8 +212,7 @@ def test_content_is_that_of_a_model_over_objects_published_as_a_whole(
     steps: list[Any], make: Callable[[], Transform], read_back: bool, kept: bool, in_pairs: bool
 ) -> None:
     """Also if reads show committed content and failed commits forget. [T-45, 2.26]"""
-    slot = Units(make()).slot
-    with tempfile.TemporaryDirectory() as root:
-        inner = PublishingBackend(root, read_back=read_back, write_unit=2 * slot if in_pairs else 1)
-        run(inner, lambda times: inner.fail_commits(times, kept=kept), make, steps)
-        assert inner.violations == []
+    error = BackendError(errno.EIO, "the commit failed, as the test wants", retry=True, kept=kept)
+    inner = PublishingBackend(read_back=read_back, write_unit=2 * Units(make()).slot if in_pairs else 1)
+    run(inner, lambda times: inner.fault("commit", error if kept else failing_commit(error), times=times), make, steps)
+    assert inner.violations == []

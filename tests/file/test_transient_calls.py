@@ -18,8 +18,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..aio.over import Over
-from ..publishing import PublishingBackend
-from ..stores import RecordingBackend, StoredObject
+from ..stores import PublishingBackend, RecordingBackend, StoredObject
 from .clock import HandClock
 from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, attached, content_of, eventually, make_rig, raises, stored
 from .test_interrupts import interrupted_each
@@ -181,16 +180,16 @@ def test_a_rename_of_a_new_object_is_made_again(make: Make, lost: bool, over: bo
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
-def test_a_rename_of_an_object_that_is_not_committed_is_made_again(tmp_path: Path, lost: bool) -> None:
+def test_a_rename_of_an_object_that_is_not_committed_is_made_again(lost: bool) -> None:
     """The store has no record of the name; the backend's open file has it, or had it. [2.14, 2.20]"""
-    store = PublishingBackend(tmp_path)
+    store = PublishingBackend()
     backend = FaultyBackend(store)
     with attached(backend, "1MiB", retry=FAST) as volume, volume.open("new", "wb") as file:
         file.write(b"made")
         backend.use([fails("rename", 1, done=lost)])
         volume.rename("new", "other")
         assert (volume.exists("new"), volume.exists("other")) == (False, True)
-    assert (store.visible("new"), store.visible("other")) == (None, b"made")
+    assert (store.committed("new"), store.committed("other")) == (None, b"made")
 
 
 @pytest.mark.parametrize("operation", ["remove", "rename"])

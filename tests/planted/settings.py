@@ -28,8 +28,7 @@ from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import BackendError, Key
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
-from ..publishing import PublishingBackend
-from ..stores import ObjectBackend
+from ..stores import ObjectBackend, PublishingBackend
 
 Factory = Callable[[], Backend]
 
@@ -145,7 +144,7 @@ STORES: dict[str, Callable[[], Factory]] = {
     "crossing-others": whole_objects,
     "crossing-by-name": store_by_name,
     "crossing-wholes-faults": without_answers,
-    "crossing-wholes-deaths": lambda: always(PublishingBackend(tempfile.mkdtemp())),  # a rename keeps the versions
+    "crossing-wholes-deaths": lambda: always(PublishingBackend()),  # a rename keeps the versions
     "crossing-copies-deaths": whole_objects,
     "replaced-wholes": object_store,
     "withdrawn": object_store,

@@ -22,7 +22,7 @@ from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan, Rule
 
 from ..aio.over import Over
-from ..publishing import PublishingBackend
+from ..stores import PublishingBackend
 
 Factory = Callable[[], Backend | AsyncBackend] | None
 
@@ -123,10 +123,10 @@ class Patient(CachedTarget):
 
 def together(store: str, folder: Path, capacity: str, *, passing: bool, **fields: Any) -> Report:
     """Run 8 threads and 200 tasks on a kind of store. Object stores also check that calls obey the protocol."""
-    staging: list[PublishingBackend] = []
+    kept, staging = PublishingBackend(), list[PublishingBackend]()
 
     def objects() -> Backend:
-        staging.append(PublishingBackend(folder, write_unit=512))
+        staging.append(PublishingBackend(kept, write_unit=512))
         return staging[-1]
 
     factories: dict[str, Factory] = {
