@@ -19,7 +19,7 @@ from pagecache.engine.loop import CacheLoop
 from pagecache.errors import Key
 from pagecache.testing import BackendConformance, FaultyBackend
 
-from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern, raises, run_program
+from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern, raises, raising, run_program
 from .conftest import Attach, run
 from .over import Over
 from .stores import Store, StoredFile
@@ -101,13 +101,6 @@ def test_a_loop_is_started_with_the_first_asynchronous_backend(attach: Attach) -
     assert len(loops()) == len(before) + 1
     volume.cache.close()
     assert loops() == before
-
-
-def raising(error: BaseException) -> Callable[..., Any]:
-    def act(*args: Any) -> Any:
-        raise error
-
-    return act
 
 
 ERRORS = (

@@ -16,7 +16,7 @@ from pagecache.disk.journal import Journal, _Attempt
 from pagecache.disk.recovery import recover
 from pagecache.testing import Gate
 from pagecache.testing.disk import PowerCut, SimulatedDisk
-from tests.file.rig import Task, at_gate, eventually, held, raises, side_by_side
+from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising, side_by_side
 
 from .test_journal import opened
 
@@ -150,14 +150,7 @@ def test_a_disk_whose_sync_times_out_has_failed(disk: GatedDisk) -> None:
 
 def test_an_interrupted_leader_is_followed_by_another(disk: GatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     journal, _number, gate, callers = crowded(disk, 6)
-    sync, interrupts = journal._sync_all, iter([True])
-
-    def interrupted() -> None:
-        if next(interrupts, False):
-            raise KeyboardInterrupt
-        sync()
-
-    monkeypatch.setattr(journal, "_sync_all", interrupted)
+    beside(monkeypatch, journal, "_sync_all", raising(KeyboardInterrupt()))
     gate.release()
     assert all(caller.ended() for caller in callers)
     assert sorted(type(caller.error).__name__ for caller in callers[1:]) == ["KeyboardInterrupt"] + ["NoneType"] * 5

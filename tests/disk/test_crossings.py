@@ -20,11 +20,11 @@ from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.tier import Tier
-from tests.file.rig import eventually
+from tests.file.rig import beside, eventually, raising
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from . import test_orders as orders
-from .test_tier import MIB, content, kept, on_tier, raising, read, read_once, reads
+from .test_tier import MIB, content, kept, on_tier, read, read_once, reads
 
 pytestmark = pytest.mark.contract("D4", "D5", "D8")
 
@@ -55,16 +55,12 @@ def test_a_commit_of_another_file_just_before_a_read_looks_into_the_copy(
     orders.read(ours, 2)
     orders.read(theirs, 0)
     orders.written(running)
-    current = TieredFile._current
 
-    def then_a_commit(file: TieredFile) -> Copy | None:
-        found = current(file)
-        monkeypatch.undo()
+    def then_a_commit() -> None:
         orders.commit(theirs)
         orders.written(running)
-        return found
 
-    monkeypatch.setattr(TieredFile, "_current", then_a_commit)
+    beside(monkeypatch, TieredFile, "_current", then_a_commit, after=True)
     before = rig.store.reads
     orders.read(ours, 2)
     assert rig.store.reads == before + 1  # the store knows the version that this file has opened
@@ -137,7 +133,6 @@ import os, sys
 sys.path.insert(0, {os.getcwd()!r})
 from pagecache import DiskTier, PageCache
 from pagecache.disk.segments import Segments
-from tests.file.rig import eventually
 from tests.stores import ObjectBackend
 
 folder = sys.argv[1]

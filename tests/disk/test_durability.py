@@ -34,7 +34,7 @@ from pagecache.disk.journal import Journal
 from pagecache.engine.io import barrier
 from pagecache.engine.park import Deadline
 from tests.disk.copying import copy_tier
-from tests.file.rig import Task, eventually, raises
+from tests.file.rig import Task, eventually, raises, raising
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
 
@@ -46,20 +46,15 @@ WHOLE = pytest.mark.parametrize("make", ["whole"], indirect=True)
 IN_PLACE = pytest.mark.parametrize("make", ["in place"], indirect=True)
 
 
-def failing(*_: Any, **__: Any) -> Any:
-    raise OSError(errno.EIO, "the disk fails")
+failing = raising(OSError(errno.EIO, "the disk fails"))
 
 
 @contextlib.contextmanager
 def disk_fails(*calls: str, error: int = errno.EIO) -> Iterator[None]:
     """Context in which these calls of the disk fail."""
-
-    def fails(*_: Any) -> Any:
-        raise OSError(error, "the disk fails")
-
     with pytest.MonkeyPatch.context() as patch:
         for call in calls:
-            patch.setattr(OS, call, fails)
+            patch.setattr(OS, call, raising(OSError(error, "the disk fails")))
         yield
 
 

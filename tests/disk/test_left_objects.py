@@ -34,7 +34,6 @@ from pagecache.cli import main
 from pagecache.disk.device import OS
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine.commit.journaled import Journaled
-from pagecache.engine.park import start_thread
 from pagecache.fuse.namespace import namespace_of
 from pagecache.volume import lifetimes, opening, recovered
 from pagecache.volume.recovered import Recovery
@@ -43,7 +42,8 @@ from tests.disk.test_durability import IN_PLACE, OLD, WHOLE, Make, World, change
 from tests.disk.test_recovered import BIG, FOREIGN, before_read
 from tests.disk.test_tier import read
 from tests.disk.test_unsaved import on_disk
-from tests.file.rig import Task, eventually, raises, wait_for
+from tests.file.rig import Task, at_gate, beside, eventually, raises, raising, wait_for
+from tests.file.rig import held as holding
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D1", "D3", "D5", "D10")
@@ -113,16 +113,6 @@ def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: 
         volume.resume()
         volume.sync(durability="backend")
         assert listed(volume) == []
-
-
-def before_giving_up(patch: pytest.MonkeyPatch, call: Any) -> None:
-    give_up = Recovery.give_up
-
-    def beside(self: Recovery, *names: Any, **how: Any) -> None:
-        call()
-        give_up(self, *names, **how)
-
-    patch.setattr(Recovery, "give_up", beside)
 
 
 @pytest.mark.parametrize("way", ["a rename", "a link", "a symbolic link"])
@@ -205,17 +195,10 @@ def gone(world: World, **options: Any) -> tuple[World, Any]:
 def test_an_object_that_is_replaced_after_the_look_at_it_gets_no_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stat, new = DirectoryBackend.stat, tmp_path / "store/new"
-
-    def replacing(self: DirectoryBackend, key: Any) -> Any:
-        found = stat(self, key)
-        if new.exists():
-            new.replace(tmp_path / "store/k")
-        return found
-
+    new = tmp_path / "store/new"
     with left(tmp_path, "k") as volume:
         new.write_bytes(FOREIGN)
-        monkeypatch.setattr(DirectoryBackend, "stat", replacing)
+        beside(monkeypatch, DirectoryBackend, "stat", lambda: new.replace(tmp_path / "store/k"), after=True)
         assert read(volume, "k") == FOREIGN
 
 
@@ -242,23 +225,17 @@ def test_a_look_at_another_object_of_the_name_keeps_no_close_from_saving(
         eventually(lambda: (tmp_path / "store/k").read_bytes() == b"last" + FOREIGN[4:])
 
 
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("looked", [False, True])
 def test_bytes_of_an_object_that_comes_back_are_laid_before_it_is_open(
-    world: World, monkeypatch: pytest.MonkeyPatch, *, beside: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, *, looked: bool
 ) -> None:
     after, taken = gone(world)
-    if beside:  # it was looked for, and is opened now
-        first = Recovery.first
-
-        def back(self: Recovery, *names: Any) -> None:
-            first(self, *names)
-            after.store.objects["k"] = taken
-
-        monkeypatch.setattr(Recovery, "first", back)
+    back = partial(after.store.objects.update, k=taken)
+    if looked:  # it was looked for, and is opened now
+        beside(monkeypatch, Recovery, "first", back, after=True)
     else:
-        after.store.objects["k"] = taken
+        back()
     file = after.open()
-    monkeypatch.undo()
     assert file.read() == LAID
     file.pwrite(b"last", 0)
     after.volume.resume("k")
@@ -279,7 +256,7 @@ def test_a_look_for_a_gone_object_beside_its_creation_ends(
         looks.append(Task(after.read))
         assert looks[-1].waits()
 
-    before_giving_up(monkeypatch, looking)
+    beside(monkeypatch, Recovery, "give_up", looking)
     with after.open(mode="x+b") as made:
         assert looks[0].result() == made.read() == b""
     assert after.left() == []
@@ -325,23 +302,11 @@ def test_a_full_disk_fails_no_call_that_gives_bytes_up(world: World, first: str)
 @contextmanager
 def held_up(after: World) -> Iterator[None]:
     """Context in which the laying of `k` hangs in the disk."""
-    going, begun, read = threading.Event(), threading.Event(), Unsaved.read
-
-    def hanging(self: Unsaved, offset: int, length: int) -> bytes:
-        if self.state.key == "k":
-            begun.set()
-            assert going.wait(WAIT_LIMIT_S)
-        return read(self, offset, length)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Unsaved, "read", hanging)
-        task = Task(after.read)
-        assert begun.wait(WAIT_LIMIT_S)
-        try:
+        gate, task = at_gate(holding(patch, Unsaved, "read"), after.read)
+        with gate:
             yield
-        finally:
-            going.set()
-            task.finished.wait(WAIT_LIMIT_S)
+        task.finished.wait(WAIT_LIMIT_S)
 
 
 def left_in_two(world: World, **options: Any) -> World:
@@ -482,17 +447,10 @@ def test_an_interrupt_before_a_laying_begins_leaves_it_to_the_next_call(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after = left_in_two(world)
-    interrupts = [KeyboardInterrupt()]
-
-    def starting(*thread: Any) -> None:
-        if interrupts:
-            raise interrupts.pop()
-        start_thread(*thread)
-
-    monkeypatch.setattr("pagecache.volume.recovered.start_thread", starting)
+    beside(monkeypatch, recovered, "start_thread", raising(KeyboardInterrupt()))
     raises(KeyboardInterrupt, after.read)
     assert after.read() == changed(0, b"new")
-    interrupts.append(KeyboardInterrupt())
+    beside(monkeypatch, recovered, "start_thread", raising(KeyboardInterrupt()))
     raises(KeyboardInterrupt, after.read, "o")
     assert Task(after.cache.close, on_failed="discard").result() is not None
 
@@ -549,11 +507,7 @@ def test_a_name_is_free_again_when_giving_up_bytes_has_failed(
     world: World, monkeypatch: pytest.MonkeyPatch, *, doubtful: bool
 ) -> None:
     after, _ = gone(world, timeout=WAIT_LIMIT_S, retry=RetryPolicy(attempts=1))
-
-    def fault_of_the_cache() -> None:
-        raise RuntimeError
-
-    before_giving_up(monkeypatch, fault_of_the_cache)
+    beside(monkeypatch, Recovery, "give_up", raising(RuntimeError()))
     if doubtful:
         after.store.fault("rename answer", OSError(errno.ECONNRESET, "no answer"))
     raises((RuntimeError, OSError), after.volume.rename, "o", "k")
@@ -743,7 +697,7 @@ def test_a_cut_as_a_save_in_the_background_begins_is_not_published(make: Make, m
 def test_an_fsync_beside_one_that_fails_has_no_bytes_that_do_not_count(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, sync, counts = world.synced(b"base", 12000), OS.fdatasync, Journaled._counts
+    file, sync = world.synced(b"base", 12000), OS.fdatasync
     journal, begun, going = world.journal(), threading.Event(), threading.Event()
     end, generation = journal._current.used, journal.generation
 
@@ -755,12 +709,9 @@ def test_an_fsync_beside_one_that_fails_has_no_bytes_that_do_not_count(
             failing()
         sync(fd)
 
-    def before_the_failure(self: Journaled) -> bool:
-        found = counts(self)
-        if not going.is_set():
-            going.set()
-            eventually(lambda: journal.generation > generation)
-        return found
+    def fails_now() -> None:
+        going.set()
+        eventually(lambda: journal.generation > generation)
 
     def fsync_and_read_after_a_crash() -> bytes:
         file.fsync()
@@ -773,7 +724,7 @@ def test_an_fsync_beside_one_that_fails_has_no_bytes_that_do_not_count(
     first = Task(file.fsync)
     assert begun.wait(WAIT_LIMIT_S)
     file.pwrite(b"two", 8192)
-    monkeypatch.setattr(Journaled, "_counts", before_the_failure)
+    beside(monkeypatch, Journaled, "_counts", fails_now, after=True)
     second = Task(fsync_and_read_after_a_crash)
     assert second.waits()  # both are saved in the store
     world.store.open_all_gates()
@@ -843,20 +794,12 @@ def test_a_close_confirms_a_hole_over_all_that_was_unsaved(world: World, *, sett
 def test_a_sync_beside_the_end_of_a_laying_waits_for_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make()
     world.synced(b"new", 5000)
-    going, begun, release = threading.Event(), threading.Event(), recovered._release
-
-    def slowly(inode: Any) -> None:
-        begun.set()
-        assert going.wait(WAIT_LIMIT_S)
-        release(inode)
-
-    monkeypatch.setattr(recovered, "_release", slowly)
+    gate = holding(monkeypatch, recovered, "_release")
     after = world.crash(dirty_expire=0.02)
-    assert begun.wait(WAIT_LIMIT_S)
+    gate.wait_entered()
     sync = Task(after.volume.sync, durability="backend")
     wait_for(after.cache, "the recovery of the object")
-    going.set()
-    sync.result()
+    sync.result(opening=gate)
     assert after.saved() == HELD
 
 
@@ -886,20 +829,11 @@ def test_a_sync_past_its_deadline_publishes_nothing_of_a_file_that_is_being_laid
 def test_a_close_of_the_cache_has_a_deadline_beside_an_append_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, going, begun, write = world.synced(b"new", 5000), threading.Event(), threading.Event(), OS.pwritev
+    file = world.synced(b"new", 5000)
     file.pwrite(b"mine", 0)
-
-    def hanging(*arguments: Any) -> int:
-        begun.set()
-        assert going.wait(WAIT_LIMIT_S)
-        return write(*arguments)
-
-    monkeypatch.setattr(OS, "pwritev", hanging)
-    fsync = Task(file.fsync)
-    assert begun.wait(WAIT_LIMIT_S)
+    gate, fsync = at_gate(holding(monkeypatch, OS, "pwritev"), file.fsync)
     raises((TimeoutError, UnsavedDataError), Task(world.cache.close, timeout=0.2).result)
-    going.set()
-    fsync.result()
+    fsync.result(opening=gate)
 
 
 def test_tries_to_lay_a_held_file_take_its_memory_once(world: World) -> None:

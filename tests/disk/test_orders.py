@@ -13,7 +13,7 @@ from pagecache.disk.backend import TieredBackend, TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import Copy
 from pagecache.disk.tier import Tier
-from tests.file.rig import eventually, raises
+from tests.file.rig import beside, eventually, raises, raising
 
 pytestmark = pytest.mark.contract("D8")
 
@@ -300,15 +300,8 @@ def test_an_interrupted_commit_leaves_no_new_byte_under_the_old_version(
     file = rig.open()
     read(file, 0)
     write(file, 2, "X")
-
-    def interrupted(copy: Copy, other: Copy) -> None:
-        lay(copy, other)
-        raise KeyboardInterrupt
-
-    lay = Copy.lay
-    monkeypatch.setattr(Copy, "lay", interrupted)
+    beside(monkeypatch, Copy, "lay", raising(KeyboardInterrupt()), after=True)
     raises(KeyboardInterrupt, file.commit)
-    monkeypatch.undo()
     rig.store.version, rig.store.committed = "1", list("abcdefgh")
     assert all_of(rig, tier) == "abcdefgh"
 

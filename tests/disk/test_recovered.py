@@ -23,8 +23,8 @@ from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume import reconnect
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
-from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
-from tests.file.rig import Task, at_gate, beside, eventually, held, raises
+from tests.disk.test_durability import IN_PLACE, JOURNALED, Make, OLD, WHOLE, World, changed, failing, losing_a_sync
+from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D1", "D3", "D10")
@@ -594,15 +594,8 @@ def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(world: World) 
 def test_an_interrupted_end_leaves_the_recovery_going(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.synced(b"new")
     after = world.crash()
-    stop = Recovery.stop
-
-    def interrupted(self: Recovery, deadline: Any) -> None:
-        stop(self, deadline)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Recovery, "stop", interrupted)
+    beside(monkeypatch, Recovery, "stop", raising(KeyboardInterrupt()), after=True)
     raises(KeyboardInterrupt, after.cache.close)
-    monkeypatch.undo()
     eventually(lambda: after.saved() == changed(0, b"new"))
 
 

@@ -18,7 +18,7 @@ from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.spool import Spool
 from pagecache.native import TOKEN
 from tests.disk.test_durability import World
-from tests.file.rig import Task, at_gate, eventually, overlay, raises, side_by_side
+from tests.file.rig import Task, at_gate, eventually, overlay, raises, raising, side_by_side
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
 
@@ -452,11 +452,8 @@ def test_a_commit_sends_a_piece_of_the_spool_as_it_was_before_a_spill_or_after_i
 def test_a_full_disk_leaves_bytes_in_memory_and_writers_waiting_for_the_store(
     world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Spool, offset: int, buffers: Any) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with world.volume.open("k", "r+b") as file:
-        monkeypatch.setattr(Spool, "write", full)
+        monkeypatch.setattr(Spool, "write", raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         file.pwrite(b"a" * 8192, 0)
         assert world.spill(file) == 0
         assert world.volume.stats().dirty == 8192

@@ -30,7 +30,7 @@ from pagecache.disk.tier import Tier
 from pagecache.testing import Gate as Gates
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
-from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises, run_program
+from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises, raising, run_program
 from tests.plain import fill
 from tests.stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 
@@ -527,13 +527,6 @@ def test_any_damage_to_any_file_of_the_tier_delivers_no_wrong_byte(folder: Path,
 # -- D5: a failing disk
 
 
-def raising(error: BaseException) -> Callable[..., None]:
-    def call(*_: object, **__: object) -> None:
-        raise error
-
-    return call
-
-
 def test_a_full_disk_is_a_miss_an_event_and_a_counter(
     folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,17 +588,9 @@ def test_what_waits_for_the_first_segment_stays_in_the_catalogue(
 def test_reads_go_on_while_the_disk_hangs(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     data = content(40 * MIB)
     store = ObjectBackend({"a": data})
-    hanging, pwrite = threading.Event(), os.pwrite
-
-    def hang(*arguments: object) -> int:
-        hanging.wait(60)
-        return pwrite(*arguments)  # type: ignore[arg-type]
-
-    with on_tier(tier, store) as volume:
-        monkeypatch.setattr(os, "pwrite", hang)
+    with on_tier(tier, store) as volume, held(monkeypatch, os, "pwrite"):
         assert read(volume, "a") == data
         assert volume.stats().disk_hits == 0
-        hanging.set()
 
 
 # -- D6, D7, D11, D12

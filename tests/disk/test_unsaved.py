@@ -23,7 +23,7 @@ from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
 from tests.disk.copying import copy_tier
-from tests.file.rig import Task, eventually, raises
+from tests.file.rig import Task, beside, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, StoredObject
 
@@ -546,16 +546,13 @@ def test_bytes_that_a_commit_saves_while_a_file_is_described_stay(
     """They are local no longer, and so not in the journal: what it says of the store has to be newer than that."""
     file = world.open()
     file.pwrite(b"end", 20000)
-    inode = file._inode
     original = EngineFile.written_ranges
 
-    def committed(self: EngineFile) -> list[tuple[int, int]]:
-        monkeypatch.setattr(EngineFile, "written_ranges", original)
-        Task(barrier.drive, barrier.FileSync(inode), None, "fsync").result()
-        return original(self)
+    def commit() -> None:
+        Task(barrier.drive, barrier.FileSync(file._inode), None, "fsync").result()
 
     monkeypatch.setattr(Journaled, "_settle", lambda *_: None)  # else the flusher may record in time that all is saved
-    monkeypatch.setattr(EngineFile, "written_ranges", committed)
+    beside(monkeypatch, EngineFile, "written_ranges", commit)
     file.fsync()
     assert EngineFile.written_ranges is original
     assert world.crash(lose=True).read() == changed(20000, b"end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import os
 import subprocess
@@ -301,6 +302,15 @@ def beside(monkeypatch: Patch, owner: Any, name: str, change: Callable[[], objec
         return found if after else genuine(*args, **more)
 
     monkeypatch.setattr(owner, name, once)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """Return a function that raises."""
+
+    def call(*_args: object, **_more: object) -> Any:
+        raise copy.copy(error)  # a kept traceback would keep what the caller has
+
+    return call
 
 
 def gated(backend: Any, operation: str, **rule: Any) -> Gates:
