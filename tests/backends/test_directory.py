@@ -24,7 +24,7 @@ from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
 from pagecache.native import names
 
-from ..file.rig import Patch, beside, raises
+from ..file.rig import Patch, beside, raises, raising
 from ..file.test_interrupts import interrupted_at
 
 
@@ -373,11 +373,7 @@ def test_names_are_durable_though_no_descriptor_is_left(
     backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     file = put(backend, "sub/a")
-
-    def none_left(*args: object) -> object:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(names, "Descriptor", none_left)
+    monkeypatch.setattr(names, "Descriptor", raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
     file.commit()
     file.commit()
     assert synced == ["file", "all", "file"]
@@ -423,14 +419,8 @@ def test_failed_sync_of_a_directory_is_repeated(
     backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     put(backend, "a").close()
-    logged = os.fsync
-
-    def failing(fd: int) -> None:
-        raise OSError(errno.EIO, "made up")
-
-    monkeypatch.setattr(os, "fsync", failing)
+    beside(monkeypatch, os, "fsync", raising(OSError(errno.EIO, "made up")))
     raises(OSError, backend.sync, match="made up")
-    monkeypatch.setattr(os, "fsync", logged)
     backend.sync()
     assert synced == ["dir"]
 

@@ -354,14 +354,12 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Pa
         lambda: volume.truncate(KEY, 3),
     ]
 
-    def write(*arguments: object) -> Any:
+    def write() -> None:
         assert file.try_pwrite(b"x", 5) is None
         for call in calls:
             refused.append(raises(ShutdownError, call, match="detached"))
-        return genuine(*arguments)
 
-    genuine = getattr(detach, step)
-    monkeypatch.setattr(detach, step, write)
+    beside(monkeypatch, detach, step, write)
     assert rig.cache.close() == []
     assert len(refused) == len(calls)
     assert [getattr(error, "characters_written", 0) for error in refused] == [0] * len(calls)

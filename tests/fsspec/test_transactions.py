@@ -185,15 +185,13 @@ def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(make: Make, tmp_pa
 
 def test_other_users_cannot_read_a_file_before_it_is_published(make: Make, tmp_path: Path, monkeypatch: Patch) -> None:
     fs, path = make("file"), tmp_path / "file"
-    copied = DeferredFile._copy_to
     modes: list[int] = []
 
-    def copy_to(self: DeferredFile, key: str, mode: str) -> None:
-        copied(self, key, mode)
+    def look() -> None:
         (above,) = [name for name in os.listdir(tmp_path) if name != "file"]
         modes.append(stat.S_IMODE((tmp_path / above).stat().st_mode))
 
-    monkeypatch.setattr(DeferredFile, "_copy_to", copy_to)
+    beside(monkeypatch, DeferredFile, "_copy_to", look, after=True)
     with fs.transaction:
         fs.pipe_file(str(path), b"bytes")
     assert modes == [0o700]

@@ -14,7 +14,7 @@ import pytest
 from pagecache import CachedFile, CommitError, ConflictError, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
-from tests.file.rig import Task, attached, eventually, raises
+from tests.file.rig import Task, attached, beside, eventually, raises
 from tests.fsspec_below.place import EVERYWHERE, OLD, Place, S3Place
 from tests.fsspec_below.stores import Whole
 
@@ -149,16 +149,13 @@ def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another
 
 def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:
     """Lose the answer of the next request that publishes an object, or hold it back."""
-    move = Calls.move
 
-    def moved(self: Calls, src: str, dst: str) -> None:
-        move(self, src, dst)
-        monkeypatch.undo()
+    def lost() -> None:
         if gate is not None:
             gate.enter()
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
-    monkeypatch.setattr(Calls, "move", moved)
+    beside(monkeypatch, Calls, "move", lost, after=True)
 
 
 def created(file: CachedFile) -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import BackendFile, CachedFile, ConflictError, PageCache, RetryPolicy, Volume, WritebackError
+from pagecache import CachedFile, ConflictError, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
-from pagecache.volume.inode import Inode
-from tests.file.rig import attached, content_of, raises, stored
+from tests.file.rig import attached, beside, content_of, raises, stored
 from tests.fsspec_below.place import EVERYWHERE, OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 
@@ -170,13 +169,11 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
 ) -> None:
     """[2.19, 2.20]"""
     with attached(place.backend, flush_interval=3600) as volume:
-        follow = opening.follow
 
-        def announced(inode: Inode, earlier: BackendFile | None) -> None:
+        def announce() -> None:
             volume.invalidate_remote("other", version=place.backend.stat("other").version)
-            follow(inode, earlier)
 
-        monkeypatch.setattr(opening, "follow", announced)
+        beside(monkeypatch, opening, "follow", announce)
         with volume.open("key", "r+b", read_ahead=0) as file:
             use(file)
             volume.rename("key", "other")

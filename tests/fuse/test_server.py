@@ -24,7 +24,7 @@ from pagecache.fuse.files import OpenFile
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import Patch, Task, beside
+from ..file.rig import Patch, Task, beside, raising
 from .mounts import code
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -945,13 +945,8 @@ def test_a_failed_call_keeps_no_number_and_no_file(server: Mount, monkeypatch: P
     empty = server.lookup(1, "empty").number
     fh, _ = server.open(empty, os.O_RDWR)
     lookups = server.node(empty).lookups
-    failing = OSError(errno.EIO, "no answer")
-
-    def fail(*_: object, **_more: object) -> Any:
-        raise failing
-
     with monkeypatch.context() as patch:
-        patch.setattr(server, "_stat", fail)
+        patch.setattr(server, "_stat", raising(OSError(errno.EIO, "no answer")))
         assert code(server.lookup, 1, "empty") == errno.EIO
         assert code(server.link, empty, 1, "link") == errno.EIO
         assert code(server.open, empty, os.O_RDWR | os.O_TRUNC) == errno.EIO

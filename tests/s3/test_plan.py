@@ -17,7 +17,7 @@ from pagecache.backends.s3.errors import may_pass
 from pagecache.backends.s3.plan import Copy, Send, Sent, Sizes, Step, assembly
 from pagecache.backends.spool import Spool
 
-from ..file.rig import Patch, raises
+from ..file.rig import Patch, raises, raising
 
 UNIT = 8
 SPOOL = Spool(None)
@@ -273,8 +273,5 @@ def test_an_error_is_raised_when_running_work_has_ended_and_no_other_is_begun(mo
 
 
 def test_where_no_thread_can_be_started_the_caller_does_all_work(monkeypatch: Patch) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
     assert side_by_side(lambda item: 2 * item, range(5), 4) == [0, 2, 4, 6, 8]
