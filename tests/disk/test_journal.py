@@ -216,6 +216,14 @@ def test_a_sector_that_cannot_be_read_is_damage() -> None:
     assert sum(length for _, length in file.damaged) in (4096, 100, 9000 - 2 * 4096)
 
 
+def test_a_damaged_head_of_a_large_record_costs_no_byte() -> None:
+    disk, _, _ = damaged_world()
+    content = disk.content("j/00000001.journal")
+    at = content.find(records.MAGIC, content.find(bytes([1]) * 100) + 4000)
+    content[at : at + 64] = random.Random(1).randbytes(64)
+    assert not recover("j", disk).lost
+
+
 def test_a_segment_that_is_gone_is_a_loss() -> None:
     disk, journal, number = begun()
     for _ in range(5):

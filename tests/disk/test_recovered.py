@@ -23,7 +23,7 @@ from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume import reconnect
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
-from tests.disk.test_durability import IN_PLACE, JOURNALED, Make, OLD, WHOLE, World, changed, failing, losing_a_sync
+from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
 from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
 

@@ -86,7 +86,6 @@ class World:
         self.saved: dict[int, int] = {}
         self.fill = 0
         self.errors: list[OSError] = []
-        self.mistake = ""
 
     # ------------------------------------------------------------------------------------------------ notes
 
@@ -232,11 +231,8 @@ class World:
     def do_fsync(self) -> None:
         self.refresh()
         lsn = max(self.last.values())
-        if self.mistake != "no sync":
-            self.confirm(lsn)
+        self.confirm(lsn)
         assert self.logged == self.memory
-        if self.mistake:
-            self.promises.append((len(self.disk.calls), len(self.views) - 1))
 
     def confirm(self, lsn: int) -> None:
         try:
@@ -280,15 +276,11 @@ class World:
             None if number in self.logged else FileView(view.key, b"" if self.bases[number] is None else view.content)
         )
         self.confirm(self.append(number, records.saving(number, upto, f"mark {upto}".encode()), restated))
-        if self.mistake == "saved before the save":
-            self.append(number, records.saved(number, upto, f"v{len(self.store.versions) + 1}"))
-            self.confirm(self.last[number])
         self.bases[number] = self.store.put(view.key, view.content)
         self.note_store()
         if not self.is_unsaved(number):  # its last bytes were never in the journal
             self.note_view(number, replace(self.logged.get(number, view), content=view.content))
-        if self.mistake != "saved before the save":
-            self.append(number, records.saved(number, upto, self.bases[number]), view)
+        self.append(number, records.saved(number, upto, self.bases[number]), view)
 
     def do_rename(self, name: str, key: str) -> None:
         self.refresh()
