@@ -41,19 +41,6 @@ def test_no_text_installs_the_other_project() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize(
-    ("line", "is_wrong"),
-    [
-        ("python -m pip install -q pagecache", True),
-        ("the extra `pagecache[dev]`", True),
-        ("pip install 'libpagecache[s3]'", False),
-        ('"pagecache[%(process)d]: %(message)s"', False),
-    ],
-)
-def test_the_old_form_is_recognised(line: str, is_wrong: bool) -> None:
-    assert bool(OTHERS.search(line)) is is_wrong
-
-
 def test_name_and_version_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert (project["name"], project["version"]) == (NAME, VERSION) == ("libpagecache", pagecache.__version__)

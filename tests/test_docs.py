@@ -414,14 +414,6 @@ def test_files_that_the_package_names_exist() -> None:
     assert {path: names for path, names in found.items() if names} == {}
 
 
-def test_a_file_that_does_not_exist_is_found() -> None:
-    text = "As s3_plan.py says, `engine/names.py`, tests/file/ and pagecache/tracing do, reclaim.c. See cache.py: no."
-    assert missing(text) == ["s3_plan.py", "engine/names.py", "pagecache/tracing"]
-    assert not resolves("pagecache.engine.names")
-    assert resolves("pagecache.testing.Gate")
-    assert IN_PACKAGE["file.py"] > 1
-
-
 def test_functions_on_the_paths_through_the_core_exist() -> None:
     paths = (DOCS / "native.md").read_text(encoding="utf-8").partition("## 6. Paths")[2].partition("\n## ")[0]
     sources = {

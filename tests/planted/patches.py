@@ -41,7 +41,7 @@ def bugs() -> dict[str, Bug]:
     return found
 
 
-def planted(patches: dict[str, str], root: Path = ROOT) -> dict[str, str]:
+def planted(patches: dict[str, str]) -> dict[str, str]:
     """Return the patched files by path; `patches` have names.
 
     A hunk belongs where its old lines are, comments of C aside; its line number is not used.
@@ -54,7 +54,7 @@ def planted(patches: dict[str, str], root: Path = ROOT) -> dict[str, str]:
         for part in re.split(r"^--- a/.*\n", patch, flags=re.MULTILINE)[1:]:
             head, *hunks = re.split(r"^@@ .*\n", part, flags=re.MULTILINE)
             path = head.removeprefix("+++ b/").strip()
-            source = [*(root / path).read_text(encoding="utf-8").splitlines(keepends=True), ""]
+            source = [*(ROOT / path).read_text(encoding="utf-8").splitlines(keepends=True), ""]
             texts = found.setdefault(path, [["", line] for line in source])
             for lines in (hunk.splitlines(keepends=True) for hunk in hunks):
                 old = [_code(line[1:]) for line in lines if line[0] != "+"]

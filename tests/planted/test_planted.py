@@ -4,8 +4,6 @@ and the settings without a bug: `make mutations`.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from .mutations import BUGS, CLEAN, PLANTED, WORLDS, hunted, scheduled
@@ -42,29 +40,6 @@ def test_a_patch_takes_out_the_fix_of_its_name_alone(name: str) -> None:
         assert text.count("PC_FIX") == text.count(f'PC_FIX("{name}")') > 0
         if path.endswith(".py"):
             compile(text, path, "exec")
-
-
-HEAD = "--- a/a.c\n+++ b/a.c\n@@ -70 +70 @@\n"
-
-
-@pytest.mark.parametrize(
-    ("patches", "result"),
-    [
-        (["-three;\n+four;\n", "+zero;\n three;\n"], "one;\ntwo; /* now */\nzero;\nfour;\none;\n"),
-        ([" two; /* then */\n+four;\n"], "one;\ntwo; /* now */\nfour;\nthree;\none;\n"),
-        ([" five;\n"], "0.patch fits 0 places of a.c, by the lines\nfive;"),
-        ([" one;\n"], "0.patch fits 2 places of a.c, by the lines\none;"),
-        (["-two;\n", "-two;\n"], "1.patch replaces line 2 of a.c, as another patch does"),
-    ],
-)
-def test_a_hunk_belongs_where_its_lines_are(tmp_path: Path, patches: list[str], result: str) -> None:
-    """Comments are not compared, and line numbers are not used. Insertions come before a replaced line."""
-    (tmp_path / "a.c").write_text("one;\ntwo; /* now */\nthree;\none;\n", encoding="utf-8")
-    try:
-        found = planted({str(number): HEAD + hunk for number, hunk in enumerate(patches)}, tmp_path)["a.c"]
-    except ValueError as error:
-        found = str(error)
-    assert found == result
 
 
 @pytest.mark.usefixtures("built")

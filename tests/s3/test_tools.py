@@ -1,20 +1,18 @@
-"""`pagecache stress` finds nothing wrong with S3 objects, nor with faults on the way; what tests themselves rely on."""
+"""`pagecache stress` finds nothing wrong with S3 objects, nor with faults on the way."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from botocore.exceptions import ConnectionClosedError
 
 from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache.stress import Plan, run
 
-from .requests import is_for, name_of
-from .servers import Bucket, new_bucket
+from .requests import name_of
+from .servers import Bucket
 
 SERVERS = ("ministack",)
 SHORT: dict[str, Any] = {
@@ -23,28 +21,6 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>made up</Message></Error>"
 SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", 600))
-
-
-def test_leftovers_of_a_test_are_found(bucket: Bucket) -> None:
-    bucket.client.create_multipart_upload(Bucket=bucket.name, Key="k")
-    bucket.put("p/.pagecache/s/1", b"")
-    assert bucket.left_behind() == ["upload of 'k'", "object 'p/.pagecache/s/1'"]
-    with pytest.raises(AssertionError, match="left behind"), new_bucket(bucket.server) as other:
-        other.client.create_multipart_upload(Bucket=other.name, Key="k")
-    bucket.clear()
-
-
-@pytest.mark.parametrize("fault", ["reset", "lost", "midway"])
-def test_a_proxy_resets_a_connection_before_or_after_the_server_has_the_request(
-    bucket: Bucket, proxy: FaultyProxy, fault: Any
-) -> None:
-    client = bucket.server.client(proxy.endpoint)
-    proxy.rules.append(ProxyRule(fault, is_for("PutObject"), nth=2))
-    for key in "abc":
-        with pytest.raises(ConnectionClosedError) if key == "b" else nullcontext():
-            client.put_object(Bucket=bucket.name, Key=key, Body=bytes(100_000))
-    assert bucket.keys() == (["a", "b", "c"] if fault == "lost" else ["a", "c"])
-    assert [call.fault for call in proxy.taken()] == ["", fault, ""]
 
 
 def carries(call: ProxyCall) -> bool:
