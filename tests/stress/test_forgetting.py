@@ -19,7 +19,7 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
 
-from ..file.rig import raises
+from ..file.rig import Patch, at_gate, held, raises
 from .planted import FlushesOnly
 
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
@@ -40,18 +40,6 @@ class Half(random.Random):
 
     def choice(self, seq: object) -> object:  # type: ignore[override]
         return 0.5
-
-
-class Lingering(ForgettingBackend):
-    """A store whose commits wait until a test releases them."""
-
-    def __init__(self, inner: MemoryBackend) -> None:
-        super().__init__(inner)
-        self.reached, self.go_on = threading.Event(), threading.Event()
-
-    def linger(self) -> None:
-        self.reached.set()
-        assert self.go_on.wait(20)
 
 
 def written(backend: ForgettingBackend, key: str, content: bytes) -> None:
@@ -172,18 +160,15 @@ def test_a_crash_leaves_any_blocks_of_what_was_not_committed() -> None:
     assert blocks == {b"o" * 512, b"n" * 512}
 
 
-def test_a_commit_is_of_what_came_before_it() -> None:
+def test_a_commit_is_of_what_came_before_it(monkeypatch: Patch) -> None:
     """Bytes acknowledged while it lingers belong to the next one. [2.17, T-75a]"""
     inner = MemoryBackend()
-    store = Lingering(inner)
+    store = ForgettingBackend(inner)
     file = store.open("f", create=True)
     file.write_from(0, [memoryview(b"before")])
-    committing = threading.Thread(target=file.commit)
-    committing.start()
-    assert store.reached.wait(20)
+    gate, committing = at_gate(held(monkeypatch, store, "linger"), file.commit)
     file.write_from(6, [memoryview(b" beside")])
-    store.go_on.set()
-    committing.join()
+    committing.result(opening=gate)
     assert inner.snapshot("f") == b"before"
     file.commit()
     assert inner.snapshot("f") == b"before beside"
@@ -206,21 +191,15 @@ def test_an_object_that_takes_the_name_of_another_one_before_its_commit_has_noth
     assert file.stat().size == 3
 
 
-def test_a_whole_object_has_the_version_of_its_last_commit() -> None:
+def test_a_whole_object_has_the_version_of_its_last_commit(monkeypatch: Patch) -> None:
     """And a draft has none: a crash would leave another version than the cache has seen."""
     inner = MemoryBackend()
-    store = Lingering(inner)
-    store.limits = replace(inner.limits, commit_on_close=True)
+    store = ForgettingBackend(inner, replace(inner.limits, commit_on_close=True))
     file = store.open("draft", create=True)
     assert file.stat().version is None
-    versions: list[str | None] = []
-    committing = threading.Thread(target=lambda: versions.append(file.commit()))
-    committing.start()
-    assert store.reached.wait(20)
+    gate, committing = at_gate(held(monkeypatch, store, "linger"), file.commit)
     file.write_from(0, [memoryview(b"beside the commit")])
-    store.go_on.set()
-    committing.join(20)
-    assert versions == [file.stat().version] == [inner.stat("draft").version]
+    assert committing.result(opening=gate) == file.stat().version == inner.stat("draft").version
 
 
 def test_a_store_with_durable_writes_may_not_forget() -> None:

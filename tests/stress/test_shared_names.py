@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +30,8 @@ from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
 from ..check_backend.backends import backends, rename_that_copies
-from ..file.rig import Task, raises
+from ..file.rig import Task, at_gate, held, raises
 from ..planted.settings import Factory, object_store, store_by_name, whole_objects
-from ..stores import WAIT_LIMIT_S
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
 
@@ -399,31 +397,20 @@ def test_another_program_needs_objects_that_it_can_share(tmp_path: Path) -> None
         run(replace(plan, faults="hell"), f"dir:{tmp_path}")
 
 
-def test_a_change_of_another_program_is_not_beside_a_call_of_the_cache() -> None:
+def test_a_change_of_another_program_is_not_beside_a_call_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store without conditions compares and stores by two requests."""
     make = whole_objects()
     objects = Objects(Plan(seed=1, **SHARED), 0, make(), "whole")
     objects.put(0, 0, b"first")
     others = Others(objects, make, whole=True)
     inner = objects.backend.open(objects.key(0))
-    began, go_on = threading.Event(), threading.Event()
-    commit = inner.commit
-
-    def held() -> str | None:
-        began.set()
-        assert go_on.wait(WAIT_LIMIT_S)
-        return commit()
-
-    inner.commit = held  # type: ignore[method-assign]
-    opening = PassingBackend(objects.backend)
+    gate, opening = held(monkeypatch, inner, "commit"), PassingBackend(objects.backend)
     opening.open = lambda key, **more: inner  # type: ignore[method-assign]
     file = others.between(opening).open(objects.key(0))
-    committing = Task(file.commit)
-    assert began.wait(WAIT_LIMIT_S)
+    _, committing = at_gate(gate, file.commit)
     putting = Task(others.change, "put", "shared0", b"other", "")
     assert putting.waits()
-    go_on.set()
-    committing.result()
+    committing.result(opening=gate)
     putting.result()
     assert objects.read("shared0") == b"other"
     others.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 import pytest
 
 from pagecache.backends import DirectoryBackend
+from pagecache.backends.memory import MemoryFile
 from pagecache.testing import Call, FaultPlan, FaultyBackend, Gate, Rule
 
-from ..file.rig import Patch, Task, raises
-from ..stores import WAIT_LIMIT_S, ObjectBackend
+from ..file.rig import Patch, Task, at_gate, held, raises
+from ..stores import ObjectBackend
 from .stores import DATA, Store
 
 
@@ -251,23 +251,11 @@ def test_a_fence_keeps_held_calls_from_the_store(store: Store) -> None:
     assert store.content()[:3] == bytes(DATA[:3])
 
 
-def test_a_fence_waits_for_calls_in_the_store(store: Store) -> None:
+def test_a_fence_waits_for_calls_in_the_store(store: Store, monkeypatch: Patch) -> None:
     """A call in the store cannot be revoked."""
-    entered, leave = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> None:
-        entered.set()
-        assert leave.wait(WAIT_LIMIT_S)
-
-    class Slow(type(store.memory.open("a"))):  # type: ignore[misc]
-        commit = slow
-
-    store.memory.open("a").__class__ = Slow
-    committing = Task(store.file.commit)
-    assert entered.wait(WAIT_LIMIT_S)
+    gate, committing = at_gate(held(monkeypatch, MemoryFile, "commit"), store.file.commit)
     raises(TimeoutError, store.faulty.fence, 0.001, match="1 calls do not return")
-    leave.set()
-    committing.result()
+    committing.result(opening=gate)
     store.faulty.fence()
 
 
