@@ -230,7 +230,7 @@ def test_bytes_of_an_object_that_comes_back_are_laid_before_it_is_open(
     world: World, monkeypatch: pytest.MonkeyPatch, *, looked: bool
 ) -> None:
     after, taken = gone(world)
-    back = partial(after.store.objects.update, k=taken)
+    back = partial(after.store.objects.__setitem__, "k", taken)
     if looked:  # it was looked for, and is opened now
         beside(monkeypatch, Recovery, "first", back, after=True)
     else:
