@@ -61,17 +61,3 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests have to say when they pass, `record_property("size", ...)`: how large tables are, and models."""
-    lines = [
-        str(value)
-        for report in terminalreporter.getreports("passed")
-        for name, value in report.user_properties
-        if report.when == "call" and name == "size"
-    ]
-    if lines:
-        terminalreporter.section("sizes", sep="-")
-        for line in lines:
-            terminalreporter.write_line(line)

@@ -68,7 +68,7 @@ def cuts(world: World, most: int, seed: int, begin: int = 0) -> Iterator[tuple[i
                 yield at, disk
 
 
-def test_every_power_cut_of_the_workload_keeps_the_promises(record_property: Callable[[str, object], None]) -> None:
+def test_every_power_cut_of_the_workload_keeps_the_promises() -> None:
     """D1, D2, D3, D10."""
     world = played(WORKLOAD)
     assert not world.errors
@@ -80,7 +80,6 @@ def test_every_power_cut_of_the_workload_keeps_the_promises(record_property: Cal
         if count % 50 == 0:
             assert summary(recovered(disk)) == summary(found)
         count += 1
-    record_property("size", f"power cuts: {count} disks after {len(world.disk.calls)} calls")
     print(f"power cuts: {count} disks after {len(world.disk.calls)} calls")
 
 
@@ -122,13 +121,10 @@ def cuts_after(world: World, at: int, left: SimulatedDisk, seed: int) -> int:
     return count
 
 
-def test_every_power_cut_after_a_recovery_keeps_what_was_recovered(
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_every_power_cut_after_a_recovery_keeps_what_was_recovered() -> None:
     """Records behind the end of the log do not come back, and nothing is confirmed that is not on the device."""
     world = played(WORKLOAD)
     count = sum(cuts_after(world, at, left, at) for at, left in cuts(world, 3, 2))
-    record_property("size", f"power cuts after a recovery: {count} disks")
     assert count > 1000
 
 
@@ -208,13 +204,11 @@ def test_power_cuts_of_a_full_journal_keep_the_promises(full: dict[str, Any], se
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_power_cuts_of_many_workloads_keep_the_promises(record_property: Callable[[str, object], None]) -> None:
+def test_power_cuts_of_many_workloads_keep_the_promises() -> None:
     """D1, D2, D3, D10. Longer ones, half of them with failing calls; 10,000 power cuts at least."""
     counts = {True: 0, False: 0}
     for seed in range(100, 150):
         counts[seed % 2 == 0] += checked(seed, most=20, length=60, fails=seed % 2 == 0)
     total = sum(counts.values())
     assert total >= 10_000
-    text = f"power cuts by chance: {total} disks of 50 workloads, {counts[True]} of them with failing calls"
-    record_property("size", text)
-    print(text)
+    print(f"power cuts by chance: {total} disks of 50 workloads, {counts[True]} of them with failing calls")

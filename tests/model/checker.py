@@ -165,13 +165,10 @@ class Result:
     """The outcome: `violation` is empty if everything holds, otherwise `trace` leads there."""
 
     states: int
-    steps: int
     violation: str
     trace: list[str]
 
     def __str__(self) -> str:
-        if not self.violation:
-            return f"{self.states} states, {self.steps} steps"
         return "\n  ".join([f"{self.violation} ({self.states} states)", *self.trace])
 
 
@@ -187,7 +184,6 @@ class Search:
         self.states: list[State] = []
         self.parent: list[tuple[int, str]] = []
         self.edges: list[list[tuple[int, str]]] = []
-        self.steps = 0
 
     def add(self, state: State, parent: int, label: str) -> int:
         number = len(self.states)
@@ -217,7 +213,6 @@ class Search:
                         return self.result(found, known)
                 edges.append((known, label))
             self.edges.append(edges)
-            self.steps += len(edges)
             if not edges and (found := self.waits(state)):
                 return self.result(f"deadlock: {found}", number)
             assert len(self.states) < most, f"more than {most} states: make the scenario smaller"
@@ -229,7 +224,7 @@ class Search:
         while number > 0:
             number, label = self.parent[number]
             trace.append(label)
-        return Result(len(self.states), self.steps, violation, [*reversed(trace), repr(end)] if violation else [])
+        return Result(len(self.states), violation, [*reversed(trace), repr(end)] if violation else [])
 
     def waiting(self, state: State) -> set[str]:
         """Actors that have not finished; those that loop have nothing to wait for."""

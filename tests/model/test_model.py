@@ -6,45 +6,36 @@ A checker that finds nothing proves nothing: each rule of the model is taken out
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from .checker import PROPERTIES, explore
-from .rules import RIGHT, RULES, Rules, Scenario
+from .rules import RIGHT, RULES, Rules
 from .scenarios import LARGE, SCENARIOS
-
-
-def check_scenario(scenario: Scenario, record_property: Callable[[str, object], None], most: int = 400_000) -> None:
-    result = explore(scenario, RIGHT, most=most)
-    assert not result.violation, str(result)
-    record_property("size", f"{scenario.name}: {result}")
-
 
 # More than 50,000 states each.
 WIDE = ["truncate, direct write, fsync and sync", "failing commits", "abort and reconnect twice"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in WIDE)) for name in SCENARIOS])
-def test_no_interleaving_breaks_a_promise(name: str, record_property: Callable[[str, object], None]) -> None:
+def test_no_interleaving_breaks_a_promise(name: str) -> None:
     """Two blocks and a few actors run in every order of their steps and of the backend's answers and failures. [I-3,
     I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]
     """
-    check_scenario(SCENARIOS[name], record_property)
+    result = explore(SCENARIOS[name], RIGHT)
+    assert not result.violation, str(result)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", LARGE)
-def test_no_interleaving_of_many_actors_breaks_a_promise(
-    name: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_no_interleaving_of_many_actors_breaks_a_promise(name: str) -> None:
     """Run the test above with more actors and more failures side by side. [I-18, I-19, I-20, I-22]"""
-    check_scenario(LARGE[name], record_property, most=4_000_000)
+    result = explore(LARGE[name], RIGHT, most=4_000_000)
+    assert not result.violation, str(result)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_planted_mistake_is_found(rule: str, record_property: Callable[[str, object], None]) -> None:
+def test_a_planted_mistake_is_found(rule: str) -> None:
     """One rule is inverted, all others hold. Its entry names the broken promise or invariant, and the scenario. Other
     invariants are left out, so that the finding shows the purpose of the rule and not a symptom on the way. [1.3, 2.15,
     2.17]
@@ -52,4 +43,3 @@ def test_a_planted_mistake_is_found(rule: str, record_property: Callable[[str, o
     breaks, scenario = RULES[rule]
     result = explore(SCENARIOS[scenario], Rules(rule), frozenset({*PROPERTIES, "I-11", "T-61"} - {breaks}))
     assert result.violation.startswith(breaks), f"not found without {rule}: {result}"
-    record_property("size", f"without {rule}: {breaks} after {len(result.trace) - 1} steps")
