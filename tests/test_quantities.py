@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,56 +37,35 @@ def test_whatever_is_made_printable_is_printable(text: str) -> None:
     printable(text).encode()  # no surrogate is left
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (None, "-"), (0, "0"), (1, "1B"), (1023, "1023B"), (1024, "1.0K"), (1535, "1.5K"), (10_188, "9.9K"),
-        (10_189, "10K"), (1_047_999, "1023K"), (1_048_300, "1.0M"), (1 << 20, "1.0M"), (5 << 40, "5.0T"),
-        (1023 << 50, "1023P"), (1 << 62, "4096P"),
-    ],
-)  # fmt: skip
-def test_sizes_in_a_column(size: float | None, text: str) -> None:
-    assert short_size(size) == text
-
-
 @given(st.integers(0, 1 << 59))
 def test_a_size_has_five_columns_at_most(size: int) -> None:
     assert len(short_size(size)) <= 5
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"), (12, "12 B"), (1023, "1023 B"), (2048, "2.0 KiB"), (976.6 * 1024, "976.6 KiB"),
-        ((1 << 20) - 1, "1.0 MiB"), (5 << 20, "5.0 MiB"), (3 << 30, "3.0 GiB"), (7 << 40, "7.0 TiB"),
-        (1 << 62, "4096.0 PiB"),
-    ],
-)  # fmt: skip
-def test_sizes_in_a_sentence(size: float, text: str) -> None:
-    assert size_text(size) == text
+TEXTS: dict[Callable[[Any], str], dict[float | None, str]] = {
+    short_size: {  # in a column
+        None: "-", 0: "0", 1: "1B", 1023: "1023B", 1024: "1.0K", 1535: "1.5K", 10_188: "9.9K", 10_189: "10K",
+        1_047_999: "1023K", 1_048_300: "1.0M", 1 << 20: "1.0M", 5 << 40: "5.0T", 1023 << 50: "1023P", 1 << 62: "4096P",
+    },
+    size_text: {  # in a sentence
+        0: "0 B", 12: "12 B", 1023: "1023 B", 2048: "2.0 KiB", 976.6 * 1024: "976.6 KiB", (1 << 20) - 1: "1.0 MiB",
+        5 << 20: "5.0 MiB", 3 << 30: "3.0 GiB", 7 << 40: "7.0 TiB", 1 << 62: "4096.0 PiB",
+    },
+    count_text: {
+        None: "-", 0: "0", 0.04: "0.0", 1: "1", 1.26: "1.3", 9.96: "10", 999: "999", 999.6: "1.0k", 12_345: "12k",
+        1_234_567: "1.2M",
+    },
+    percent_text: {None: "-", 0: "0.0", 0.5: "50.0", 0.9999: "99.9", 1: "100"},  # all is said only where it is all
+    duration_text: {
+        None: "-", 0: "0s", 1.5e-6: "1.5µs", 0.00085: "850µs", 0.0012: "1.2ms", 0.9994: "999ms", 0.9996: "1.0s",
+        3.25: "3.2s", 59.94: "59.9s", 59.96: "1m00s", 95: "1m35s", 3599.6: "1h00m", 7500: "2h05m", 200_000: "2d07h",
+    },
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(None, "-"), (0, "0"), (0.04, "0.0"), (1, "1"), (1.26, "1.3"), (9.96, "10"), (999, "999"), (999.6, "1.0k"),
-     (12_345, "12k"), (1_234_567, "1.2M")],
-)  # fmt: skip
-def test_counts(count: float | None, text: str) -> None:
-    assert count_text(count) == text
-
-
-def test_all_is_said_only_where_it_is_all() -> None:
-    assert [percent_text(share) for share in (None, 0, 0.5, 0.9999, 1)] == ["-", "0.0", "50.0", "99.9", "100"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, "-"), (0, "0s"), (1.5e-6, "1.5µs"), (0.00085, "850µs"), (0.0012, "1.2ms"), (0.9994, "999ms"),
-     (0.9996, "1.0s"), (3.25, "3.2s"), (59.94, "59.9s"), (59.96, "1m00s"), (95, "1m35s"), (3599.6, "1h00m"),
-     (7500, "2h05m"), (200_000, "2d07h")],
-)  # fmt: skip
-def test_durations(seconds: float | None, text: str) -> None:
-    assert duration_text(seconds) == text
+@pytest.mark.parametrize("show", TEXTS)
+def test_figures_are_shown_with_their_units(show: Callable[[Any], str]) -> None:
+    assert {figure: show(figure) for figure in TEXTS[show]} == TEXTS[show]
 
 
 def test_clean_is_said_only_where_nothing_is_unsaved() -> None:
