@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
 
-from ..file.rig import Patch, at_gate, held, raises
+from ..file.rig import Patch, Task, at_gate, held, raises
 from .planted import FlushesOnly
 
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
@@ -113,40 +112,23 @@ def test_unsaved_bytes_of_a_removed_object_do_not_outlive_a_crash(tmp_path: Path
         volume.sync(20)
 
 
-class Midway(MemoryBackend):
-    """A store whose renames are seen halfway: the old name leads to the new one until a test releases them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.go_on = threading.Event(), threading.Event()
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        self.begun.set()
-        assert self.go_on.wait(20)
-        self.begun.clear()
-
-    def canonical(self, key: Key) -> Key:
-        return "y" if key == "x" and self.begun.is_set() else key
-
-
-def test_a_name_that_is_carried_over_is_never_seen_halfway() -> None:
-    """The volume renamed it long before: for its opens the old name has no object."""
-    inner = Midway()
+def test_a_name_that_is_carried_over_is_never_seen_halfway(monkeypatch: Patch) -> None:
+    """The volume renamed it long before: for its opens the old name has no object. Halfway, it leads to the new one."""
+    inner = MemoryBackend()
     inner.put("x", b"x")
     store = ForgettingBackend(inner)
     store.rename("x", "y")
-    syncing = threading.Thread(target=store.sync)
-    syncing.start()
-    assert inner.begun.wait(20)
-    found: list[Key] = []
-    asking = threading.Thread(target=lambda: found.append(store.canonical("x")))
-    asking.start()
-    asking.join(0.1)
-    inner.go_on.set()
-    asking.join()
-    syncing.join()
-    assert found == ["x"]
+    gate = held(monkeypatch, inner, "rename", after=True)
+
+    def canonical(key: Key) -> Key:
+        return "y" if key == "x" and not gate.release.is_set() else key
+
+    _, syncing = at_gate(gate, store.sync)
+    monkeypatch.setattr(inner, "canonical", canonical)
+    asking = Task(store.canonical, "x")
+    asking.waits()
+    syncing.result(opening=gate)
+    assert asking.result() == "x"
 
 
 def test_a_crash_leaves_any_blocks_of_what_was_not_committed() -> None:
