@@ -182,7 +182,7 @@ def test_power_cuts_of_workloads_by_chance_keep_the_promises(seed: int) -> None:
     assert checked(seed)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [*range(6), 16])  # of few seeds a segment goes too early, if it may: 16 is one
 def test_power_cuts_and_failing_calls_keep_the_promises(seed: int) -> None:
     """EIO of any call, ENOSPC of new segments: what a later fsync promises is recovered."""
     assert checked(seed, fails=True)
