@@ -716,11 +716,11 @@ class PublishingFile(ObjectFile):
         self.is_changed = self.version is None
 
     def stat(self) -> ObjectStat:
-        with self.backend.call("file_stat", self.key), self.backend.lock:
+        with self.backend.call("file_stat", self.key), self.alive():
             return ObjectStat(size=len(self.work), version=self.version)
 
     def fill(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
-        with self.backend.lock:
+        with self.alive():
             content = self.work if self.read_back else self.safe
             content.extend(bytes(len(self.work) - len(content)))
             data = bytes(content[offset : offset + sum(len(buffer) for buffer in buffers)])
@@ -729,7 +729,7 @@ class PublishingFile(ObjectFile):
     def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
         data = b"".join(buffers)[:limit]
         end, unit = offset + len(data), int(self.backend.limits.write_unit)
-        with self.backend.lock:
+        with self.alive():
             if end % unit and end < len(self.work):
                 self.backend.violations.append(f"write at {offset}: {len(data)} bytes are no whole units of {unit}")
             self.work.extend(bytes(max(0, offset - len(self.work))))
@@ -752,13 +752,20 @@ class PublishingFile(ObjectFile):
     @contextmanager
     def changing(self, op: str, offset: int, length: int = 0) -> Iterator[None]:
         backend = self.backend
-        with backend.exclusive(self.stored, op), backend.call(op, self.key, offset, length), backend.lock:
+        with backend.exclusive(self.stored, op), backend.call(op, self.key, offset, length), self.alive():
             self.is_changed = True
+            yield
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        with self.backend.lock:
+            if self.is_closed:
+                raise OSError(errno.ECONNRESET, "the session is gone", str(self.key))
             yield
 
     def make_durable(self) -> str:
         """Publish the content under the name, if the name still belongs to this object."""
-        with self.backend.lock:
+        with self.alive():
             if self.is_changed and not self.is_detached:
                 if self.objects.version(self.key) != self.version:
                     raise stale()
@@ -786,13 +793,21 @@ class PublishingBackend(ObjectBackend):
     Args:
         shares: a backend over this store, in place of a new one: what it renames are other sessions.
         read_back: reads show acknowledged bytes; False: the committed ones, with cuts and holes.
-        limits: fields of BackendLimits.
+        write_unit, limits: fields of BackendLimits.
     """
 
     kind = PublishingFile
 
-    def __init__(self, shares: PublishingBackend | None = None, *, read_back: bool = True, **limits: Any) -> None:
-        super().__init__(**limits)
+    def __init__(
+        self,
+        shares: PublishingBackend | None = None,
+        *,
+        read_back: bool = True,
+        write_unit: int | str = 1,
+        **limits: Any,
+    ) -> None:
+        unit = as_bytes(write_unit)
+        super().__init__(**{"write_unit": unit, "max_write": max((1 << 20) // unit, 1) * unit, **limits})
         self.read_back = read_back
         if shares is not None:
             self.lock, self.objects, self.versions = shares.lock, shares.objects, shares.versions

@@ -145,7 +145,7 @@ transforms = st.sampled_from(
 )
 
 
-def run(inner: Backend, fail: Callable[[int], None], make: Callable[[], Transform], steps: list[Any]) -> None:
+def run(inner: Backend, fail: Callable[[int], object], make: Callable[[], Transform], steps: list[Any]) -> None:
     """The steps on a cache of few pages and on a bytearray."""
     model, seed = bytearray(), 0
     patient = RetryPolicy(attempts=100, first_delay=0.0005, max_delay=0.002, deadline=WAIT_LIMIT_S, failed_retry=None)
