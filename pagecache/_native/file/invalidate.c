@@ -87,7 +87,7 @@ void pc_end_at_written(struct pc_inode *i)
 		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++) {
 			u64 at = pc_folio_pos(c, f) + ((u64)b << c->page_shift);
 			if (at >= remote && !pc_set_count(c, f, PC_P, b, b + 1) &&
-			    !pc_written_next(i, f, b, true, at, at + c->page_size, &pos, &stop))
+			    !pc_written_next(i, f, true, at, at + c->page_size, &pos, &stop))
 				pc_folio_forget_local(i, f, b, b + 1);
 		}
 		if (locked)
@@ -99,7 +99,7 @@ void pc_end_at_written(struct pc_inode *i)
 		u32 blocks = 1u << pc_folio_order(f);
 		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++)
 			for (u64 at = pc_folio_pos(c, f) + ((u64)b << c->page_shift), last = at + c->page_size;
-			     pc_written_next(i, f, b, true, at, last, &pos, &stop); at = stop)
+			     pc_written_next(i, f, true, at, last, &pos, &stop); at = stop)
 				end = pc_max(end, stop);
 	}
 	pc_set_size(i, pc_min(atomic_load(&i->size), end));
@@ -109,14 +109,8 @@ void pc_end_at_written(struct pc_inode *i)
 /* All local bytes count as written by this program. Context: token; W and U are empty. */
 void pc_own_all(struct pc_inode *i)
 {
-	u64 index = 0;
-	bool locked;
 	pc_inode_leaf_lock(i);
-	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(i->cache), &locked));) {
-		pc_written_all(i, f);
-		if (locked)
-			pc_folio_unlock(i->cache, f);
-	}
+	pc_map_clear(i->cache, &i->borrowed);
 	pc_written_clear(i);
 	pc_section_end(i);
 }

@@ -156,18 +156,11 @@ static bool already_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 
 	return pc_folio_pos(c, f) + to <= atomic_load_explicit(&i->size, memory_order_relaxed);
 }
 
-/* Dirty bytes become written. No leaf lock if they are already, or extend a range that nothing else can change: the folio has no
- * W, and gets none while it is locked. */
+/* Dirty bytes become written. No leaf lock if all of the file's are. */
 static void written(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
-	u64 word;
-	if (PC_LIKELY(pc_written_has(i->cache, f, from, to)))
+	if (PC_LIKELY(!pc_map_bytes(&i->borrowed)))
 		return;
-	if (!(pc_folio_state(f) & PC_F_UNSTABLE) && pc_written_extended(i->cache, f, from, to, &word)) {
-		PC_SYNC("write_extends");
-		pc_written_store(i->cache, f, from, word);
-		return;
-	}
 	pc_inode_leaf_lock(i);
 	pc_written_add(i, f, from, to);
 	pc_inode_leaf_unlock(i);

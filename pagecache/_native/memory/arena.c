@@ -8,7 +8,7 @@
  *
  * Each order is a bitmap with 64-way summaries: the lowest free block is found in `levels` steps, splitting clears one bit
  * and sets one per order, merging tests the buddy's bit. No list runs through the frames, so a free frame's memory is never
- * touched, and the whole allocator costs some 0.27 bytes per frame, besides a word for written.c. Frames are recycled without returning to the system
+ * touched, and the whole allocator costs some 0.27 bytes per frame. Frames are recycled without returning to the system
  * (a page fault costs more than the copy that follows it); `resize` and frames above the capacity are given back. A closed
  * arena hands nothing out: the reserve goes at once, the frames when the last one is free.
  *
@@ -145,7 +145,7 @@ int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift, u64 reserve)
 	size_t words = 0;
 	for (u32 k = 0; k < PC_ORDERS; k++)
 		bitmap_layout(&a->free[k], (a->frames_max >> k) + 1, &words);
-	a->tables_size = (words + a->frames_max) * 8 + ((size_t)a->frames_max / 16 + 1) * sizeof(u16);
+	a->tables_size = words * 8 + ((size_t)a->frames_max / 16 + 1) * sizeof(u16);
 	a->tables =
 		mmap(NULL, a->tables_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (a->tables == MAP_FAILED) {
@@ -156,8 +156,7 @@ int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift, u64 reserve)
 	u64 *at = a->tables;
 	for (u32 k = 0; k < PC_ORDERS; k++)
 		at = bitmap_place(&a->free[k], at);
-	a->written = (_Atomic u64 *)at;
-	a->owner_tag = (u16 *)(at + a->frames_max);
+	a->owner_tag = (u16 *)at;
 	int err = pc_arena_resize(a, capacity);
 	if (err)
 		pc_arena_destroy(a);
@@ -171,7 +170,6 @@ void pc_arena_destroy(struct pc_arena *a)
 	if (a->tables_size)
 		munmap(a->tables, a->tables_size);
 	a->reserved = a->tables_size = 0;
-	atomic_store(&a->written_end, 0);
 }
 
 /* Hand out no frame from here on, and unmap the address space behind the frames that were used. */
@@ -304,8 +302,7 @@ bool pc_arena_claim(struct pc_arena *a, u32 frame, u32 order, u16 tag)
 /* Bytes of tables that frames below the high-water mark can have touched. */
 size_t pc_arena_metadata(const struct pc_arena *a)
 {
-	return (size_t)a->frames / 4 + (size_t)a->frames / 8 +
-	       atomic_load(&((struct pc_arena *)a)->written_end) * sizeof(u64);
+	return (size_t)a->frames / 4 + (size_t)a->frames / 8;
 }
 
 /* [I-6] The free lists are buddy-consistent: no free block inside another, no two free buddies apart. Arena lock held. */

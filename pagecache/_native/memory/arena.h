@@ -29,8 +29,6 @@ struct pc_arena {
 	_Atomic u32 used;
 	_Atomic u32 transit;  /* handed out or taken back, and at this moment in no structure */
 	struct pc_bitmap free[PC_ORDERS];
-	_Atomic u64 *written; /* per frame: the written bytes of a dirty block (written.c); 0 in every other frame */
-	_Atomic u32 written_end; /* no frame from here on has ever had another one */
 	u16 *owner_tag; /* per 16 frames: volume tag whose bytes lie there; 0 untouched, 0xffff mixed */
 	void *tables;
 	size_t tables_size;

@@ -130,7 +130,7 @@ void pc_cache_destroy(struct pc_cache *c)
 			pc_written_clear(c->inodes[k]);
 			pc_direct_clear(c->inodes[k]);
 			pc_map_clear(c, &c->inodes[k]->unlogged);
-			pc_map_clear(c, &c->inodes[k]->apart);
+			pc_map_clear(c, &c->inodes[k]->borrowed);
 		}
 		free(c->inodes[k]);
 	}

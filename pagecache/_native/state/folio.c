@@ -209,10 +209,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	struct pc_cache *c = i->cache;
 	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
 	u32 before = pc_local_count(c, f, b0, b1);
-	u64 word;
-	if (pc_written_extended(c, f, from, to, &word))
-		pc_written_store(c, f, from, word);
-	else if ((from | to) & (c->page_size - 1) || pc_folio_state(f) & PC_F_DIRTY)
+	if ((from | to) & (c->page_size - 1) || i->borrowed.nr_ranges)
 		pc_written_add(i, f, from, to);
 	u64 fresh = set_add(i, f, PC_D, b0, b1);
 	u64 stamp = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);

@@ -40,7 +40,6 @@ static bool exchange(struct pc_inode *i, struct pc_folio *f, u32 new_frame, bool
 	pc_seq_begin(f);
 	atomic_store_explicit(&f->frame, new_frame, memory_order_relaxed);
 	pc_seq_end(f);
-	pc_written_moved(i, f, old_frame);
 	/* Transit: the new frame left it, the old one is in it until the shadow or the free list has it. */
 	bool held = pc_shadow_leave(c, f, old_frame, order, extra_holds + calls + pc_pins_leave(i, f));
 	pc_inode_leaf_unlock(i);

@@ -116,7 +116,7 @@ struct pc_inode {
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
 	/* blocks; nr_failed is read without the lock (pc_some_failed) */
 	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned;
-	struct pc_rangemap apart; /* written ranges of dirty blocks that have several of them (written.c) */
+	struct pc_rangemap borrowed; /* bytes of dirty blocks that were not written (written.c) */
 	struct pc_rangemap unwritten; /* bytes of W, U and S that were not written when they were sent (written.c) */
 	struct pc_rangemap unlogged; /* unlogged.c */
 	struct pc_staged *beside; /* of S: spilled since the running commit began (spill.c) */

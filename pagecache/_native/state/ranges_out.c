@@ -48,7 +48,7 @@ static bool next_own(const struct pc_inode *i, const struct pc_folio *f, u32 b, 
 	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f);
 	bool sent = pc_set_count(c, f, PC_W, b, b + 1) || pc_set_count(c, f, PC_U, b, b + 1);
-	bool found = pc_set_count(c, f, PC_D, b, b + 1) && pc_written_next(i, f, b, true, at, end, pos, stop);
+	bool found = pc_set_count(c, f, PC_D, b, b + 1) && pc_written_next(i, f, true, at, end, pos, stop);
 	for (u64 first, last; sent && pc_sent_next(i, at, found ? *pos : end, &first, &last); at = last) {
 		u32 from = (u32)(first - start), to;
 		if (pc_valid_run(c, f, &from, (u32)(last - start), &to)) {
@@ -71,7 +71,7 @@ static bool next_run(const struct pc_inode *i, const struct pc_folio *f, u32 b, 
 	if (which == PC_RANGES_WRITTEN)
 		return next_own(i, f, b, at, end, pos, stop);
 	if (which == PC_RANGES_BORROWED)
-		return pc_set_count(c, f, PC_D, b, b + 1) && pc_written_next(i, f, b, false, at, end, pos, stop);
+		return pc_set_count(c, f, PC_D, b, b + 1) && pc_written_next(i, f, false, at, end, pos, stop);
 	if (!(failed ? pc_set_count(c, f, PC_X, b, b + 1) : pc_local_count(c, f, b, b + 1)) ||
 	    !pc_valid_run(c, f, &from, (u32)(end - start), &to))
 		return false;
