@@ -76,23 +76,6 @@ TEST(check_a_record_that_was_left_is_found)
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 }
 
-static struct pc_wait seen_by_reader;
-
-THREAD_OF(read_first, pc_wait_read(rig.cache, *(u32 *)arg, &seen_by_reader))
-
-/* The record is copied, its wait ends, another begins in its place: the copy is invalid. */
-TEST_OF_FIX("wait_number_twice", check_a_wait_that_ends_while_it_is_copied_is_not_reported)
-{
-	struct pc_wait one = wait_of(1), two = wait_of(2);
-	rig_open(&rig, 1 << 20, PAGE);
-	u32 id = pc_wait_begin(rig.cache, &one);
-	pthread_t reader = held_at("wait_copied_before_check", read_first, &id);
-	pc_wait_end(rig.cache, id);
-	EQUAL(pc_wait_begin(rig.cache, &two), id);
-	CHECK(!let_go("wait_copied_before_check", reader));
-	pc_wait_end(rig.cache, id);
-}
-
 /* Last of all: from here on this process is a child. */
 TEST(check_a_child_sees_none_and_touches_none)
 {

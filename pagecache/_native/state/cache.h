@@ -24,7 +24,7 @@ struct pc_cache {
 	struct pc_arena arena;
 	struct pc_pool folios, leaves, nodes, exts[PC_EXT_CLASSES], requests, shadows;
 	struct pc_pool waits; /* records of sleeping threads (waits.c) */
-	_Atomic u64 wait_number;
+	u64 wait_number; /* the lock of `waits` */
 	u32 page_shift, page_size, max_order;
 	u32 cow_pages;
 	_Atomic u64 local;                      /* blocks of L in the whole cache, those of P aside */

@@ -20,11 +20,10 @@ struct pc_wait {
 	u64 pos, end;
 	u64 reason;
 };
-enum { PC_WAIT_WORDS = sizeof(struct pc_wait) / sizeof(u64) };
 
 struct pc_wait_record {
-	_Atomic u64 number; /* never used twice in a cache; 0: free */
-	_Atomic u64 words[PC_WAIT_WORDS];
+	struct pc_wait wait;
+	u64 number; /* never used twice in a cache; 0: free */
 	u32 link_free;
 };
 
