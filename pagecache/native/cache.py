@@ -48,8 +48,6 @@ beginning and end; file; the range; whether it failed.
 class WaitingTask(Protocol):
     """A task that waits for a call on another thread: see `engine/aside.py`."""
 
-    since_ns: int
-
     def record(self) -> WaitRecord | None:
         """Return the wait; None: the task is gone."""
 
@@ -81,10 +79,9 @@ class NativeCache:
         """Return the start of the oldest wait, or of the oldest backend call in a caller's thread, in seconds of the
         monotonic clock; 0.0: there is none.
         """
-        oldest = int(_core.waiting_since(self.core))
-        calls = [call() for call in self.tasks.copy().values()]
-        starts = [call.since_ns for call in calls if call is not None]
-        return min([oldest, *starts] if oldest else starts, default=0) / 1e9
+        starts = [record.since_ns for record in self.waits()]
+        starts += [op.since_ns for op in extension.operations(self.core) if op.in_call and not op.helper]
+        return min(starts, default=0) / 1e9
 
     forked = property(attrgetter("core.forked"))
 

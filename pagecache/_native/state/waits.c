@@ -69,15 +69,3 @@ u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out)
 	pc_leaf_unlock(&c->waits.lock, PC_LEVEL_FRAME);
 	return number;
 }
-
-/* When the wait that has lasted longest began; 0: there is none. */
-u64 pc_waits_oldest_ns(struct pc_cache *c)
-{
-	u64 oldest = 0;
-	u32 bound = pc_waits_bound(c);
-	struct pc_wait w;
-	for (u32 id = 1; id < bound; id++)
-		if (pc_wait_read(c, id, &w) && (!oldest || w.since_ns < oldest))
-			oldest = w.since_ns;
-	return oldest;
-}

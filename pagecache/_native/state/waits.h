@@ -32,6 +32,5 @@ u32 pc_wait_begin(struct pc_cache *c, const struct pc_wait *w);
 void pc_wait_end(struct pc_cache *c, u32 id);
 u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out);
 u32 pc_waits_bound(struct pc_cache *c);
-u64 pc_waits_oldest_ns(struct pc_cache *c);
 
 #endif

@@ -184,7 +184,6 @@ static PyMethodDef functions[] = {
 	{"waiting", pc_waiting, METH_VARARGS, NULL},
 	{"waits", pc_waits, METH_O, NULL},
 	{"calls", pc_calls, METH_O, NULL},
-	{"waiting_since", pc_waiting_since, METH_O, NULL},
 	{"uninterrupted", pc_uninterrupted, METH_O, NULL},
 	{"wait", wait_for_event, METH_VARARGS, NULL},
 	{"trace_into", pc_trace_into, METH_VARARGS, NULL},

@@ -76,7 +76,7 @@ enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct
 /* waiting.c: waits and operations */
 extern struct pc_list pc_operations; /* the unsettled ones; under the GIL */
 void pc_op_claims(struct op *op);
-pc_method pc_waits, pc_calls, pc_waiting, pc_waiting_since, pc_uninterrupted;
+pc_method pc_waits, pc_calls, pc_waiting, pc_uninterrupted;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 struct op *pc_op_caller(PyObject *core, struct pc_inode *i);

@@ -210,19 +210,3 @@ PyObject *pc_calls(PyObject *module, PyObject *core)
 	free(found);
 	return list;
 }
-
-/* waiting_since(core) -> begin of the oldest wait, or of the oldest call that its caller runs itself; 0: no waits. */
-PyObject *pc_waiting_since(PyObject *module, PyObject *core)
-{
-	struct pc_cache *c = cache_of(core);
-	if (!c)
-		return NULL;
-	u64 oldest = pc_waits_oldest_ns(c);
-	for (struct pc_list *l = pc_operations.next; !pc_is_forked(c) && l != &pc_operations; l = l->next) {
-		const struct op *op = PC_ENTRY(l, struct op, listed);
-		if (op->state == OP_IN_CALL && !op->helper && op->inode->cache == c &&
-		    (!oldest || (u64)op->since_ns < oldest))
-			oldest = (u64)op->since_ns;
-	}
-	return PyLong_FromUnsignedLongLong(oldest);
-}
