@@ -10,7 +10,6 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <structmember.h>
 #include <sys/uio.h>
 
@@ -22,26 +21,23 @@ struct local_file {
 
 enum { CALL_PARTS = IOV_MAX < PC_PARTS_MAX ? IOV_MAX : PC_PARTS_MAX };
 
-/* Return: bytes, or -errno. No interpreter lock is needed. */
-static i64 move(struct local_file *f, bool write, u64 pos, const struct iovec *parts, int n)
-{
-	ssize_t moved = write ? pwritev(f->descriptor.fd, parts, n, (off_t)pos)
-			      : preadv(f->descriptor.fd, parts, n, (off_t)pos);
-	if (moved < 0)
-		return -errno;
-	if (write)
-		__atomic_store_n(&f->changed, true, __ATOMIC_RELAXED);
-	return moved;
-}
+static PyObject *os_preadv, *os_pwritev;
 
 /* Move bytes of cache memory by one call; the caller holds it. Return: bytes, or -errno. Context: no GIL needed. */
 i64 pc_driver_move(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
 {
+	struct local_file *f = driver->file;
 	struct iovec vector[CALL_PARTS];
-	size_t count = n < CALL_PARTS ? n : CALL_PARTS;
-	for (size_t k = 0; k < count; k++)
+	int count = n < CALL_PARTS ? (int)n : CALL_PARTS;
+	for (int k = 0; k < count; k++)
 		vector[k] = (struct iovec){parts[k].memory, parts[k].len};
-	return move(driver->file, driver->write, pos, vector, (int)count);
+	ssize_t moved = driver->write ? pwritev(f->descriptor.fd, vector, count, (off_t)pos)
+				      : preadv(f->descriptor.fd, vector, count, (off_t)pos);
+	if (moved < 0)
+		return -errno;
+	if (driver->write)
+		__atomic_store_n(&f->changed, true, __ATOMIC_RELAXED);
+	return moved;
 }
 
 /* The result of a call: a number of bytes, or -errno; unless an exception is set. */
@@ -53,53 +49,33 @@ PyObject *pc_moved(i64 moved)
 	return moved < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLongLong(moved);
 }
 
-/* The part of a call from Python: the buffers are exported until it returns. */
-static PyObject *move_buffers(PyObject *self, PyObject *args, bool write)
+/* A call from Python, by a function of os. */
+static PyObject *move_buffers(PyObject *self, PyObject *args, PyObject *function)
 {
-	struct local_file *f = (struct local_file *)self;
-	PyObject *buffers, *offset;
-	struct iovec vector[CALL_PARTS];
-	i64 moved = -1;
-	int n = 0;
+	PyObject *offset, *buffers;
 	if (!PyArg_ParseTuple(args, "OO", &offset, &buffers))
 		return NULL;
-	long long pos = PyLong_AsLongLong(offset);
-	Py_ssize_t count = PyErr_Occurred() ? -1 : PySequence_Size(buffers);
-	if (count < 0)
-		return NULL;
-	count = count < CALL_PARTS ? count : CALL_PARTS;
-	Py_buffer *held = malloc(((size_t)count + 1) * sizeof(*held));
-	if (!held)
-		return PyErr_NoMemory();
-	for (; n < count; n++) {
-		PyObject *buffer = PySequence_GetItem(buffers, n);
-		int err = buffer ? PyObject_GetBuffer(buffer, &held[n], write ? PyBUF_SIMPLE : PyBUF_WRITABLE) : -1;
-		Py_XDECREF(buffer);
-		if (err)
-			break;
-		vector[n] = (struct iovec){held[n].buf, (size_t)held[n].len};
-	}
-	if (!PyErr_Occurred()) {
-		do {
-			Py_BEGIN_ALLOW_THREADS moved = move(f, write, (u64)pos, vector, n);
-			Py_END_ALLOW_THREADS
-		} while (moved == -EINTR && !PyErr_CheckSignals());
-	}
-	while (n)
-		PyBuffer_Release(&held[--n]);
-	free(held);
-	return pc_moved(moved);
+	PyObject *few = PySequence_GetSlice(buffers, 0, CALL_PARTS), *moved = NULL;
+	if (few)
+		moved = PyObject_CallFunction(function, "iOO", ((struct local_file *)self)->descriptor.fd, few, offset);
+	Py_XDECREF(few);
+	return moved;
 }
 
 static PyObject *read_into(PyObject *self, PyObject *args)
 {
-	return move_buffers(self, args, false);
+	return move_buffers(self, args, os_preadv);
 }
 
 static PyObject *write_from(PyObject *self, PyObject *args)
 {
-	if (((struct local_file *)self)->writable)
-		return move_buffers(self, args, true);
+	struct local_file *f = (struct local_file *)self;
+	if (f->writable) {
+		PyObject *moved = move_buffers(self, args, os_pwritev);
+		if (moved)
+			__atomic_store_n(&f->changed, true, __ATOMIC_RELAXED);
+		return moved;
+	}
 	PyObject *done = PyObject_CallMethod(self, "need_writable", NULL); /* its error has the key */
 	Py_XDECREF(done);
 	errno = EBADF;
@@ -149,8 +125,12 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor)
 	};
 	static PyType_Spec spec = {"pagecache._native._core.LocalFile", sizeof(struct local_file), 0,
 				   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
-	PyObject *type = PyType_FromSpecWithBases(&spec, descriptor);
+	PyObject *os = PyImport_ImportModule("os");
+	os_preadv = os ? PyObject_GetAttrString(os, "preadv") : NULL;
+	os_pwritev = os_preadv ? PyObject_GetAttrString(os, "pwritev") : NULL;
+	PyObject *type = os_pwritev ? PyType_FromSpecWithBases(&spec, descriptor) : NULL;
 	int err = type ? PyModule_AddObjectRef(module, "LocalFile", type) : -1;
 	Py_XDECREF(type);
+	Py_XDECREF(os);
 	return err;
 }
