@@ -73,9 +73,9 @@ static bool stage_folio(struct pc_request *r, u32 s, u32 end)
 }
 
 /*
- * End W for the segments [s, end) of one folio, and the call's hold on its frame, in one section: a later call would
- * mistake a hold that outlasts W for its own. Failed segments come first: a block with several ragged extents is
- * acknowledged only if all of them were. Leaf lock held.
+ * End W for the segments [s, end) of one folio. The first of them keeps its frame if that has left the folio and the last
+ * of W ends here: the caller ends the hold of W on it. Failed segments come first: a block with several ragged extents
+ * is acknowledged only if all of them were. Leaf lock held.
  */
 static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure)
 {
@@ -84,20 +84,17 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 	struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
 	int success = pc_durable(i) ? PC_WB_STABLE : stage_folio(r, s, end) ? PC_WB_STAGED : PC_WB_UNSTABLE;
 	u32 b0, b1;
-	bool current = atomic_load_explicit(&f->frame, memory_order_relaxed) == r->segs[s].frame;
-	struct pc_ext *e = pc_folio_ext(c, f);
-	if (current && pc_folio_order(f) > 0 && e && e->calls)
-		e->calls--;
+	bool copied = pc_folio_state(f) & PC_F_COPIED;
 	for (int acked = ok; acked <= 1; acked++)
 		for (u32 k = s; k < end; k++) {
 			seg_blocks(r, k, acked, c->page_shift, &b0, &b1);
 			if (b0 < b1)
 				pc_folio_end_writeback(i, f, b0, b1, acked ? success : failure);
 		}
-	if (current) {
+	if (!copied)
 		pc_folio_ext_drop(i, f);
+	if (!copied || pc_folio_state(f) & PC_F_WRITEBACK)
 		r->segs[s].frame = PC_NO_FRAME;
-	}
 }
 
 /* End the whole request in this order: sets, marks and stamps; holds on frames that left their folios; references. */

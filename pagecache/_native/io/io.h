@@ -79,7 +79,7 @@ void pc_pass_turn(struct pc_inode *i);
 /* request_build.c */
 u64 pc_flight_share(const struct pc_inode *i);
 bool pc_request_build(struct pc_inode *i, enum pc_mark mark);
-bool pc_seg_add(struct pc_request *r, struct pc_folio *f, u32 from, u32 to, u32 last);
+bool pc_seg_add(struct pc_request *r, struct pc_folio *f, u32 from, u32 to);
 bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy);
 int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
 u32 pc_call_hold(struct pc_request *r, u32 *frames);

@@ -34,22 +34,18 @@ static void build_finish(struct build *b)
 	}
 }
 
-/* Add a segment [from, to) of a folio whose blocks are in W. @last: the folio of the request's last segment with one, or 0. Return:
- * whether a copy of it is sent. Leaf lock held. */
-bool pc_seg_add(struct pc_request *r, struct pc_folio *f, u32 from, u32 to, u32 last)
+/* Add a segment [from, to) of a folio whose blocks are in W. Return: whether a copy of it is sent. Leaf lock held. */
+bool pc_seg_add(struct pc_request *r, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	u32 id = pc_folio_id(c, f);
 	bool snapshot = pc_folio_state(f) & PC_F_WRITE_PINNED;
-	if (!snapshot && pc_folio_order(f) > 0 && last != id)
-		pc_folio_ext(c, f)->calls++;
 	bool got = pc_folio_get(f);
 	PC_ASSERT(got);
 	r->segs[r->nr_segs++] = (struct pc_seg){
 		.pos = pc_folio_pos(c, f) + from,
 		.len = to - from,
-		.folio = id,
+		.folio = pc_folio_id(c, f),
 		.frame = atomic_load_explicit(&f->frame, memory_order_relaxed),
 		.off = from,
 	};
@@ -109,7 +105,7 @@ static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool
 			u32 block_end = (from / i->cache->page_size + 1) * i->cache->page_size;
 			n = (u32)pc_min(to - from, block_end - from);
 		}
-		pc_seg_add(b->r, f, from, from + n, b->r->nr_segs ? b->r->segs[b->r->nr_segs - 1].folio : 0);
+		pc_seg_add(b->r, f, from, from + n);
 		b->r->end = start + from + n;
 		b->bytes += n;
 		from += n;

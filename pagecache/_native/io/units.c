@@ -34,8 +34,7 @@ struct units {
 	struct pc_folio *last; /* last folio moved to W, may extend beyond the unit */
 	enum pc_mark mark;
 	u64 unit, limit, eof;
-	u64 taken;      /* bytes of folios of this chain */
-	u32 last_folio; /* of r: folio of its last segment with one */
+	u64 taken; /* bytes of folios of this chain */
 	bool failed, busy;
 };
 
@@ -195,7 +194,6 @@ static void finish(struct units *b)
 	if (b->r)
 		pc_list_add_tail(&b->inode->pass.ready, &b->r->link);
 	b->r = NULL;
-	b->last_folio = 0;
 }
 
 static bool may_join(const struct units *b, u64 pos, u64 end)
@@ -217,9 +215,8 @@ static void seg_add(struct units *b, struct pc_folio *f, u64 pos, u64 end)
 		return;
 	}
 	u64 start = pc_folio_pos(b->inode->cache, f);
-	if (pc_seg_add(r, f, (u32)(pos - start), (u32)(end - start), b->last_folio))
+	if (pc_seg_add(r, f, (u32)(pos - start), (u32)(end - start)))
 		r->gather = 1;
-	b->last_folio = r->segs[r->nr_segs - 1].folio;
 }
 
 /* Walk the segments of a unit: W of its folios, neighbours between. Return: number of segments; `add`: put them into
@@ -287,25 +284,19 @@ static void drop_request(struct units *b)
 {
 	struct pc_request *r = b->r;
 	struct pc_cache *c = b->inode->cache;
-	u32 last = 0;
 	dirty_again(b, r->start);
 	for (u32 s = 0; s < r->nr_segs; s++) {
 		if (!r->segs[s].folio)
 			continue;
 		struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
-		bool snapshot = r->segs[s].frame == PC_NO_FRAME;
-		if (snapshot) {
+		if (r->segs[s].frame == PC_NO_FRAME) { /* a snapshot */
 			pc_ext_unpin(b->inode, f);
 			pc_folio_put(c, f);
-		} else if (pc_folio_order(f) > 0 && r->segs[s].folio != last) {
-			pc_folio_ext(c, f)->calls--;
 		}
-		last = r->segs[s].folio;
 		pc_folio_put(c, f);
 	}
 	pc_request_delete(r);
 	b->r = NULL;
-	b->last_folio = 0;
 }
 
 /* Add the unit of W byte `at` to a request. Return: its end, 0: out of memory. */

@@ -271,7 +271,7 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 	stamp_lower(&f->w, pc_stamp_get(&f->d));
 	pc_stamp_set(&f->d, PC_STAMP_NONE);
 	stay_dirty(i, f);
-	if (blocks == 1 && pc_folio_state(f) & PC_F_WRITE_PINNED)
+	if (pc_folio_state(f) & PC_F_WRITE_PINNED)
 		atomic_fetch_or(&f->state, PC_F_COPIED);
 	towrite_clear(i, f);
 	pc_counted(i, &i->counters.handed_over, (u64)n << c->page_shift);

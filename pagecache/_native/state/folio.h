@@ -22,7 +22,7 @@ enum pc_folio_flag {
 	PC_F_DETACHED = 1 << 13, /* out of the index, alive through pins or calls */
 	PC_F_PINNED = 1 << 14, /* a view holds its memory */
 	PC_F_WRITER_WAITS = 1 << 15, /* a writer waits for the end of the call that has its frame */
-	PC_F_COPIED = 1 << 16, /* one-page folio: the running call has the old frame */
+	PC_F_COPIED = 1 << 16, /* the running calls have an old frame, or copies */
 	PC_F_HELD = 1 << 17, /* its frame is held by number (shadow.c): valid bytes do not change in place */
 	PC_F_KEPT = 1 << 18, /* a backend may still store to missing bytes: they need another frame first */
 	PC_F_WRITE_PINNED = 1 << 19, /* P is not empty: a view may store to it at any moment */

@@ -26,16 +26,14 @@ static bool exchange(struct pc_inode *i, struct pc_folio *f, u32 new_frame, bool
 		memset(pc_arena_at(&c->arena, new_frame), 0, (size_t)c->page_size << order);
 	PC_SYNC("exchange_copied");
 	pc_inode_leaf_lock(i);
-	struct pc_ext *e = pc_folio_ext(c, f);
 	u32 st = pc_folio_state(f);
 	if (st & PC_F_PINNED && !cut) {
 		pc_inode_leaf_unlock(i);
 		return false;
 	}
-	u32 calls = order > 0 ? (e ? e->calls : 0) : (st & (PC_F_WRITEBACK | PC_F_COPIED)) == PC_F_WRITEBACK;
-	if (order > 0 && e)
-		e->calls = 0;
-	if (order == 0 && calls)
+	/* The calls of W have one hold together, which ends with W. */
+	u32 calls = (st & (PC_F_WRITEBACK | PC_F_COPIED)) == PC_F_WRITEBACK;
+	if (calls)
 		atomic_fetch_or(&f->state, PC_F_COPIED);
 	pc_seq_begin(f);
 	atomic_store_explicit(&f->frame, new_frame, memory_order_relaxed);
@@ -101,10 +99,8 @@ static bool in_flight(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	if (!(pc_folio_state(f) & PC_F_WRITEBACK))
 		return false;
 	pc_inode_leaf_lock(i);
-	struct pc_ext *e = pc_folio_ext(c, f);
-	bool held = pc_folio_order(f) == 0 ? !(pc_folio_state(f) & PC_F_COPIED) : e && e->calls;
 	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
-	held = held && pc_set_count(c, f, PC_W, b0, b1) != 0;
+	bool held = !(pc_folio_state(f) & PC_F_COPIED) && pc_set_count(c, f, PC_W, b0, b1) != 0;
 	pc_inode_leaf_unlock(i);
 	return held;
 }

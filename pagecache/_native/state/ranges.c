@@ -376,7 +376,6 @@ static u32 ext_new(struct pc_cache *c, u32 order)
 		return 0;
 	struct pc_ext *e = pc_pool_at(&c->exts[cls], id);
 	e->pins = e->write_pins = e->write_end = 0;
-	e->calls = 0;
 	atomic_store_explicit(&e->words, 1u << cls, memory_order_relaxed);
 	for (u32 k = 0; k < PC_RAGGED_SLOTS; k++)
 		atomic_store_explicit(&e->ragged[k], 0, memory_order_relaxed);

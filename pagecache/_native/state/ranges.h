@@ -20,7 +20,6 @@ struct pc_ext {
 	u32 write_end; /* no view that may store reaches behind this byte of the folio */
 	_Atomic u32
 		cuts; /* times that valid bytes became missing under a view: what it shows there is no longer the file's */
-	u32 calls; /* order > 0: running calls whose buffers lie in the current frame */
 	_Atomic u32 words; /* per set; 0 in memory never used */
 	_Atomic u64 ragged[PC_RAGGED_SLOTS]; /* valid bytes outside whole valid blocks: start << 32 | end; 0: unused */
 	_Atomic u64 sets[]; /* PC_SETS times `words` */
