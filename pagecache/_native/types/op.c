@@ -18,7 +18,6 @@
 
 PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
-static struct pc_list running = {&running, &running}; /* operations inside pc_op_run of any thread; under the GIL */
 _Thread_local const struct pc_inside *pc_tls_inside;
 #define DEFINE(name) PyObject *pc_str_##name;
 PC_STRINGS(DEFINE)
@@ -39,7 +38,6 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 		pc_list_init(&caller_of(op)->waiter.link);
 	op->generation = atomic_load(&i->volume->generation);
 	op->inode_id = i->id;
-	pc_list_init(&op->running);
 	pc_list_add_tail(&pc_operations, &op->listed);
 	atomic_fetch_add(&i->users, 1);
 	return op;
@@ -97,7 +95,6 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		pc_op_claims(op);
 		op->outer = pc_tls_op;
 		pc_tls_op = op;
-		pc_list_add_tail(&running, &op->running);
 		if (method == pc_str_fill)
 			result = pc_op_fill(op, engine);
 		else if (method == pc_str_write)
@@ -106,7 +103,6 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 			result = pc_op_commit(op, engine, method);
 		else
 			result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
-		pc_list_del(&op->running);
 		pc_tls_op = op->outer;
 		op->outer = NULL;
 	} else {
@@ -192,11 +188,10 @@ static PyObject *op_call(PyObject *self, PyObject *function)
 
 static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
 {
-	for (struct pc_list *l = running.next; l != &running; l = l->next) {
-		struct op *op = PC_ENTRY(l, struct op, running);
+	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
+		struct op *op = PC_ENTRY(l, struct op, listed);
 		bool reads = op->kind == PC_OP_FILL || op->kind == PC_OP_UNCACHED;
-		if (op->inode->volume == v && pc_op_stopped(op) && !op_is_settled(op) &&
-		    (reads || (fenced && op->kind != PC_OP_CALLER)))
+		if (op->inode->volume == v && pc_op_stopped(op) && (reads || (fenced && op->kind != PC_OP_CALLER)))
 			return op;
 	}
 	return NULL;

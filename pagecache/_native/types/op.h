@@ -64,7 +64,6 @@ struct op {
 	PyObject *core;
 	PyObject *answer; /* the last impossible answer, for the error message; or NULL */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
-	struct pc_list running; /* all operations that run in a thread, or were left; under the GIL */
 	struct pc_list listed; /* all operations that are not settled (waiting.c); under the GIL */
 	u64 thread; /* thread that runs it, or owns its resources; 0: none yet */
 	i64 since_ns; /* begin of its current call, or of the operation */

@@ -16,8 +16,6 @@
 
 #define INSIDE "direct I/O from inside a backend call of the same volume"
 
-static struct pc_list left = {&left, &left}; /* operations whose calls still run */
-
 /* Return: 0; -1 with an exception: it is settled, or left, or of another kind. */
 static int not_running(struct op *op)
 {
@@ -101,15 +99,12 @@ bool pc_op_direct_settle(struct op *op)
 	if (own->calls && op->generation >= op->inode->volume->fenced) {
 		if (op->state != OP_LEFT) {
 			pc_op_move(op, OP_LEFT);
-			pc_list_add_tail(&left, &op->running);
 			pc_direct_left(op->inode, 1);
 		}
 		return true;
 	}
-	if (op->state == OP_LEFT) {
-		pc_list_del(&op->running);
+	if (op->state == OP_LEFT)
 		pc_direct_left(op->inode, -1);
-	}
 	/* Fenced off: its calls cannot land, and the caller got an error. */
 	bool nothing = op->state == OP_LEFT && own->calls && !own->acknowledged;
 	if (own->holds & PC_HOLD_DIRECT)
@@ -120,9 +115,9 @@ bool pc_op_direct_settle(struct op *op)
 
 static struct op *first_fenced(const struct pc_volume *v)
 {
-	for (struct pc_list *l = left.next; l != &left; l = l->next) {
-		struct op *op = PC_ENTRY(l, struct op, running);
-		if (op->inode->volume == v && op->generation < v->fenced)
+	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
+		struct op *op = PC_ENTRY(l, struct op, listed);
+		if (op->state == OP_LEFT && op->inode->volume == v && op->generation < v->fenced)
 			return op;
 	}
 	return NULL;

@@ -247,14 +247,16 @@ enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end,
 /* One uncached read. Return: as pc_op_run. */
 static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
-	struct op *op = pc_op_new(core, i, PC_OP_UNCACHED, NULL);
-	if (!op)
+	u32 credit;
+	if (pc_wait_credit(i, core, &credit))
 		return PC_FAILED;
-	struct op_uncached *own = uncached_of(op);
-	if (pc_wait_credit(i, core, &own->credit)) {
-		Py_DECREF(op);
+	struct op *op = pc_op_new(core, i, PC_OP_UNCACHED, NULL);
+	if (!op) {
+		pc_credit_put(i->volume, credit);
 		return PC_FAILED;
 	}
+	struct op_uncached *own = uncached_of(op);
+	own->credit = credit;
 	own->pos = pos;
 	own->len = len;
 	PyObject *method = pc_may_call(i->volume) ? pc_str_fill : pc_str_read_aside;
