@@ -40,17 +40,11 @@ uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end)
 	static const struct {
 		u32 set, says;
 	} sets[] = {{PC_D, PC_PENDING_DIRTY}, {PC_W, PC_PENDING_WRITEBACK}, {PC_U, PC_PENDING_UNSTABLE}};
-	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, last = ((end - 1) >> c->page_shift) + 1;
-	u32 found = 0;
+	u32 shift = i->cache->page_shift, found = 0;
 	pc_inode_leaf_lock(i);
-	for (struct pc_folio *f; pos < end && (f = pc_next_folio(i, &index, last));) {
-		u64 first = pc_folio_index(f);
-		u32 b0 = (u32)(pc_max(first, pos >> c->page_shift) - first), b1 = (u32)(pc_min(index, last) - first);
-		for (u32 k = 0; k < 3; k++)
-			if (pc_set_count(c, f, sets[k].set, b0, b1))
-				found |= sets[k].says;
-	}
+	for (u32 k = 0; k < 3; k++)
+		if (pos < end && pc_any_block(i, sets[k].set, pos >> shift, ((end - 1) >> shift) + 1))
+			found |= sets[k].says;
 	pc_inode_leaf_unlock(i);
 	return found;
 }

@@ -122,19 +122,14 @@ static void hand_over(struct build *b, struct pc_folio *f)
 	u32 blocks = 1u << pc_folio_order(f), size = c->page_size, last_block = UINT32_MAX;
 	u64 start = pc_folio_pos(c, f), eof = atomic_load(&i->size);
 	pc_folio_begin_writeback(i, f);
-	for (u32 k = pc_set_next(c, f, PC_W, 0, blocks); k < blocks; k = pc_set_next(c, f, PC_W, k, blocks)) {
-		u32 end = pc_set_next_clear(c, f, PC_W, k, blocks), from = k * size;
-		u32 to = (u32)pc_min((u64)end * size, eof > start ? eof - start : 0);
-		k = end;
-		for (u32 valid; !b->failed && pc_valid_run(c, f, &from, to, &valid);) {
-			b->failed = !build_run(b, f, &from, valid, from / size == last_block);
-			last_block = (valid - 1) / size;
-		}
+	for (u64 pos = start, end; !b->failed && pc_set_run(c, f, PC_W, pos, eof, &pos, &end); pos = end) {
+		u32 from = (u32)(pos - start), to = (u32)(end - start);
+		b->failed = !build_run(b, f, &from, to, from / size == last_block);
+		last_block = (to - 1) / size;
 		if (b->failed) {
 			/* Out of memory for segments: bytes in no request become dirty again. */
 			pc_folio_end_writeback(i, f, from / size, blocks, PC_WB_AGAIN);
 			atomic_fetch_and(&f->state, ~(u32)PC_F_BACKOFF);
-			break;
 		}
 	}
 }

@@ -61,41 +61,14 @@ static u64 pages_end(const struct pc_cache *c, u64 end)
 /* The first run of valid bytes in blocks of a set, at or after `from`, before the end of the file. */
 static bool run_of(const struct units *b, const struct pc_folio *f, enum pc_set s, u64 from, u64 *start, u64 *end)
 {
-	const struct pc_cache *c = b->inode->cache;
-	u64 base = pc_folio_pos(c, f);
-	u32 shift = c->page_shift, blocks = 1u << pc_folio_order(f);
-	u32 to = b->eof > base ? (u32)pc_min(b->eof - base, pc_folio_bytes(c, f)) : 0;
-	u32 at = from > base ? (u32)pc_min(from - base, to) : 0;
-	while (at < to) {
-		u32 block = pc_set_next(c, f, s, at >> shift, blocks);
-		at = block << shift > at ? block << shift : at;
-		if (block == blocks || at >= to)
-			break;
-		u32 stop = (u32)pc_min((u64)pc_set_next_clear(c, f, s, block, blocks) << shift, to);
-		u32 valid;
-		if (pc_valid_run(c, f, &at, stop, &valid)) {
-			*start = base + at;
-			*end = base + valid;
-			return true;
-		}
-	}
-	return false;
+	return pc_set_run(b->inode->cache, f, s, from, b->eof, start, end);
 }
 
 /* ---------------------------------------------------------------- units that may be sent */
 
 static bool in_flight(const struct pc_inode *i, u64 pos, u64 end)
 {
-	const struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift;
-	for (const struct pc_folio *f; (f = pc_next_marked(i, &index, pages_end(c, end), PC_MARK_WRITEBACK));) {
-		u64 base = pc_folio_pos(c, f);
-		u32 b0 = (u32)((pc_max(pos, base) - base) >> c->page_shift);
-		u32 b1 = (u32)pages_end(c, pc_min(end, folio_end(c, f)) - base);
-		if (pc_set_next(c, f, PC_W, b0, b1) < b1)
-			return true;
-	}
-	return false;
+	return pc_any_block(i, PC_W, pos >> i->cache->page_shift, pages_end(i->cache, end));
 }
 
 /* Whether `pos` follows a last unit that was short when sent and is still in flight. The file has grown since; bytes

@@ -104,6 +104,19 @@ static u32 set_copy(struct pc_inode *i, struct pc_folio *f, enum pc_set from, en
 	return n;
 }
 
+/* Whether a block of the pages [index, last) is in D, W or U. Leaf lock held. */
+bool pc_any_block(const struct pc_inode *i, enum pc_set set, u64 index, u64 last)
+{
+	u64 next = index;
+	for (const struct pc_folio *f; (f = pc_next_marked(i, &next, last, mark_of[set]));) {
+		u64 first = pc_folio_index(f);
+		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(next, last) - first);
+		if (pc_set_next(i->cache, f, set, b0, b1) < b1)
+			return true;
+	}
+	return false;
+}
+
 static void towrite_clear(struct pc_inode *i, struct pc_folio *f)
 {
 	if (pc_index_marked(i, pc_folio_index(f), PC_MARK_TOWRITE))

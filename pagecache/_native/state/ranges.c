@@ -367,6 +367,27 @@ u32 pc_set_next_clear(const struct pc_cache *c, const struct pc_folio *f, enum p
 	return b1;
 }
 
+/* The first run of valid bytes in blocks of a set, at position `from` of the file or behind it, before @eof: [*start, *end).
+ * Return: false: there is none. */
+bool pc_set_run(const struct pc_cache *c, const struct pc_folio *f, enum pc_set s, u64 from, u64 eof, u64 *start,
+		u64 *end)
+{
+	u64 base = pc_folio_pos(c, f);
+	u32 shift = c->page_shift, blocks = 1u << pc_folio_order(f), valid;
+	u32 to = eof > base ? (u32)pc_min(eof - base, pc_folio_bytes(c, f)) : 0;
+	u32 at = from > base ? (u32)pc_min(from - base, to) : 0;
+	for (u32 b = at >> shift, last; (b = pc_set_next(c, f, s, b, blocks)) < blocks; b = last) {
+		last = pc_set_next_clear(c, f, s, b, blocks);
+		at = (u32)pc_max(at, b << shift);
+		if (pc_valid_run(c, f, &at, (u32)pc_min((u64)last << shift, to), &valid)) {
+			*start = base + at;
+			*end = base + valid;
+			return true;
+		}
+	}
+	return false;
+}
+
 /* ---- extensions */
 
 static u32 ext_new(struct pc_cache *c, u32 order)

@@ -42,6 +42,8 @@ bool pc_valid_covers(const struct pc_cache *c, const struct pc_folio *f, u32 fro
 u32 pc_valid_until(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
 u32 pc_missing_until(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
 bool pc_valid_run(const struct pc_cache *c, const struct pc_folio *f, u32 *from, u32 to, u32 *end);
+bool pc_set_run(const struct pc_cache *c, const struct pc_folio *f, enum pc_set s, u64 from, u64 eof, u64 *start,
+		u64 *end);
 bool pc_valid_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
 bool pc_valid_keep(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
 bool pc_valid_can_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
@@ -52,5 +54,8 @@ u32 pc_set_count(const struct pc_cache *c, const struct pc_folio *f, enum pc_set
 u32 pc_set_next(const struct pc_cache *c, const struct pc_folio *f, enum pc_set s, u32 b0, u32 b1);
 u32 pc_set_next_clear(const struct pc_cache *c, const struct pc_folio *f, enum pc_set s, u32 b0, u32 b1);
 u32 pc_local_count(const struct pc_cache *c, const struct pc_folio *f, u32 b0, u32 b1);
+
+/* folio.c */
+bool pc_any_block(const struct pc_inode *i, enum pc_set set, u64 index, u64 last);
 
 #endif

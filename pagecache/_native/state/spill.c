@@ -25,23 +25,6 @@ static bool may_spill(const struct pc_folio *f)
 	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY;
 }
 
-/* The first run of valid bytes of blocks in a set, at *at or behind it in the folio: [*at, *end). */
-static bool next_run(const struct pc_inode *i, const struct pc_folio *f, enum pc_set set, u32 *at, u32 *end)
-{
-	struct pc_cache *c = i->cache;
-	u32 blocks = 1u << pc_folio_order(f);
-	u64 start = pc_folio_pos(c, f), size = atomic_load(&i->size), eof = size > start ? size - start : 0;
-	for (u32 b = *at >> c->page_shift, last; (b = pc_set_next(c, f, set, b, blocks)) < blocks; b = last) {
-		last = pc_set_next_clear(c, f, set, b, blocks);
-		u32 from = pc_max(*at, b << c->page_shift), to = (u32)pc_min((u64)last << c->page_shift, eof);
-		if (pc_valid_run(c, f, &from, to, end)) {
-			*at = from;
-			return true;
-		}
-	}
-	return false;
-}
-
 /* Bytes at @from or behind it that may be spilled, contiguous, and @most or not many more: [*pos, *end). Return: false: there are none. */
 bool pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *pos, uint64_t *end)
 {
@@ -49,17 +32,16 @@ bool pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *p
 	struct pc_walk walk = {i, from >> c->page_shift, pc_last_index(c), 1 << PC_MARK_DIRTY, 0};
 	*pos = *end = 0;
 	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
-		u64 start = pc_folio_pos(c, f);
-		u32 at = from > start ? (u32)(from - start) : 0, to = 0;
-		bool found = may_spill(f) && next_run(i, f, PC_D, &at, &to);
+		u64 at = 0, to = 0;
+		bool found = may_spill(f) && pc_set_run(c, f, PC_D, from, atomic_load(&i->size), &at, &to);
 		if (!found && !*end)
 			continue;
-		bool joins = found && (!*end || start + at == *end);
+		bool joins = found && (!*end || at == *end);
 		if (joins) {
-			*pos = *end ? *pos : start + at;
-			*end = start + to;
+			*pos = *end ? *pos : at;
+			*end = to;
 		}
-		if (!joins || to < pc_folio_bytes(c, f) || *end - *pos >= most) {
+		if (!joins || to < pc_folio_pos(c, f) + pc_folio_bytes(c, f) || *end - *pos >= most) {
 			pc_walk_stop(&walk);
 			break;
 		}
@@ -72,9 +54,10 @@ u64 pc_sent_end(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
 	u64 end = atomic_load(&i->remote_size), index = end >> c->page_shift, last = pc_last_index(c);
+	u64 size = atomic_load(&i->size);
 	for (struct pc_folio *f; (f = pc_next_marked(i, &index, last, PC_MARK_WRITEBACK));)
-		for (u32 at = 0, to; next_run(i, f, PC_W, &at, &to); at = to)
-			end = pc_max(end, pc_folio_pos(c, f) + to);
+		for (u64 at = 0, to; pc_set_run(c, f, PC_W, at, size, &at, &to); at = to)
+			end = pc_max(end, to);
 	return end;
 }
 
@@ -83,21 +66,19 @@ static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 end)
 {
 	bool beside = i->token == PC_TOKEN_COMMIT;
 	struct pc_cache *c = i->cache;
-	u64 start = pc_folio_pos(c, f), moved = 0, last = 0;
+	u64 size = atomic_load(&i->size), moved = 0, last = 0;
 	bool fits = may_spill(f);
-	for (u32 at = 0, to; fits && next_run(i, f, PC_D, &at, &to); at = to) {
-		last = start + to;
-		fits = pos <= start + at && last <= end;
-	}
+	for (u64 at = 0; fits && pc_set_run(c, f, PC_D, at, size, &at, &last); at = last)
+		fits = pos <= at && last <= end;
 	if (!fits || !last || !pc_folio_trylock(f))
 		return 0;
 	pc_folio_begin_writeback(i, f);
 	if (last > atomic_load(&i->remote_size))
 		pc_set_remote_size(i, last);
-	for (u32 at = 0, to; fits && next_run(i, f, PC_W, &at, &to); at = to) {
+	for (u64 at = 0, to; fits && pc_set_run(c, f, PC_W, at, size, &at, &to); at = to) {
 		u64 stamp = pc_stamp_get(&f->w);
-		fits = !beside || pc_staged_beside(i, start + at, start + to, stamp);
-		fits = fits && pc_staged_add(i, start + at, start + to, stamp);
+		fits = !beside || pc_staged_beside(i, at, to, stamp);
+		fits = fits && pc_staged_add(i, at, to, stamp);
 		moved += to - at;
 	}
 	/* Bytes that are in S and stay dirty do no harm: memory has the same ones. */

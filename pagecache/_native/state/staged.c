@@ -119,20 +119,6 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 
 /* ---------------------------------------------------------------- acknowledged bytes */
 
-/* Whether a block of the pages [index, last) is in a set. Leaf lock held. */
-static bool any_block(struct pc_inode *i, enum pc_set set, enum pc_mark mark, u64 index, u64 last)
-{
-	struct pc_cache *c = i->cache;
-	bool any = false;
-	u64 next = index;
-	for (const struct pc_folio *f; !any && (f = pc_next_marked(i, &next, last, mark));) {
-		u64 first = pc_folio_index(f);
-		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(next, last) - first);
-		any = pc_set_next(c, f, set, b0, b1) < b1;
-	}
-	return any;
-}
-
 /* May the backend have anything of L or S in [pos, end), to whole blocks, that is not committed: acknowledged, or back from a call
  * that failed? */
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
@@ -141,8 +127,8 @@ bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
 	struct pc_range r;
 	pc_inode_leaf_lock(i);
 	bool any = pc_map_next(&i->staged.map, index * page, &r) && r.pos < last * page;
-	any = any || any_block(i, PC_U, PC_MARK_UNSTABLE, index, last);
-	any = any || (pc_came_back(i) && any_block(i, PC_D, PC_MARK_DIRTY, index, last));
+	any = any || pc_any_block(i, PC_U, index, last);
+	any = any || (pc_came_back(i) && pc_any_block(i, PC_D, index, last));
 	pc_inode_leaf_unlock(i);
 	return any;
 }
