@@ -12,30 +12,6 @@
  */
 #include "file/file.h"
 
-/* The next folio of [*index, last] that views may store to, locked; *index moves past it. Leaf lock held, released
- * while waiting. Return: 1; 0: none; -EBUSY: a fill owns it. */
-static int next_to_cut(struct pc_inode *i, u64 *index, u64 last, struct pc_folio **out)
-{
-	for (;;) {
-		u64 next = *index;
-		struct pc_folio *f = *out = pc_next_marked(i, &next, last, PC_MARK_DIRTY);
-		if (!f)
-			return 0;
-		bool wanted = pc_folio_state(f) & PC_F_WRITE_PINNED;
-		if (wanted && !pc_folio_trylock(f)) {
-			if (atomic_load(&f->owner))
-				return -EBUSY;
-			pc_inode_leaf_unlock(i);
-			pc_yield();
-			pc_inode_leaf_lock(i);
-			continue;
-		}
-		*index = next;
-		if (wanted)
-			return 1;
-	}
-}
-
 /* How removing [pos, end) affects views that may store to the folio. Leaf lock held. */
 enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end)
 {
@@ -57,24 +33,25 @@ int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts)
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift,
 	    last = (pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1) >> c->page_shift;
-	struct pc_folio *f;
-	int found, err = 0;
+	bool locked;
+	int err = 0;
 	pc_inode_leaf_lock(i);
-	while (!err && (found = next_to_cut(i, &index, last, &f))) {
-		if (found < 0) {
-			err = found;
-			break;
+	for (struct pc_folio *f; !err && i->nr_write_pinned && (f = pc_next_claimed(i, &index, last, &locked));) {
+		bool pinned = pc_folio_state(f) & PC_F_WRITE_PINNED;
+		if (!locked) {
+			err = pinned ? -EBUSY : 0;
+			continue;
 		}
-		bool wanted = !parts || pc_views_hit(i, f, pos, end) == PC_VIEWS_PART;
-		pc_inode_leaf_unlock(i);
-		u32 order = pc_folio_order(f);
-		u32 frame = wanted ? pc_frame_get(c, &order, order) : PC_NO_FRAME;
-		if (frame != PC_NO_FRAME)
-			pc_folio_cut_views(i, f, frame);
-		else if (wanted)
-			err = -ENOMEM;
+		if (pinned && (!parts || pc_views_hit(i, f, pos, end) == PC_VIEWS_PART)) {
+			pc_inode_leaf_unlock(i);
+			u32 order = pc_folio_order(f), frame = pc_frame_get(c, &order, order);
+			if (frame != PC_NO_FRAME)
+				pc_folio_cut_views(i, f, frame);
+			else
+				err = -ENOMEM;
+			pc_inode_leaf_lock(i);
+		}
 		pc_folio_unlock(c, f);
-		pc_inode_leaf_lock(i);
 	}
 	pc_inode_leaf_unlock(i);
 	return err;
