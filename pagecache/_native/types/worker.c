@@ -11,41 +11,29 @@
 
 #include <stdlib.h>
 
-/* ---------------------------------------------------------------- results of fills for their requesters */
+/* ---------------------------------------------------------------- reads that wait, and results of fills for them */
 
-/* A read whose fill another thread makes. Guarded by the GIL. */
-struct reader {
-	struct pc_list link;
-	u32 report;
-	bool stale;      /* the bytes cannot stay in the cache */
-	PyObject *error; /* of the fill; NULL: none so far */
-};
-
-static struct pc_list readers = {&readers, &readers}; /* those that have requested a fill; under the GIL */
+static struct pc_list readings = {&readings, &readings}; /* under the GIL */
 static u32 last_report;
 
-/* The read requests this fill: its result returns by a number, since the thread that makes the fill has no
- * reference to the read. An earlier request of the read counts no longer. */
-static void reader_open(struct reader *reader, struct pc_request *r)
+void pc_reading_begin(struct pc_reading *read, struct pc_inode *i, struct pc_readahead *ra, u64 pos, u64 len)
 {
-	reader->report = r->report = ++last_report ? last_report : ++last_report;
-	reader->stale = false;
-	if (pc_list_empty(&reader->link))
-		pc_list_add_tail(&readers, &reader->link);
+	*read = (struct pc_reading){.inode = i, .ra = ra, .pos = pos, .len = len};
+	pc_list_add_tail(&readings, &read->link);
 }
 
-static void reader_close(struct reader *reader)
+void pc_reading_end(struct pc_reading *read)
 {
-	pc_list_del(&reader->link);
-	Py_CLEAR(reader->error);
+	pc_list_del(&read->link);
+	Py_CLEAR(read->error);
 }
 
-static struct reader *reader_of(u32 report)
+static struct pc_reading *reading_of(u32 report)
 {
-	for (struct pc_list *l = readers.next; report && l != &readers; l = l->next) {
-		struct reader *reader = PC_ENTRY(l, struct reader, link);
-		if (reader->report == report)
-			return reader;
+	for (struct pc_list *l = readings.next; report && l != &readings; l = l->next) {
+		struct pc_reading *read = PC_ENTRY(l, struct pc_reading, link);
+		if (read->report == report)
+			return read;
 	}
 	return NULL;
 }
@@ -53,45 +41,26 @@ static struct reader *reader_of(u32 report)
 /* The fill requested under this number has failed; its requester gets the exception that is set, which stays set. */
 void pc_report_failure(u32 report)
 {
-	struct reader *reader = reader_of(report);
-	PyObject *error = reader ? pc_take_exception() : NULL;
-	if (error && PyErr_GivenExceptionMatches(error, PyExc_Exception)) {
-		PyObject *before = reader->error;
-		reader->error = Py_NewRef(error);
-		Py_XDECREF(before);
-	}
-	if (reader)
+	PyObject *error = report ? pc_take_exception() : NULL; /* first: this may run code, and the read may end meanwhile */
+	struct pc_reading *read = reading_of(report);
+	if (read && error && !read->error && PyErr_GivenExceptionMatches(error, PyExc_Exception))
+		read->error = Py_NewRef(error);
+	if (report)
 		pc_put_exception(error);
 }
 
 /* The bytes of this fill were invalidated again and again: its requester has to read past the cache. */
 void pc_report_stale(u32 report)
 {
-	struct reader *reader = reader_of(report);
-	if (reader)
-		reader->stale = true;
-}
-
-/* ---------------------------------------------------------------- reads */
-
-static struct pc_list waiting = {&waiting, &waiting}; /* reads that wait for missing bytes; under the GIL */
-
-void pc_reading_begin(struct pc_reading *read, struct pc_inode *i, struct pc_readahead *ra, u64 pos, u64 len)
-{
-	*read = (struct pc_reading){.inode = i, .ra = ra, .pos = pos, .len = len};
-	pc_list_init(&read->link);
-	pc_list_add_tail(&waiting, &read->link);
-}
-
-void pc_reading_end(struct pc_reading *read)
-{
-	pc_list_del(&read->link);
+	struct pc_reading *read = reading_of(report);
+	if (read)
+		read->stale = true;
 }
 
 /* A fill of the file has ended: the line takes more for the reads that wait. */
 static void go_on(struct pc_inode *i)
 {
-	for (struct pc_list *l = waiting.next; l != &waiting; l = l->next) {
+	for (struct pc_list *l = readings.next; l != &readings; l = l->next) {
 		struct pc_reading *read = PC_ENTRY(l, struct pc_reading, link);
 		if (read->inode == i)
 			pc_readahead_waits(i, read->ra, read->pos, read->len);
@@ -137,80 +106,73 @@ static enum pc_result outlast_refusal(struct pc_inode *i)
 	return result;
 }
 
-/* Have a thread of the volume run the fill, and wait for its first folio. An abort or a signal handler ends the wait.
- * Return: as pc_run_fill. */
-static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, u64 len, struct pc_readahead *ra)
+/* Have a thread of the volume run the fill, and wait for its first folio. The result comes by a number, since that thread has no
+ * reference to the read. An abort or a signal handler ends the wait. Return: as pc_run_fill. */
+static enum pc_result run_queued(PyObject *core, struct pc_request *r, struct pc_reading *read)
 {
 	struct pc_inode *i = r->inode;
-	struct reader *reader = calloc(1, sizeof(*reader));
-	if (!reader) {
-		pc_request_settle(r);
-		PyErr_NoMemory();
-		return PC_FAILED;
-	}
 	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = r->first, .owner = r->id};
 	u64 end = r->end;
-	pc_list_init(&reader->link);
-	reader_open(reader, r);
+	read->report = r->report = ++last_report ? last_report : ++last_report;
 	pc_fill_submit(r, PC_WORK_FILL);
-	pc_readahead_miss(i, ra, pos, len, end);
+	pc_readahead_miss(i, read->ra, read->pos, read->len, end);
 	enum pc_result result = pc_wait_folio(i, core, &need);
-	if (result != PC_FAILED && reader->error) {
-		PyErr_SetObject((PyObject *)Py_TYPE(reader->error), reader->error);
+	if (result != PC_FAILED && read->error) {
+		PyErr_SetObject((PyObject *)Py_TYPE(read->error), read->error);
 		result = PC_FAILED;
-	} else if (result != PC_FAILED && reader->stale) {
+	} else if (result != PC_FAILED && read->stale) {
 		result = outlast_refusal(i);
 	}
-	reader_close(reader);
-	free(reader);
 	return result;
 }
 
-/* Fill the missing part of [pos, pos + len), at most one request; the caller then tries again. If the backend is
- * prompt, the calling thread runs the part it waits for, otherwise a thread of the volume does. The rest of a long
- * range and the readahead window are queued for the volume's threads first. @ra: the handle's readahead state, or NULL.
- * Return: PC_TRY_AGAIN; PC_UNCACHED: there is no memory, or the bytes are invalidated again and again; PC_FAILED. */
-static enum pc_result fill_part(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
+/* Fill the missing part of a read, at most one request; the caller then tries again. If the backend is prompt, the calling
+ * thread runs the part it waits for, otherwise a thread of the volume does. The rest of a long range and the readahead
+ * window are queued for the volume's threads first. Return: PC_TRY_AGAIN; PC_UNCACHED: there is no memory, or the bytes
+ * are invalidated again and again; PC_FAILED. */
+static enum pc_result fill_part(PyObject *core, struct pc_reading *read)
 {
+	struct pc_inode *i = read->inode;
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
 	u32 credit = 0;
 	bool here = pc_may_call(i->volume);
 	if (check_missing(i, core) || (here && pc_wait_credit(i, core, &credit)))
 		return PC_FAILED;
-	int err = pc_fill_begin(i, pos, len, &need, &r);
+	int err = pc_fill_begin(i, read->pos, read->len, &need, &r);
 	if (!r) {
 		if (here)
 			pc_credit_put(i->volume, credit);
 		if (err == -ENOMEM)
 			return PC_UNCACHED;
 		if (need.kind == PC_NEED_FOLIO) {
-			pc_readahead_rest(i, ra, pos, len);
+			pc_readahead_rest(i, read->ra, read->pos, read->len);
 			return pc_wait_folio(i, core, &need);
 		}
 		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : PC_TRY_AGAIN;
 	}
 	if (!here)
-		return run_queued(core, r, pos, len, ra);
+		return run_queued(core, r, read);
 	r->credit = credit;
 	struct op *op = pc_op_new(core, i, PC_OP_FILL, r);
 	if (!op) {
 		pc_request_settle(r);
 		return PC_FAILED;
 	}
-	pc_readahead_miss(i, ra, pos, len, r->end);
+	pc_readahead_miss(i, read->ra, read->pos, read->len, r->end);
 	enum pc_result ran = pc_op_run(op, pc_str_fill, NULL);
 	if (ran == PC_UNCACHED)
 		return outlast_refusal(i);
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
 }
 
+/* @ra: the handle's readahead state, or NULL. Return: as fill_part(). */
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
 	struct pc_readahead none = {0};
 	struct pc_reading read;
 	pc_reading_begin(&read, i, ra ? ra : &none, pos, len);
-	enum pc_result result = fill_part(core, i, pos, len, read.ra);
+	enum pc_result result = fill_part(core, &read);
 	pc_reading_end(&read);
 	return result;
 }
