@@ -9,11 +9,9 @@
  * The size is read after the copy: a truncate publishes the new size before it zeroes the tail, so a copy that saw the
  * zeros sees the new size as well.
  *
- * The caller fetches missing bytes: `need` has their range, or a folio to wait for. Nothing here waits.
+ * The caller fetches missing bytes: `need` has their range. Nothing here waits.
  */
 #include "file/file.h"
-
-enum { PC_OPTIMISTIC_TRIES = 4 };
 
 /* Record a touch: first one after insertion, readahead marker, S3-FIFO counter. One try: a lost count is harmless.
  *
@@ -86,24 +84,6 @@ static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 p
 	return COPY_DONE;
 }
 
-/* The sequence kept changing: copy with the folio locked. Return as copy_folio; COPY_CHANGED: another thread has locked
- * it. */
-static enum copy_result copy_locked(struct pc_inode *i, u32 id, u64 pos, u8 *to, u64 len, u64 *n, struct pc_need *need)
-{
-	struct pc_cache *c = i->cache;
-	struct pc_folio *f = pc_folio_at(c, id);
-	int err = pc_folio_trylock_at(i, f, pos >> c->page_shift);
-	if (err == -EAGAIN) {
-		pc_need_folio(need, PC_NEED_FOLIO, c, f);
-		return COPY_CHANGED;
-	}
-	if (err)
-		return COPY_MISSING;
-	enum copy_result got = copy_folio(i, f, pos, to, len, n, need);
-	pc_folio_unlock(c, f);
-	return got == COPY_CHANGED ? COPY_MISSING : got;
-}
-
 static void prefetch_next(struct pc_inode *i, u64 pos)
 {
 	u32 id = pc_index_lookup(i, pos >> i->cache->page_shift);
@@ -114,35 +94,30 @@ static void prefetch_next(struct pc_inode *i, u64 pos)
 	}
 }
 
-/* Copy from one folio at `pos`, with retries. Return: bytes, 0: see need. */
+/* Copy from one folio at `pos`; again if it changes meanwhile, which takes another thread moments. Return: bytes, 0: see
+ * need. */
 static u64 read_part(struct pc_inode *i, u64 pos, u8 *to, u64 len, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
 	u64 n = 0;
-	for (int tries = 0; tries < PC_OPTIMISTIC_TRIES; tries++) {
-		u32 id = pc_index_lookup(i, pos >> c->page_shift);
-		if (!id)
-			break;
+	for (u32 id; (id = pc_index_lookup(i, pos >> c->page_shift));) {
 		PC_POINT("read_found");
 		enum copy_result got = copy_folio(i, pc_folio_at(c, id), pos, to, len, &n, need);
 		if (PC_LIKELY(got == COPY_DONE))
 			return n;
 		if (got == COPY_MISSING)
 			break;
-		if (tries == PC_OPTIMISTIC_TRIES - 1 && copy_locked(i, id, pos, to, len, &n, need) == COPY_DONE)
-			return n;
+		pc_yield();
 	}
-	if (need->kind == PC_NEED_NOTHING) {
-		need->kind = PC_NEED_FILL;
-		need->pos = pos;
-		need->len = len;
-	}
+	need->kind = PC_NEED_FILL;
+	need->pos = pos;
+	need->len = len;
 	return 0;
 }
 
 /* Copy the valid bytes of [pos, pos + len). Return: bytes copied from `pos` on. Fewer than len and need->kind NOTHING:
- * the end of the file. Otherwise need has what the next byte waits for: FILL, or FOLIO. need->readahead: the read
- * touched a marker. Context: any thread, no lock. GIL: kept; the caller releases it for large copies. Contract: 2.4,
+ * the end of the file. Otherwise need has what the next byte waits for: FILL. need->readahead: the read touched a
+ * marker. Context: any thread, no lock. GIL: kept; the caller releases it for large copies. Contract: 2.4,
  * 2.5. */
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need)
 {

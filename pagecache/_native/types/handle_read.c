@@ -42,22 +42,6 @@ void pc_read_seen(struct handle *h, u64 pos, u64 len)
 		pc_reclaim_soon(h->inode, pos, pos + len);
 }
 
-/* Provide the next step of pc_read at pos. Return: PC_TRY_AGAIN, PC_UNCACHED, PC_FAILED. */
-static enum pc_result provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
-{
-	if (need->kind == PC_NEED_FOLIO) {
-		struct pc_reading read;
-		pc_readahead_rest(h->inode, &h->ra, pos, len);
-		pc_reading_begin(&read, h->inode, &h->ra, pos, len);
-		enum pc_result result = pc_wait_folio(h->inode, h->core, need);
-		pc_reading_end(&read);
-		return result;
-	}
-	if (round > PC_ROUNDS_CACHED)
-		return PC_UNCACHED; /* bytes are evicted before they are copied */
-	return pc_run_fill(h->core, h->inode, pos, len, &h->ra);
-}
-
 /* The read was not a plain hit: `got` bytes are copied and need has the reason. Return: bytes of [pos, pos + len),
  * -1. */
 static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct pc_need *need)
@@ -67,8 +51,10 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 	bool missed = false;
 	pc_met_marker(h, need);
 	for (int round = 0; done < len && need->kind != PC_NEED_NOTHING; round++) {
-		missed |= need->kind == PC_NEED_FILL;
-		enum pc_result next = provide(h, pos + done, len - done, need, round);
+		missed = true;
+		enum pc_result next = PC_UNCACHED; /* bytes are evicted before they are copied */
+		if (round <= PC_ROUNDS_CACHED)
+			next = pc_run_fill(h->core, i, pos + done, len - done, &h->ra);
 		if (next == PC_FAILED)
 			return -1;
 		if (next == PC_UNCACHED) {

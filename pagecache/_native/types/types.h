@@ -83,18 +83,6 @@ struct op *pc_op_caller(PyObject *core, struct pc_inode *i);
 enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 bool pc_may_call(const struct pc_volume *v);
-/* A read that waits for bytes (worker.c). */
-struct pc_reading {
-	struct pc_list link;
-	struct pc_inode *inode;
-	struct pc_readahead *ra;
-	u64 pos, len;
-	u32 report;      /* number of the fill that it has requested from another thread, 0: none */
-	bool stale;      /* the bytes of that fill cannot stay in the cache */
-	PyObject *error; /* of that fill; NULL: none so far */
-};
-void pc_reading_begin(struct pc_reading *read, struct pc_inode *i, struct pc_readahead *ra, u64 pos, u64 len);
-void pc_reading_end(struct pc_reading *read);
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
 enum pc_result pc_provide(PyObject *core, struct pc_inode *i, const struct pc_need *need);
 enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end, int tries);

@@ -13,25 +13,24 @@
 
 /* ---------------------------------------------------------------- reads that wait, and results of fills for them */
 
-static struct pc_list readings = {&readings, &readings}; /* under the GIL */
+/* A read that waits for bytes; guarded by the GIL. */
+struct reading {
+	struct pc_list link;
+	struct pc_inode *inode;
+	struct pc_readahead *ra;
+	u64 pos, len;
+	u32 report;      /* number of the fill that it has requested from another thread, 0: none */
+	bool stale;      /* the bytes of that fill cannot stay in the cache */
+	PyObject *error; /* of that fill; NULL: none so far */
+};
+
+static struct pc_list readings = {&readings, &readings};
 static u32 last_report;
 
-void pc_reading_begin(struct pc_reading *read, struct pc_inode *i, struct pc_readahead *ra, u64 pos, u64 len)
-{
-	*read = (struct pc_reading){.inode = i, .ra = ra, .pos = pos, .len = len};
-	pc_list_add_tail(&readings, &read->link);
-}
-
-void pc_reading_end(struct pc_reading *read)
-{
-	pc_list_del(&read->link);
-	Py_CLEAR(read->error);
-}
-
-static struct pc_reading *reading_of(u32 report)
+static struct reading *reading_of(u32 report)
 {
 	for (struct pc_list *l = readings.next; report && l != &readings; l = l->next) {
-		struct pc_reading *read = PC_ENTRY(l, struct pc_reading, link);
+		struct reading *read = PC_ENTRY(l, struct reading, link);
 		if (read->report == report)
 			return read;
 	}
@@ -42,7 +41,7 @@ static struct pc_reading *reading_of(u32 report)
 void pc_report_failure(u32 report)
 {
 	PyObject *error = report ? pc_take_exception() : NULL; /* first: this may run code, and the read may end meanwhile */
-	struct pc_reading *read = reading_of(report);
+	struct reading *read = reading_of(report);
 	if (read && error && !read->error && PyErr_GivenExceptionMatches(error, PyExc_Exception))
 		read->error = Py_NewRef(error);
 	if (report)
@@ -52,7 +51,7 @@ void pc_report_failure(u32 report)
 /* The bytes of this fill were invalidated again and again: its requester has to read past the cache. */
 void pc_report_stale(u32 report)
 {
-	struct pc_reading *read = reading_of(report);
+	struct reading *read = reading_of(report);
 	if (read)
 		read->stale = true;
 }
@@ -61,7 +60,7 @@ void pc_report_stale(u32 report)
 static void go_on(struct pc_inode *i)
 {
 	for (struct pc_list *l = readings.next; l != &readings; l = l->next) {
-		struct pc_reading *read = PC_ENTRY(l, struct pc_reading, link);
+		struct reading *read = PC_ENTRY(l, struct reading, link);
 		if (read->inode == i)
 			pc_readahead_waits(i, read->ra, read->pos, read->len);
 	}
@@ -108,7 +107,7 @@ static enum pc_result outlast_refusal(struct pc_inode *i)
 
 /* Have a thread of the volume run the fill, and wait for its first folio. The result comes by a number, since that thread has no
  * reference to the read. An abort or a signal handler ends the wait. Return: as pc_run_fill. */
-static enum pc_result run_queued(PyObject *core, struct pc_request *r, struct pc_reading *read)
+static enum pc_result run_queued(PyObject *core, struct pc_request *r, struct reading *read)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = r->first, .owner = r->id};
@@ -130,7 +129,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, struct pc
  * thread runs the part it waits for, otherwise a thread of the volume does. The rest of a long range and the readahead
  * window are queued for the volume's threads first. Return: PC_TRY_AGAIN; PC_UNCACHED: there is no memory, or the bytes
  * are invalidated again and again; PC_FAILED. */
-static enum pc_result fill_part(PyObject *core, struct pc_reading *read)
+static enum pc_result fill_part(PyObject *core, struct reading *read)
 {
 	struct pc_inode *i = read->inode;
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
@@ -170,10 +169,11 @@ static enum pc_result fill_part(PyObject *core, struct pc_reading *read)
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
 	struct pc_readahead none = {0};
-	struct pc_reading read;
-	pc_reading_begin(&read, i, ra ? ra : &none, pos, len);
+	struct reading read = {.inode = i, .ra = ra ? ra : &none, .pos = pos, .len = len};
+	pc_list_add_tail(&readings, &read.link);
 	enum pc_result result = fill_part(core, &read);
-	pc_reading_end(&read);
+	pc_list_del(&read.link);
+	Py_CLEAR(read.error);
 	return result;
 }
 
