@@ -57,11 +57,13 @@ struct pc_counters {
 	uint64_t fill_requested, fill_validated, fill_reread, fill_dropped, fill_zeroed; /* I-26 */
 };
 
-/* Changes of an inode that may be uncommitted: smallest size of its truncates (UINT64_MAX: none), hull of its holes,
- * end of bytes given up (0: nothing), and whether it was created or differs in size from the last commit. */
-struct pc_undone_report {
-	uint64_t lowest, hole_pos, hole_end, gone_end;
-	uint8_t created, resized;
+/* What needs a commit and is no folio (contract 2.17): what a reconnect has to repeat, or to report as lost. */
+struct pc_undone {
+	uint64_t lowest; /* smallest size that a truncate gave it; UINT64_MAX: none */
+	uint64_t hole_pos, hole_end; /* hull of the holes; empty: none */
+	uint64_t gone_pos, gone_end; /* hull of bytes given up that may be stored: nothing read of it outlasts a commit */
+	uint8_t created;
+	uint8_t resized; /* of a report: its size differs from that of the last commit */
 };
 
 /* Holders of an inode's token. STRAY: the caller has left, its backend call still runs. */
@@ -235,7 +237,7 @@ enum pc_aside { PC_ASIDE_UNSYNCED = 1, PC_ASIDE_KEPT_BACK = 2 }; /* no sync save
 void pc_inode_set_aside(struct pc_inode *i, uint32_t aside);
 void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest, uint64_t hole, uint64_t hole_end);
 void pc_inode_cut_paid(struct pc_inode *i, uint64_t size);
-void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
+void pc_inode_undone(struct pc_inode *i, struct pc_undone *out);
 void pc_inode_fence(struct pc_inode *i);
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object);
 void pc_change_begins(struct pc_inode *i, bool another_version);

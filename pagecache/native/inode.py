@@ -168,10 +168,8 @@ class NativeInode:
         lib.pc_inode_cut_paid(self._i, size)
 
     def undone(self) -> dict[str, int]:
-        """Return uncommitted changes other than bytes: lowest (END: none), hole_pos, hole_end, gone_end, created,
-        resized.
-        """
-        out = ffi.new("struct pc_undone_report *")
+        """Return uncommitted changes other than bytes, as `struct pc_undone` has them; lowest END: none."""
+        out = ffi.new("struct pc_undone *")
         lib.pc_inode_undone(self._i, out)
         return fields(out[0])
 

@@ -211,19 +211,12 @@ void pc_inode_cut_paid(struct pc_inode *i, uint64_t size)
 }
 
 /* Changes that are no bytes and are not known to be committed, including those of a running commit. */
-void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out)
+void pc_inode_undone(struct pc_inode *i, struct pc_undone *out)
 {
 	pc_inode_leaf_lock(i);
-	struct pc_undone u = i->undone;
-	pc_undone_merge(&u, &i->undone_moved);
-	*out = (struct pc_undone_report){
-		.lowest = u.lowest,
-		.hole_pos = u.hole_pos,
-		.hole_end = u.hole_end,
-		.gone_end = u.gone_end,
-		.created = u.created,
-		.resized = u.lowest != UINT64_MAX || atomic_load(&i->remote_size) != i->committed_size,
-	};
+	*out = i->undone;
+	pc_undone_merge(out, &i->undone_moved);
+	out->resized = out->lowest != UINT64_MAX || atomic_load(&i->remote_size) != i->committed_size;
 	pc_inode_leaf_unlock(i);
 }
 

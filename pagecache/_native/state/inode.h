@@ -16,15 +16,6 @@ struct pc_inval {
 	u64 pos, end;
 };
 
-/* What needs a commit and is no folio (contract 2.17): what a reconnect has to repeat, or to report as lost. */
-struct pc_undone {
-	u64 lowest;             /* smallest size that a truncate gave it; UINT64_MAX: none */
-	u64 hole_pos, hole_end; /* hull of the holes; empty: none */
-	u64 gone_pos,
-		gone_end; /* hull of the bytes that were given up and may be stored: nothing read of it outlasts a commit */
-	u8 created;
-};
-
 /* Bytes of direct writes without a commit (direct_set.c). */
 enum { PC_DIRECT_RANGES = 128 };
 struct pc_direct {
