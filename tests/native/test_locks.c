@@ -50,9 +50,9 @@ TEST(check_giving_up_answers_whether_the_lock_had_come)
 	pc_inode_lock_enqueue(i, &x, PC_EXCLUSIVE);
 	pc_inode_lock_enqueue(i, &s, PC_SHARED);
 	CHECK(!granted(&s));
-	CHECK(!pc_inode_lock_cancel(i, &x)); /* it stood before s, which fits now */
+	CHECK(!pc_waiter_cancel(i, &x)); /* it stood before s, which fits now */
 	CHECK(granted(&s));
-	CHECK(pc_inode_lock_cancel(i, &s)); /* too late: the caller has it */
+	CHECK(pc_waiter_cancel(i, &s)); /* too late: the caller has it */
 	pc_inode_lock_release(i, PC_SHARED);
 	pc_inode_lock_release(i, PC_SHARED);
 	pc_inode_lock_enqueue(i, &x, PC_EXCLUSIVE); /* may be granted at once */
@@ -70,7 +70,7 @@ TEST(check_the_token_goes_round_in_order)
 	CHECK(!queue_for_token(file, &b));
 	pc_commit_start(file->inode, 0); /* a commit in line */
 	CHECK(!queue_for_token(file, &c));
-	CHECK(!pc_token_cancel(file->inode, &b));
+	CHECK(!pc_waiter_cancel(file->inode, &b));
 	CHECK(!work(rig.volume)); /* nothing may run before its turn */
 	pc_token_release(file->inode);
 	EQUAL(file->inode->token, PC_TOKEN_PASS);
@@ -78,7 +78,7 @@ TEST(check_the_token_goes_round_in_order)
 		CHECK(work(rig.volume));
 	EQUAL(file->store.commits, 1);
 	EQUAL(file->store.stable[2], 'c');
-	CHECK(pc_token_cancel(file->inode, &c)); /* granted: the caller passes it on */
+	CHECK(pc_waiter_cancel(file->inode, &c)); /* granted: the caller passes it on */
 	pc_token_release(file->inode);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 }

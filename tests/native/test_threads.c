@@ -38,7 +38,7 @@ static void give_up_waiting(struct file *f)
 	struct pc_waiter w = {0};
 	int mode = draw(2) ? PC_SHARED : PC_EXCLUSIVE;
 	pc_inode_lock_enqueue(f->inode, &w, mode);
-	if (pc_inode_lock_cancel(f->inode, &w))
+	if (pc_waiter_cancel(f->inode, &w))
 		pc_inode_lock_release(f->inode, mode);
 }
 

@@ -74,8 +74,8 @@ void pc_inode_lock_enqueue(struct pc_inode *i, struct pc_waiter *w, int mode)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Return: true when the lock had been granted: the caller has it and must release it. */
-bool pc_inode_lock_cancel(struct pc_inode *i, struct pc_waiter *w)
+/* Leave the queue of the lock or token. Return: true when that had been granted: the caller has it and must release it. */
+bool pc_waiter_cancel(struct pc_inode *i, struct pc_waiter *w)
 {
 	pc_inode_leaf_lock(i);
 	bool granted = atomic_load(&w->word) == PC_GRANTED;
@@ -118,17 +118,6 @@ bool pc_token_claim(struct pc_inode *i, struct pc_waiter *w, int kind)
 	}
 	pc_list_add_tail(&i->token_queue, &w->link);
 	return false;
-}
-
-/* Return: true when the token had been granted: the caller has it and must release it. */
-bool pc_token_cancel(struct pc_inode *i, struct pc_waiter *w)
-{
-	pc_inode_leaf_lock(i);
-	bool granted = atomic_load(&w->word) == PC_GRANTED;
-	if (!granted)
-		pc_list_del(&w->link);
-	pc_inode_leaf_unlock(i);
-	return granted;
 }
 
 /* The holder is done: grant the token to the next in line. Leaf lock held.

@@ -20,11 +20,10 @@ enum { PC_SHARED = 1, PC_EXCLUSIVE = 2 };
 
 bool pc_inode_lock_try(struct pc_inode *i, int mode);
 void pc_inode_lock_enqueue(struct pc_inode *i, struct pc_waiter *w, int mode);
-bool pc_inode_lock_cancel(struct pc_inode *i, struct pc_waiter *w);
 void pc_inode_lock_release(struct pc_inode *i, int mode);
 bool pc_inode_is_locked(const struct pc_inode *i);
 bool pc_token_claim(struct pc_inode *i, struct pc_waiter *w, int kind);
-bool pc_token_cancel(struct pc_inode *i, struct pc_waiter *w);
+bool pc_waiter_cancel(struct pc_inode *i, struct pc_waiter *w);
 enum pc_token pc_token_pass_on(struct pc_inode *i);
 
 #endif

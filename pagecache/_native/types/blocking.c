@@ -299,7 +299,7 @@ enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct
 }
 
 /* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; on failure leave the queue. */
-static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)(struct pc_inode *, struct pc_waiter *))
+static int wait_granted(struct op *op, u32 kind, i64 deadline_ns)
 {
 	struct pc_inode *i = op->inode;
 	struct pc_waiter *w = &caller_of(op)->waiter;
@@ -321,10 +321,13 @@ static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)
 		Py_END_ALLOW_THREADS err = PyErr_CheckSignals();
 		err = err ? err : check_alive(i, op->core);
 	}
-	bool late = err && cancel(i, w);
+	if (err && pc_waiter_cancel(i, w)) { /* granted at the last moment: pass it on */
+		if (kind == PC_WAIT_TOKEN)
+			pc_token_release(i);
+		else
+			pc_inode_lock_release(i, w->mode);
+	}
 	pc_sleep_end(&sleep, err);
-	if (late)
-		return err < 0 ? -2 : 2; /* granted at the last moment: the caller holds it and passes it on */
 	return err;
 }
 
@@ -345,10 +348,7 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 	int err = 0;
 	if (!pc_inode_lock_try(i, mode)) {
 		pc_inode_lock_enqueue(i, &caller_of(op)->waiter, mode);
-		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, deadline_ns,
-				   pc_inode_lock_cancel);
-		if (err == 2 || err == -2)
-			pc_inode_lock_release(i, mode);
+		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, deadline_ns);
 	}
 	return taken(op, err, hold);
 }
@@ -359,10 +359,7 @@ static int acquire_token(struct op *op, i64 deadline_ns)
 	pc_inode_leaf_lock(i);
 	bool got = pc_token_take(i, &caller_of(op)->waiter, PC_TOKEN_CALLER);
 	pc_inode_leaf_unlock(i);
-	int err = got ? 0 : wait_granted(op, PC_WAIT_TOKEN, deadline_ns, pc_token_cancel);
-	if (err == 2 || err == -2)
-		pc_token_release(i);
-	return taken(op, err, PC_HOLD_TOKEN);
+	return taken(op, got ? 0 : wait_granted(op, PC_WAIT_TOKEN, deadline_ns), PC_HOLD_TOKEN);
 }
 
 /* Take logical locks in their order (contract section 3). Return: 0, -1 with an exception; the caller's settle releases
