@@ -338,7 +338,7 @@ class NativeInode:
 
     def staged_from(self, pos: int) -> tuple[int, int] | None:
         """Return the first staged range at or after `pos`, [start, end)."""
-        return self._found(lib.pc_staged_find, pos)
+        return self._found(lib.pc_bytes_find, False, pos)
 
     def spillable_from(self, pos: int, most: int) -> tuple[int, int] | None:
         """Return the first range at or after `pos` that `spilled` may take, [start, end), little more than `most`."""
@@ -355,7 +355,7 @@ class NativeInode:
 
     def unlogged_from(self, pos: int) -> tuple[int, int] | None:
         """Return the first range at or after `pos` that was written since it was last appended, [start, end)."""
-        return self._found(lib.pc_unlogged_find, pos)
+        return self._found(lib.pc_bytes_find, True, pos)
 
     def cut_unlogged(self, pos: int = 0, end: int = END) -> None:
         """Record that the journal has these bytes, or what became of them."""

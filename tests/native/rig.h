@@ -122,7 +122,7 @@ static MAYBE void file_forget(struct file *f)
 static MAYBE bool is_staged(struct file *f, u64 pos)
 {
 	u64 begin, end;
-	return pc_staged_find(f->inode, pos, &begin, &end) && begin == pos;
+	return pc_bytes_find(f->inode, false, pos, &begin, &end) && begin == pos;
 }
 
 /* One call of a request. */

@@ -126,7 +126,8 @@ void pc_cache_destroy(struct pc_cache *c)
 {
 	for (u32 k = 0; k < c->inode_slots; k++) {
 		if (c->inodes[k]) {
-			pc_staged_end_commit(c->inodes[k], true);
+			pc_map_clear(c, &c->inodes[k]->staged.map);
+			pc_map_clear(c, &c->inodes[k]->beside.map);
 			pc_written_clear(c->inodes[k]);
 			pc_direct_clear(c->inodes[k]);
 			pc_map_clear(c, &c->inodes[k]->unlogged);

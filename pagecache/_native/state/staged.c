@@ -22,8 +22,6 @@
  *
  * Locks: the inode's leaf lock for everything but the question whether S is empty.
  */
-#include <stdlib.h>
-
 #include "state/state.h"
 
 enum { PC_STAGED_RANGES_MAX = 1 << 16 };
@@ -63,31 +61,23 @@ bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end)
 /* [pos, end) is about to enter S beside a commit, which does not have it. Context: leaf lock. Return: false: no memory. */
 bool pc_staged_beside(struct pc_inode *i, u64 pos, u64 end, u64 stamp)
 {
-	if (!i->beside && !(i->beside = calloc(1, sizeof(*i->beside))))
-		return false;
-	if (!i->beside->map.nr_ranges)
-		i->beside->stamp = PC_STAMP_NONE;
-	i->beside->stamp = pc_min(i->beside->stamp, stamp);
-	return pc_map_add(i->cache, &i->beside->map, pos, end, PC_STAGED_RANGES_MAX);
+	struct pc_staged *s = &i->beside;
+	s->stamp = s->map.nr_ranges ? pc_min(s->stamp, stamp) : stamp;
+	return pc_map_add(i->cache, &s->map, pos, end, PC_STAGED_RANGES_MAX);
 }
 
 /* A commit has ended; if it is @ok, S has only what was spilled beside it. Context: leaf lock. */
 void pc_staged_end_commit(struct pc_inode *i, bool ok)
 {
-	struct pc_staged *beside = i->beside;
-	i->beside = NULL;
-	if (ok) {
-		u64 before = pc_staged_bytes(i);
-		pc_map_clear(i->cache, &i->staged.map);
-		if (beside) {
-			pc_map_move(&i->staged.map, &beside->map);
-			i->staged.stamp = beside->stamp;
-		}
-		changed(i, before);
-	} else if (beside) {
-		pc_map_clear(i->cache, &beside->map);
+	u64 before = pc_staged_bytes(i);
+	if (!ok) {
+		pc_map_clear(i->cache, &i->beside.map);
+		return;
 	}
-	free(beside);
+	pc_map_clear(i->cache, &i->staged.map);
+	pc_map_move(&i->staged.map, &i->beside.map);
+	i->staged.stamp = i->beside.stamp;
+	changed(i, before);
 }
 
 /* Whether `pos` is in S, and in *stop how far, up to `end`, the answer holds; for callers without a lock. Bytes enter S only before they leave memory, so a fill that
@@ -103,12 +93,12 @@ bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop)
 	return in;
 }
 
-/* The first staged bytes at `from` or behind it: [*pos, *end). Return: false: there are none. */
-bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end)
+/* The first bytes at `from` or behind it that are staged, or unlogged: [*pos, *end). Return: false: there are none. */
+bool pc_bytes_find(struct pc_inode *i, bool unlogged, uint64_t from, uint64_t *pos, uint64_t *end)
 {
 	struct pc_range r;
 	pc_inode_leaf_lock(i);
-	bool found = pc_map_next(&i->staged.map, from, &r);
+	bool found = pc_map_next(unlogged ? &i->unlogged : &i->staged.map, from, &r);
 	pc_inode_leaf_unlock(i);
 	if (found) {
 		*pos = pc_max(r.pos, from);
@@ -146,7 +136,7 @@ bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out)
 				   pc_inode_remote_size(i));
 	u32 nr = s->map.nr_ranges;
 	struct pc_range r;
-	for (u64 at = 0, stop; i->beside && pc_map_next(&i->beside->map, at, &r); at = r.end)
+	for (u64 at = 0, stop; pc_map_next(&i->beside.map, at, &r); at = r.end)
 		if (!i->commit_running || !pc_map_at(&s->map, r.pos, r.end, &stop) || stop < r.end)
 			return pc_violated(out, "I-1", "inode %: [%, %) was spilled beside a commit, and is not staged",
 					   i->id, r.pos, r.end);

@@ -39,20 +39,6 @@ void pc_unlogged_all(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* The first such bytes at `from` or behind it: [*pos, *end). Return: false: there are none. */
-bool pc_unlogged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end)
-{
-	struct pc_range r;
-	pc_inode_leaf_lock(i);
-	bool found = pc_map_next(&i->unlogged, from, &r);
-	pc_inode_leaf_unlock(i);
-	if (found) {
-		*pos = pc_max(r.pos, from);
-		*end = r.end;
-	}
-	return found;
-}
-
 void pc_unlogged_cut(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	pc_inode_leaf_lock(i);
