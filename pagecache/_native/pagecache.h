@@ -19,8 +19,6 @@
 
 /* cdef-begin */
 
-enum { PC_ABI = 1 };
-
 struct pc_cache;
 struct pc_volume;
 struct pc_inode;
@@ -132,7 +130,6 @@ struct pc_violation {
 };
 
 /* ---- cache */
-int pc_abi(void);
 bool pc_is_debug(void);
 void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,
 			bool poison);
@@ -258,7 +255,7 @@ enum { PC_WHOLE_MAX = 4194304 }; /* most bytes of a pc_write_whole */
 struct pc_hit;
 /* Functions of hits for another extension (fuse/loop.h). */
 struct pc_hit_calls {
-	uint32_t abi, size;
+	uint64_t size; /* of this struct */
 	int64_t (*read)(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
 	int64_t (*write)(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
 	uint64_t (*length)(const struct pc_hit *h);

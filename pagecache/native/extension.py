@@ -21,7 +21,6 @@ except ImportError as error:
     ) from None
 
 T = TypeVar("T")
-ABI = 1
 FOREVER = 2**63 - 1
 """The end of the largest file, and of the longest sleep in nanoseconds."""
 END = 2**64 - 1
@@ -85,7 +84,7 @@ NUMBERS = named("PC_BY_")
 """Numbers of an inode: see `pagecache.h`."""
 
 ffi, lib = _core.ffi, _core.lib
-if lib.pc_install_types() or lib.pc_abi() != ABI:
+if lib.pc_install_types():
     raise ImportError("the C extension of pagecache does not fit this version: build it by pip install again")
 os.register_at_fork(after_in_child=lib.pc_forked)
 

@@ -112,17 +112,13 @@ uint64_t pc_hit_size(const struct pc_hit *h)
 /* The value of PC_BY_TAKEN. Context: takes the leaf lock; any thread. */
 uint64_t pc_hit_taken(const struct pc_hit *h)
 {
-	struct pc_inode *i = h->inode;
-	pc_inode_leaf_lock(i);
-	u64 taken = pc_inode_taken(i);
-	pc_inode_leaf_unlock(i);
-	return taken;
+	return pc_inode_number(h->inode, PC_BY_TAKEN);
 }
 
 /* Functions for another extension, which cannot link to these by name. */
 const struct pc_hit_calls *pc_hit_calls(void)
 {
-	static const struct pc_hit_calls calls = {
-		PC_ABI, sizeof(struct pc_hit_calls), pc_hit_read, pc_hit_write, pc_hit_size, pc_hit_taken};
+	static const struct pc_hit_calls calls = {sizeof(struct pc_hit_calls), pc_hit_read, pc_hit_write, pc_hit_size,
+						  pc_hit_taken};
 	return &calls;
 }

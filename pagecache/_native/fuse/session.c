@@ -62,7 +62,7 @@ static void release(struct pc_loop *l)
 struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options *options, const char *words)
 {
 	const struct pc_hit_calls *calls = hit_calls;
-	if (calls->abi != PC_ABI || calls->size != sizeof(*calls)) {
+	if (calls->size != sizeof(*calls)) {
 		errno = EPROTO;
 		return NULL;
 	}

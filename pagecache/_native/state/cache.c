@@ -8,11 +8,6 @@
 
 #include "state/state.h"
 
-int pc_abi(void)
-{
-	return PC_ABI;
-}
-
 bool pc_is_debug(void)
 {
 #ifdef PC_DEBUG

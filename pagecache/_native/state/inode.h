@@ -278,12 +278,6 @@ static inline bool pc_gate_is_closed(const struct pc_inode *i)
 	return i->gate || pc_commit_waits(i);
 }
 
-/* Bytes sent so far, and dirty ones. Leaf lock held. */
-static inline u64 pc_inode_taken(const struct pc_inode *i)
-{
-	return i->counters.handed_over + (i->nr_dirty << i->cache->page_shift);
-}
-
 static inline u64 pc_inode_hits(const struct pc_inode *i)
 {
 	return __atomic_load_n(&i->counters.hits, __ATOMIC_RELAXED) +
