@@ -102,73 +102,47 @@ void pc_frame_free(struct pc_cache *c, u32 frame, u32 order)
 	atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
 }
 
-/* One hold less, unless it is the last of a folio's own frame: then *folio says whose. Shadow lock held.
- * Return: whether the frame is known. */
-static bool put_one(struct pc_cache *c, u32 frame, u32 *folio, u32 *gone, u32 *order)
-{
-	u32 *at = shadow_find(c, frame);
-	if (!*at)
-		return false;
-	struct pc_shadow *s = pc_pool_at(&c->shadows, *at);
-	*folio = s->holds == 1 ? s->folio : 0;
-	if (*folio)
-		return true;
-	if (--s->holds == 0) {
-		*gone = *at;
-		*order = s->order;
-		*at = s->link;
-		c->held_pages -= 1u << s->order;
-		atomic_fetch_add_explicit(&c->arena.transit, 1u << s->order, memory_order_relaxed);
-	}
-	return true;
-}
-
-/* The last hold on a folio's own frame ends: the folio may change and go again. Return: false: look again. */
-static bool put_last(struct pc_cache *c, u32 frame, u32 folio)
-{
-	struct pc_folio *f = pc_folio_at(c, folio);
-	u64 id = atomic_load(&f->inode_id);
-	struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
-	u32 gone = 0;
-	if (i)
-		pc_inode_leaf_lock(i);
-	pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);
-	u32 *at = shadow_find(c, frame);
-	struct pc_shadow *s = *at ? pc_pool_at(&c->shadows, *at) : NULL;
-	/* Still this folio's, and its inode is the one that is locked: it cannot leave the index here. A detached one has none. */
-	if (s && s->folio == folio && s->holds == 1 && atomic_load(&f->inode_id) == (i ? i->id : 0)) {
-		gone = *at;
-		*at = s->link;
-		c->held_pages -= 1u << s->order;
-		atomic_fetch_and(&f->state, ~(u32)(PC_F_HELD | PC_F_KEPT));
-	}
-	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
-	if (gone) {
-		pc_pool_free(&c->shadows, gone);
-		if (i && !(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED)))
-			pc_reclaim_clean(c, f);
-	}
-	if (i)
-		pc_inode_leaf_unlock(i);
-	return gone != 0;
-}
-
-/* One hold less. Any thread, any moment: leaf locks and nothing else. Return: false when the frame has no hold by number. */
+/* One hold less. Any thread, any moment: leaf locks and nothing else. While the frame is a folio's own, the inode of that is
+ * locked too, so that the folio cannot leave the index here: after the last hold it may change and go again. Return: false
+ * when the frame has no hold by number. */
 bool pc_shadow_put(struct pc_cache *c, u32 frame)
 {
-	bool found;
-	u32 folio;
+	bool found, done;
+	u32 folio = 0;
 	do {
+		struct pc_folio *f = folio ? pc_folio_at(c, folio) : NULL;
+		u64 id = f ? atomic_load(&f->inode_id) : 0;
+		struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
 		u32 gone = 0, order = 0;
-		folio = 0;
+		if (i)
+			pc_inode_leaf_lock(i);
 		pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);
-		found = put_one(c, frame, &folio, &gone, &order);
-		pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
-		if (gone) {
-			pc_pool_free(&c->shadows, gone);
-			pc_frame_free(c, frame, order);
+		u32 *at = shadow_find(c, frame);
+		struct pc_shadow *s = *at ? pc_pool_at(&c->shadows, *at) : NULL;
+		found = s != NULL;
+		/* Otherwise it was another's: look again. A detached folio has no inode. */
+		done = !s || (s->folio == folio && (!f || atomic_load(&f->inode_id) == (i ? i->id : 0)));
+		folio = s ? s->folio : 0;
+		if (s && done && --s->holds == 0) {
+			gone = *at;
+			order = s->order;
+			*at = s->link;
+			c->held_pages -= 1u << order;
+			if (f)
+				atomic_fetch_and(&f->state, ~(u32)(PC_F_HELD | PC_F_KEPT));
+			else
+				atomic_fetch_add_explicit(&c->arena.transit, 1u << order, memory_order_relaxed);
 		}
-	} while (folio && !put_last(c, frame, folio));
+		pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
+		if (gone)
+			pc_pool_free(&c->shadows, gone);
+		if (gone && !f)
+			pc_frame_free(c, frame, order);
+		else if (gone && i && !(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED)))
+			pc_reclaim_clean(c, f);
+		if (i)
+			pc_inode_leaf_unlock(i);
+	} while (!done);
 	return found;
 }
 
