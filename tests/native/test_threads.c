@@ -108,6 +108,7 @@ static void *reporter(void *arg MAYBE)
 			struct pc_wait seen, whole;
 			if (pc_wait_read(rig.cache, k, &seen)) {
 				whole = wait_of(seen.since_ns);
+				whole.number = seen.number;
 				CHECK(memcmp(&seen, &whole, sizeof(seen)) == 0);
 			}
 		}

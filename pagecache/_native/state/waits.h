@@ -19,11 +19,11 @@ struct pc_wait {
 	u64 inode;  /* id, 0: of none */
 	u64 pos, end;
 	u64 reason;
+	u64 number; /* of the record: never used twice in a cache; 0: free */
 };
 
 struct pc_wait_record {
 	struct pc_wait wait;
-	u64 number; /* never used twice in a cache; 0: free */
 	u32 link_free;
 };
 

@@ -71,30 +71,23 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 
 /* ---------------------------------------------------------------- waits */
 
-struct waiter {
-	u64 number;
-	struct pc_wait wait; /* own reference to its reason, if it has one */
-};
-
-/* Return: number of waits. Must not make an object. */
-static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
+/* Each has its own reference to its reason, if it has one. Return: number of waits. Must not make an object. */
+static size_t copy_waits(struct pc_cache *c, struct pc_wait *out, size_t n)
 {
 	size_t found = 0;
 	u32 bound = pc_waits_bound(c);
 	for (u32 id = 1; id < bound && found < n; id++) {
-		struct waiter *w = &out[found];
-		if (!(w->number = pc_wait_read(c, id, &w->wait)))
+		if (!pc_wait_read(c, id, &out[found]))
 			continue;
-		Py_XINCREF((PyObject *)(uintptr_t)w->wait.reason);
+		Py_XINCREF((PyObject *)(uintptr_t)out[found].reason);
 		found++;
 	}
 	return found;
 }
 
-static PyObject *wait_item(const struct waiter *w)
+static PyObject *wait_item(const struct pc_wait *p)
 {
-	const struct pc_wait *p = &w->wait;
-	return Py_BuildValue("KKKKKKKKO", (unsigned long long)w->number, (unsigned long long)p->kind,
+	return Py_BuildValue("KKKKKKKKO", (unsigned long long)p->number, (unsigned long long)p->kind,
 			     (unsigned long long)p->thread, (unsigned long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
 			     (unsigned long long)p->end, p->reason ? (PyObject *)(uintptr_t)p->reason : Py_None);
@@ -122,7 +115,7 @@ PyObject *pc_waits(PyObject *module, PyObject *core)
 	if (!c)
 		return NULL;
 	size_t room = pc_waits_bound(c) + 1u;
-	struct waiter *found = malloc(room * sizeof(*found));
+	struct pc_wait *found = malloc(room * sizeof(*found));
 	if (!found)
 		return PyErr_NoMemory();
 	size_t n = copy_waits(c, found, room);
@@ -130,7 +123,7 @@ PyObject *pc_waits(PyObject *module, PyObject *core)
 	for (size_t k = 0; k < n; k++) {
 		if (list && append_new(list, wait_item(&found[k])))
 			Py_CLEAR(list);
-		Py_XDECREF((PyObject *)(uintptr_t)found[k].wait.reason);
+		Py_XDECREF((PyObject *)(uintptr_t)found[k].reason);
 	}
 	free(found);
 	return list;
