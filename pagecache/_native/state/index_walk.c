@@ -4,7 +4,7 @@
  * A walk goes down where the summary bit of a mark says so, a word of marks at a time, and skips slots without the mark:
  * a question about a range visits a node per level, and a walk over dirty pages costs as much as there are dirty pages.
  *
- * Locks: the inode's leaf lock. No recursion: the tree has at most PC_LEVELS_MAX levels.
+ * Locks: the inode's leaf lock. Only the checker recurses: the tree has at most PC_LEVELS_MAX levels.
  */
 #include "state/index_tree.h"
 
@@ -221,6 +221,7 @@ static bool check_marks(const struct pc_inode *i, const struct pc_node *n, u32 a
 	return true;
 }
 
+/* A node, and all below it: each has one parent, so this ends whatever the tree has become. */
 static bool check_node(const struct pc_inode *i, u32 id, struct pc_violation *out)
 {
 	struct pc_node *n = node_at(i, id);
@@ -244,38 +245,17 @@ static bool check_node(const struct pc_inode *i, u32 id, struct pc_violation *ou
 		if (parent != id || offset != at)
 			return pc_violated(out, "I-4", "child at slot % of node % points to %, slot %", at, id, parent,
 					   offset);
+		if ((slot & 3) == PC_TAG_NODE && !check_node(i, slot >> 2, out))
+			return false;
 	}
 	if (count != n->count || count == 0)
 		return pc_violated(out, "I-4", "node % counts % slots and has %", id, n->count, count);
 	return true;
 }
 
-/* Every node, in order, without recursion: from each page on to the next slot in use. Leaf lock held. */
+/* Every node. Leaf lock held. */
 bool pc_index_check(const struct pc_inode *i, struct pc_violation *out)
 {
 	u64 root = atomic_load_explicit(&((struct pc_inode *)i)->root, memory_order_relaxed);
-	u32 levels = root & 255;
-	if (levels == 0)
-		return true;
-	u32 stack[PC_LEVELS_MAX], at[PC_LEVELS_MAX], depth = 0;
-	stack[0] = (u32)(root >> 8) >> 2;
-	at[0] = 0;
-	if (!check_node(i, stack[0], out))
-		return false;
-	for (;;) {
-		struct pc_node *n = node_at(i, stack[depth]);
-		if (at[depth] == PC_NODE_SLOTS) {
-			if (depth-- == 0)
-				return true;
-			continue;
-		}
-		u32 slot = atomic_load_explicit(&n->slots[at[depth]++], memory_order_relaxed);
-		if ((slot & 3) != PC_TAG_NODE)
-			continue;
-		if (!check_node(i, slot >> 2, out))
-			return false;
-		depth++;
-		stack[depth] = slot >> 2;
-		at[depth] = 0;
-	}
+	return (root & 255) == 0 || check_node(i, (u32)(root >> 8) >> 2, out);
 }
