@@ -302,13 +302,14 @@ uint64_t pc_epoch_take(struct pc_volume *v)
 	return atomic_fetch_add(&v->epoch, 1);
 }
 
+/* Waiters of other volumes look again, too. */
 static void wake_all_waiters(struct pc_volume *v)
 {
 	struct pc_cache *c = v->cache;
 	for (u32 k = 0; k < c->inode_slots; k++) {
 		struct pc_inode *i = c->inodes[k];
-		if (pc_inode_is_of(i, v))
-			pc_event_wake(&i->event);
+		if (i)
+			pc_inode_wake(i);
 	}
 	wake_all(v);
 	pc_cache_wake_all(c);

@@ -216,17 +216,6 @@ static inline bool pc_came_back(const struct pc_inode *i)
 	return i->regress_seq && !i->limits.durable_writes;
 }
 
-/* Whether a struct from the table, which may be NULL or reused, is of the volume. */
-static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
-{
-	if (!i)
-		return false;
-	pc_inode_leaf_lock(i);
-	bool found = i->volume == v;
-	pc_inode_leaf_unlock(i);
-	return found;
-}
-
 /* unlogged.c */
 void pc_unlogged_add(struct pc_inode *i, u64 pos, u64 end);
 
