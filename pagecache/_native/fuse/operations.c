@@ -127,22 +127,12 @@ static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int
 	pc_submit(l, s);
 }
 
-static void forget(struct pc_loop *l, fuse_ino_t number, u64 times)
-{
-	count(&l->counts.forgets);
-	pc_submit_forget(l, number, times);
-}
-
+/* libfuse calls this for each node of a batch. */
 static void do_forget(fuse_req_t req, fuse_ino_t number, u64 times)
 {
-	forget(loop_of(req), number, times);
-	fuse_reply_none(req);
-}
-
-static void do_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *nodes)
-{
-	for (size_t k = 0; k < n; k++)
-		forget(loop_of(req), nodes[k].ino, nodes[k].nlookup);
+	struct pc_loop *l = loop_of(req);
+	count(&l->counts.forgets);
+	pc_submit_forget(l, number, times);
 	fuse_reply_none(req);
 }
 
@@ -214,7 +204,6 @@ PASSED(CALLBACK)
 const struct fuse_lowlevel_ops pc_operations = {
 	.init = pc_session_begun,
 	.forget = do_forget,
-	.forget_multi = do_forget_multi,
 	.getattr = do_getattr,
 	.setattr = do_setattr,
 	.read = do_read,
