@@ -59,12 +59,6 @@ static enum pc_result lock_inode(struct op *op)
 	return PC_LIKELY(try_lock(op)) || !pc_op_acquire(op, PC_HOLD_LOCK_X, -1) ? PC_DONE : PC_FAILED;
 }
 
-static void unlock_inode(struct op *op)
-{
-	pc_inode_lock_release(op->inode, PC_EXCLUSIVE);
-	caller_of(op)->holds &= ~(u32)PC_HOLD_LOCK_X;
-}
-
 /* Take the inode lock for a whole write. A file that was closed during the wait gets no bytes. */
 static enum pc_result lock_throughout(struct writing *w)
 {
@@ -109,7 +103,7 @@ static enum pc_result claim(struct writing *w, u64 pos, u64 len)
 			return PC_DONE;
 		if (round == PC_ROUNDS_BUDGET)
 			return wait_for_room(w, pos, len);
-		unlock_inode(op);
+		pc_op_unlock(op);
 	}
 }
 
@@ -152,7 +146,7 @@ static enum pc_result take_piece(struct writing *w, const u8 *from, u64 len, boo
 		result = copy_piece(w, from, len);
 	pc_place_close(w->h->inode, &caller_of(w->op)->place);
 	if (!locked && result != PC_FAILED)
-		unlock_inode(w->op); /* after a failure the end of the operation does it */
+		pc_op_unlock(w->op); /* after a failure the end of the operation does it */
 	return result == PC_UNCACHED ? pc_engine_room(w->h->inode, 0, 0, NULL, locked)
 				     : result; /* until memory may be free */
 }

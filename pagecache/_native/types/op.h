@@ -131,6 +131,7 @@ static inline bool op_is_settled(const struct op *op)
 
 void pc_op_move(struct op *op, enum op_state to);
 void pc_op_settle(struct op *op);
+void pc_op_unlock(struct op *op);
 void pc_op_end(struct op *op, enum op_state end);
 bool pc_op_stopped(const struct op *op);
 int pc_op_refused(struct op *op);

@@ -51,12 +51,7 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 	struct op *op = (struct op *)self;
 	if (not_running(op))
 		return NULL;
-	u32 *holds = &caller_of(op)->holds;
-	if (*holds & PC_HOLD_LOCK_S)
-		pc_inode_lock_release(op->inode, PC_SHARED);
-	if (*holds & PC_HOLD_LOCK_X)
-		pc_inode_lock_release(op->inode, PC_EXCLUSIVE);
-	*holds &= ~(u32)(PC_HOLD_LOCK_S | PC_HOLD_LOCK_X);
+	pc_op_unlock(op);
 	Py_RETURN_NONE;
 }
 

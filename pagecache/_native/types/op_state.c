@@ -136,19 +136,25 @@ static void leave_token(struct op *op)
 	pc_inode_leaf_unlock(i);
 }
 
+/* Release the inode lock, if the operation has it. */
+void pc_op_unlock(struct op *op)
+{
+	u32 *holds = &caller_of(op)->holds;
+	if (*holds & PC_HOLD_LOCK_S)
+		pc_inode_lock_release(op->inode, PC_SHARED);
+	if (*holds & PC_HOLD_LOCK_X)
+		pc_inode_lock_release(op->inode, PC_EXCLUSIVE);
+	*holds &= ~(u32)(PC_HOLD_LOCK_S | PC_HOLD_LOCK_X);
+}
+
 static void release_holds(struct op *op)
 {
-	struct pc_inode *i = op->inode;
-	struct op_caller *c = caller_of(op);
-	if (c->holds & PC_HOLD_INVALIDATE)
-		pc_invalidate_unlock(i);
-	if (c->holds & PC_HOLD_TOKEN)
+	if (holds_of(op) & PC_HOLD_INVALIDATE)
+		pc_invalidate_unlock(op->inode);
+	if (holds_of(op) & PC_HOLD_TOKEN)
 		leave_token(op);
-	if (c->holds & PC_HOLD_LOCK_S)
-		pc_inode_lock_release(i, PC_SHARED);
-	if (c->holds & PC_HOLD_LOCK_X)
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	c->holds = 0;
+	pc_op_unlock(op);
+	caller_of(op)->holds = 0;
 }
 
 static void settle_transfer(struct op *op)
