@@ -28,8 +28,7 @@ static int init_pools(struct pc_cache *c)
 				 n < 1 << 20 ? n : 1 << 20); /* each holds a folio at least */
 	err = err ? err : pc_pool_init(&c->shadows, sizeof(struct pc_shadow), offsetof(struct pc_shadow, link), n);
 	err = err ? err
-		  : pc_pool_init(&c->waits, sizeof(struct pc_wait_record), offsetof(struct pc_wait_record, link_free),
-				 PC_WAITS_MAX);
+		  : pc_pool_init(&c->waits, sizeof(struct pc_wait), offsetof(struct pc_wait, link_free), PC_WAITS_MAX);
 	for (u32 k = 0; k < PC_EXT_CLASSES && !err; k++)
 		err = pc_pool_init(&c->exts[k], (u32)(sizeof(struct pc_ext) + PC_SETS * 8 * (1u << k)),
 				   offsetof(struct pc_ext, link), n);

@@ -23,7 +23,7 @@ u64 pc_thread_id(void)
 	return (u64)pthread_self();
 }
 
-static struct pc_wait_record *record_at(const struct pc_cache *c, u32 id)
+static struct pc_wait *record_at(const struct pc_cache *c, u32 id)
 {
 	return pc_pool_at(&c->waits, id);
 }
@@ -35,7 +35,7 @@ u32 pc_wait_begin(struct pc_cache *c, const struct pc_wait *w)
 	u32 id = pc_is_forked(c) ? 0 : pc_pool_alloc(&c->waits);
 	if (!id)
 		return 0;
-	struct pc_wait *record = &record_at(c, id)->wait;
+	struct pc_wait *record = record_at(c, id);
 	pc_leaf_lock(&c->waits.lock, PC_LEVEL_FRAME);
 	*record = *w;
 	record->number = ++c->wait_number;
@@ -49,7 +49,7 @@ void pc_wait_end(struct pc_cache *c, u32 id)
 	if (!id || pc_is_forked(c))
 		return;
 	pc_leaf_lock(&c->waits.lock, PC_LEVEL_FRAME);
-	record_at(c, id)->wait.number = 0;
+	record_at(c, id)->number = 0;
 	pc_leaf_unlock(&c->waits.lock, PC_LEVEL_FRAME);
 	pc_pool_free(&c->waits, id);
 }
@@ -64,7 +64,7 @@ u32 pc_waits_bound(struct pc_cache *c)
 u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out)
 {
 	pc_leaf_lock(&c->waits.lock, PC_LEVEL_FRAME);
-	*out = record_at(c, id)->wait;
+	*out = *record_at(c, id);
 	pc_leaf_unlock(&c->waits.lock, PC_LEVEL_FRAME);
 	return out->number;
 }

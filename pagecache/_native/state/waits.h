@@ -12,7 +12,8 @@ enum { PC_WAITS_MAX = 1 << 16 };
 
 /* One wait. `reason` is an object of the writer and the readers of records; CORE only keeps it. */
 struct pc_wait {
-	u64 kind; /* PC_WAIT_* */
+	u32 kind; /* PC_WAIT_* */
+	u32 link_free; /* of a record: the pool's */
 	u64 since_ns;
 	u64 thread; /* as pthread_self() says */
 	u64 volume; /* address, 0: of none */
@@ -20,11 +21,6 @@ struct pc_wait {
 	u64 pos, end;
 	u64 reason;
 	u64 number; /* of the record: never used twice in a cache; 0: free */
-};
-
-struct pc_wait_record {
-	struct pc_wait wait;
-	u32 link_free;
 };
 
 u64 pc_thread_id(void);
