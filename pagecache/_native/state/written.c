@@ -17,7 +17,7 @@
  * Invariant (pc_written_check_block): a block outside D has no borrowed bytes; if one in D has some, its other bytes are valid and
  * lie before the end of the file [I-1].
  *
- * A map has up to PC_WRITTEN_MAX ranges, and memory may run out: bytes that cannot be remembered count as written.
+ * A map has up to PC_WRITTEN_MAX ranges, and memory may run out: blocks of which that would be too many count as written.
  *
  * Locks: the inode's leaf lock. Bytes of a block that is in D become borrowed under the folio lock only. So a writer that holds it
  * may see without the leaf lock that no byte of the file is borrowed.
@@ -36,16 +36,21 @@ static bool in_set(const struct pc_inode *i, const struct pc_folio *f, enum pc_s
 	return pc_set_count(i->cache, f, set, b, b + 1) != 0;
 }
 
-static void map_add(struct pc_inode *i, struct pc_rangemap *m, u64 pos, u64 end)
-{
-	if (pos < end)
-		pc_map_add(i->cache, m, pos, end, PC_WRITTEN_MAX);
-}
-
+/* Without room for more ranges all bytes of the blocks are cut. */
 static void map_cut(struct pc_inode *i, struct pc_rangemap *m, u64 pos, u64 end)
 {
-	if (m->nr_ranges)
-		pc_map_cut(i->cache, m, pos, end);
+	u64 mask = i->cache->page_size - 1;
+	if (!m->nr_ranges)
+		return;
+	bool full = m->nr_ranges >= PC_WRITTEN_MAX;
+	pc_map_cut(i->cache, m, full ? pos & ~mask : pos, full ? (end + mask) & ~mask : end);
+}
+
+static void map_add(struct pc_inode *i, struct pc_rangemap *m, u64 pos, u64 end)
+{
+	u64 mask = i->cache->page_size - 1;
+	if (pos < end && !pc_map_add(i->cache, m, pos, end, PC_WRITTEN_MAX))
+		map_cut(i, m, pos & ~mask, (end + mask) & ~mask);
 }
 
 /* The first bytes of [at, end) of the file that a map does not have. Return: false: it has all. */
@@ -71,11 +76,11 @@ void pc_written_add(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f);
-	u32 mask = c->page_size - 1;
-	if (from & mask && !in_set(i, f, PC_D, from >> c->page_shift))
-		map_add(i, &i->borrowed, start + (from & ~mask), start + from);
-	if (to & mask && !in_set(i, f, PC_D, to >> c->page_shift))
-		map_add(i, &i->borrowed, start + to, start + (to | mask) + 1);
+	u32 mask = c->page_size - 1, first = from >> c->page_shift, last = (to - 1) >> c->page_shift;
+	if (from & mask && !in_set(i, f, PC_D, first))
+		map_add(i, &i->borrowed, block_pos(i, f, first), block_pos(i, f, first + 1));
+	if (to & mask && !in_set(i, f, PC_D, last))
+		map_add(i, &i->borrowed, block_pos(i, f, last), block_pos(i, f, last + 1));
 	map_cut(i, &i->borrowed, start + from, start + to);
 }
 
