@@ -52,12 +52,15 @@ PyObject *pc_moved(i64 moved)
 /* A call from Python, by a function of os. */
 static PyObject *move_buffers(PyObject *self, PyObject *args, PyObject *function)
 {
-	PyObject *offset, *buffers;
-	if (!PyArg_ParseTuple(args, "OO", &offset, &buffers))
+	PyObject *buffers;
+	long long offset;
+	if (!PyArg_ParseTuple(args, "LO", &offset, &buffers))
 		return NULL;
+	if (offset < 0)
+		return pc_moved(-EINVAL); /* to these functions -1 is the position of the descriptor */
 	PyObject *few = PySequence_GetSlice(buffers, 0, CALL_PARTS), *moved = NULL;
 	if (few)
-		moved = PyObject_CallFunction(function, "iOO", ((struct local_file *)self)->descriptor.fd, few, offset);
+		moved = PyObject_CallFunction(function, "iOL", ((struct local_file *)self)->descriptor.fd, few, offset);
 	Py_XDECREF(few);
 	return moved;
 }
