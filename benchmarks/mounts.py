@@ -1,4 +1,4 @@
-"""A mount and its peers, in one run: `python benchmarks/mounts.py [--buffered] [--trees] [--files N]`.
+"""A mount and its peers, in one run: `python benchmarks/mounts.py [--files N]`.
 
     c            a mount of this project
     plain        a passthrough on pyfuse3 that does nothing but answer
@@ -6,8 +6,7 @@
     tmpfs        no FUSE at all
 
 The result is the median over rounds of the ratio within a round (goal P36: c at least 2.0 of plain at 4 KiB, with
-direct I/O). Everything is cached in every one of them. `--buffered`: with the kernel's pages. `--trees`: programs on
-trees of N files instead. The passthrough on pyfuse3 has no directories and stays out.
+direct I/O). Everything is cached in every one of them.
 """
 
 from __future__ import annotations
@@ -20,30 +19,20 @@ import resource
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import sides  # noqa: F401
-from pagecache.bench import MIB, PAGE, Bench, Comparison, Settings, Way
-from tests.fuse.mounts import Mounted, run
+from pagecache.bench import MIB, PAGE, Bench, Settings, Way
+from tests.fuse.mounts import Mounted
 
 SIZE = 32 << 20
 PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
-GOALS = {
-    "tar x": 0.7,
-    "find | xargs stat": 0.8,
-    "cp -r": 0.7,
-    "rm -r": 0.7,
-    "git clone": 0.7,
-    "names": 0.6,
-    "stats": 0.8,
-}
+GOALS = {"names": 0.6, "stats": 0.8}
 """Least speed of c beside ll."""
 NAMES = ("c", "plain", "ll", "tmpfs")
 
@@ -73,7 +62,7 @@ class Plain(pyfuse3.Operations):
     async def unlink(self, parent, name, ctx):
         del NAMES[name]
     async def open(self, inode, flags, ctx):
-        return pyfuse3.FileInfo(fh=inode, direct_io=sys.argv[2] == "direct")
+        return pyfuse3.FileInfo(fh=inode, direct_io=True)
     async def read(self, fh, off, size):
         return bytes(VIEW[off:off + size])
     async def write(self, fh, off, buf):
@@ -139,46 +128,10 @@ def works(bench: Bench, subjects: dict[str, Subject], files: int, without_stats:
     for job, (call, items) in jobs.items():
         taking = {name: on for name, on in subjects.items() if job != "stats" or name not in without_stats}
         ways = [on.way(name, call, items) for name, on in taking.items()]
-        found = bench.compare(*ways, clock=time.perf_counter)
-        own = subjects["c"]
-        print(row(job, found, f"{(own.used + own.cpu()) / own.done * 1e6:.1f} µs"), flush=True)
-
-
-def row(job: str, found: Comparison, cpu: str) -> str:
-    cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in NAMES[1:]]
-    return f"| {job} | {GOALS.get(job, '')} | {cpu} | {' | '.join(cells)} |"
-
-
-def trees(bench: Bench, subjects: dict[str, Subject], files: int) -> None:
-    """Print the table of programs that make, read and remove a tree of small files."""
-    archive, repository = bench.folder / "tree.tar", bench.folder / "repository"
-    with tarfile.open(archive, "w") as target:
-        for number in range(files):
-            entry = tarfile.TarInfo(f"tree/{number // 100}/file{number}")
-            entry.size, entry.mode = bench.rng.randrange(200, 8000), 0o644
-            target.addfile(entry, BytesIO(bench.rng.randbytes(entry.size)))
-    git = ("git", "-C", repository, "-c", "user.name=bench", "-c", "user.email=bench@localhost")
-    call = partial(run, timeout=1800)
-    call("git", "init", "-q", "-b", "main", repository)
-    call("tar", "xf", archive, "-C", repository)
-    call(*git, "add", ".")
-    call(*git, "commit", "-q", "-m", "files")
-    listed = 'find "$0" -type f -print0 | xargs -0 stat -c %s > /dev/null'
-    untar = ("tar", "xf", archive, "-C", "TOP")
-    jobs: dict[str, tuple[Sequence[str | Path], Sequence[str | Path]]] = {  # and what follows, untimed
-        "tar x": (untar, ("rm", "-rf", "TOP/tree")),
-        "rm -r": (("rm", "-rf", "TOP/tree"), untar),
-        "find": (("sh", "-c", listed, "TOP/tree"), ("true",)),
-        "cp -r": (("cp", "-r", "TOP/tree", "TOP/copy"), ("rm", "-rf", "TOP/copy")),
-        "git clone": (("git", "clone", "-q", repository, "TOP/clone"), ("rm", "-rf", "TOP/clone")),
-    }
-
-    def on(words: Sequence[str | Path]) -> Callable[[Sequence[Subject]], object]:
-        return lambda some: call(*(str(word).replace("TOP", str(some[0].top)) for word in words))
-
-    for job, (words, after) in jobs.items():
-        ways = [Way(name=name, run=on(words), items=[each], after=on(after), most=1) for name, each in subjects.items()]
-        print(row(job, bench.compare(*ways, clock=time.perf_counter, rounds=3), "–"), flush=True)
+        found, own = bench.compare(*ways, clock=time.perf_counter), subjects["c"]
+        cpu = (own.used + own.cpu()) / own.done * 1e6
+        cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in NAMES[1:]]
+        print(f"| {job} | {GOALS.get(job, '')} | {cpu:.1f} µs | {' | '.join(cells)} |", flush=True)
 
 
 def make_files(top: Path, files: int) -> None:
@@ -212,21 +165,12 @@ def built_ll(folder: Path) -> Path | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--buffered", action="store_true")
-    parser.add_argument("--trees", action="store_true")
-    parser.add_argument("--files", type=int)
-    arguments = parser.parse_args()
-    if arguments.files is not None and arguments.files < 1:
-        parser.error(f"--files: {arguments.files} is less than 1")
-    if arguments.trees and not shutil.which("git"):
-        parser.error("--trees needs git")
-    direct = not arguments.buffered
-    wanted = arguments.files or (10_000 if arguments.trees else 8_000)
-    files = 1 if arguments.trees else wanted  # of those that are there before
+    parser.add_argument("--files", type=int, default=8_000)
+    files = parser.parse_args().files
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
     without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
-    options = ("--capacity", "256MiB", *(("--direct-io",) if direct else ()))
+    options = ("--capacity", "256MiB", "--direct-io")
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
@@ -238,17 +182,9 @@ def main() -> None:
         (mounted.path / "data").read_bytes()
         assert mounted.process is not None
         subjects["c"] = Subject(mounted.path, mounted.process.pid)
-        others = {}
-        if not arguments.trees:
-            words = [str(root / "plain"), "direct" if direct else "pages"]
-            others["plain"] = [sys.executable, "-c", PASSTHROUGH, *words]
+        others = {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain")]}
         if ll := built_ll(root):
-            cache = "never" if direct else "auto"
-            source = memory
-            if arguments.trees:  # names of both are in use at the same time
-                source = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
-                make_files(source, files)
-            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={source},cache={cache}"]
+            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={memory},cache=never"]
         for name, command in others.items():
             (root / name).mkdir()
             data = root / name / "data"
@@ -259,10 +195,7 @@ def main() -> None:
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
         print("| work | goal beside ll | CPU | " + " | ".join(NAMES[1:]) + " |\n|---|---|---|---|---|---|")
         bench = Bench(Settings(rounds=11, seconds=0.02, size=SIZE), root, random.Random(1), stack)
-        if arguments.trees:
-            trees(bench, subjects, wanted)
-        else:
-            works(bench, subjects, wanted, without_stats)
+        works(bench, subjects, files, without_stats)
 
 
 if __name__ == "__main__":
