@@ -1,12 +1,10 @@
 """A mount and its peers, in one run: `python benchmarks/mounts.py [--files N]`.
 
     c            a mount of this project
-    plain        a passthrough on pyfuse3 that does nothing but answer
     ll           libfuse's own passthrough_ll over tmpfs, if its source and a compiler are installed
     tmpfs        no FUSE at all
 
-The result is the median over rounds of the ratio within a round (goal P36: c at least 2.0 of plain at 4 KiB, with
-direct I/O). Everything is cached in every one of them.
+The result is the median over rounds of the ratio within a round, with direct I/O. Everything is cached in all of them.
 """
 
 from __future__ import annotations
@@ -34,45 +32,7 @@ SIZE = 32 << 20
 PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
 GOALS = {"names": 0.6, "stats": 0.8}
 """Least speed of c beside ll."""
-NAMES = ("c", "plain", "ll", "tmpfs")
-
-PASSTHROUGH = """
-import errno, os, stat, sys
-import pyfuse3, trio
-DATA = bytearray(32 << 20)
-VIEW = memoryview(DATA)
-NAMES = {}
-class Plain(pyfuse3.Operations):
-    async def getattr(self, inode, ctx=None):
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = inode
-        entry.st_mode = (stat.S_IFDIR | 0o755) if inode == 1 else (stat.S_IFREG | 0o644)
-        entry.st_size = len(DATA) if inode == 2 else 0
-        entry.entry_timeout = entry.attr_timeout = 1
-        return entry
-    async def setattr(self, inode, attr, fields, fh, ctx):
-        return await self.getattr(inode)
-    async def lookup(self, parent, name, ctx=None):
-        if name == b"data": return await self.getattr(2)
-        if name in NAMES: return await self.getattr(NAMES[name])
-        raise pyfuse3.FUSEError(errno.ENOENT)
-    async def create(self, parent, name, mode, flags, ctx):
-        NAMES[name] = len(NAMES) + 3
-        return pyfuse3.FileInfo(fh=9), await self.getattr(NAMES[name])
-    async def unlink(self, parent, name, ctx):
-        del NAMES[name]
-    async def open(self, inode, flags, ctx):
-        return pyfuse3.FileInfo(fh=inode, direct_io=True)
-    async def read(self, fh, off, size):
-        return bytes(VIEW[off:off + size])
-    async def write(self, fh, off, buf):
-        VIEW[off:off + len(buf)] = buf
-        return len(buf)
-    async def flush(self, fh): pass
-    async def release(self, fh): pass
-pyfuse3.init(Plain(), sys.argv[1], {"fsname=plain", "default_permissions"})
-trio.run(pyfuse3.main)
-"""
+PEERS = ("ll", "tmpfs")
 
 
 class Subject:
@@ -115,7 +75,7 @@ class Subject:
 
 
 def works(bench: Bench, subjects: dict[str, Subject], files: int, without_stats: set[str]) -> None:
-    """Print the table of requests."""
+    """Print the table of requests. `without_stats`: subjects that cannot have so many files."""
     pages, large = bench.offsets(), range(0, 8 * MIB, MIB)
     jobs: dict[str, tuple[Callable[[Subject, int], object], Sequence[int]]] = {
         "read_4k": (partial(Subject.read, size=PAGE), pages),
@@ -130,7 +90,7 @@ def works(bench: Bench, subjects: dict[str, Subject], files: int, without_stats:
         ways = [on.way(name, call, items) for name, on in taking.items()]
         found, own = bench.compare(*ways, clock=time.perf_counter), subjects["c"]
         cpu = (own.used + own.cpu()) / own.done * 1e6
-        cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in NAMES[1:]]
+        cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in PEERS]
         print(f"| {job} | {GOALS.get(job, '')} | {cpu:.1f} µs | {' | '.join(cells)} |", flush=True)
 
 
@@ -169,7 +129,7 @@ def main() -> None:
     files = parser.parse_args().files
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
-    without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
+    without_stats = {"ll"} if files + 1000 > room else set()  # it has a descriptor for each file
     options = ("--capacity", "256MiB", "--direct-io")
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -182,18 +142,16 @@ def main() -> None:
         (mounted.path / "data").read_bytes()
         assert mounted.process is not None
         subjects["c"] = Subject(mounted.path, mounted.process.pid)
-        others = {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain")]}
-        if ll := built_ll(root):
-            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={memory},cache=never"]
-        for name, command in others.items():
-            (root / name).mkdir()
-            data = root / name / "data"
-            process = stack.enter_context(served(command, root / name, data.exists))
-            subjects[name] = Subject(root / name, process.pid)
+        if program := built_ll(root):
+            top = root / "ll"
+            top.mkdir()
+            command = [str(program), str(top), "-f", "-o", f"source={memory},cache=never"]
+            process = stack.enter_context(served(command, top, (top / "data").exists))
+            subjects["ll"] = Subject(top, process.pid)
         for subject in subjects.values():
             stack.callback(os.close, subject.fd)
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
-        print("| work | goal beside ll | CPU | " + " | ".join(NAMES[1:]) + " |\n|---|---|---|---|---|---|")
+        print(f"| work | goal beside ll | CPU | {' | '.join(PEERS)} |\n|---|---|---|---|---|")
         bench = Bench(Settings(rounds=11, seconds=0.02, size=SIZE), root, random.Random(1), stack)
         works(bench, subjects, files, without_stats)
 
