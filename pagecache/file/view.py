@@ -35,12 +35,11 @@ class View:
     segments: tuple[memoryview, ...]
 
     def __init__(self, inode: Inode, offset: int, length: int, *, writable: bool = False) -> None:
-        self._inode = inode
+        self._inode = inode  # it stays as long as the view
         self._length = length
         self._released = self._was_detached = False
         self._pins: list[Any] = inode.pin(offset, length, writable) if length else []
         self.segments = tuple(memoryview(pin) for pin in self._pins)
-        inode.add_view(self)
 
     @property
     def detached(self) -> bool:
@@ -63,7 +62,6 @@ class View:
         self._was_detached = self.detached
         self._pins = []
         self._released = True
-        self._inode.drop_view(self)
 
     def __len__(self) -> int:
         return self._length

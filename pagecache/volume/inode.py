@@ -44,8 +44,6 @@ class Inode(EngineFile):
         *("open_handles", "owner", "writers"),
     )
 
-    views: weakref.WeakSet[object] | tuple[()] = ()  # those that may refer to its memory
-
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
         super().__init__(volume.engine, key, backend_file, stat.size, stat.version, stat.identity)
         self.owner = volume
@@ -161,17 +159,6 @@ class Inode(EngineFile):
             return False
         usage = self.usage()
         return self.limits().commit_on_close or bool(usage["dirty"] or usage["writeback"])
-
-    def add_view(self, view: object) -> None:
-        """Record a view; from any thread."""
-        self.__dict__.setdefault("views", weakref.WeakSet()).add(view)
-
-    def drop_view(self, view: object) -> None:
-        """Record that a view refers to no memory any longer; from any thread."""
-        self.__dict__["views"].discard(view)
-
-    def idle(self) -> bool:
-        return self.handles == 0 and not len(self.views)
 
 
 class InodeTable(dict[Key, Inode]):

@@ -360,8 +360,8 @@ def hollow_max(capacity: int) -> int:
 def prune(volume: Volume, most: int = PRUNED) -> bool:
     """Free the oldest hollow inodes, at most `most`, while the cache has too many of them.
 
-    CORE lists them: no handle, no page, no unsaved data. An inode with an unreported loss, a view or a busy name stays,
-    or one that an operation uses, and other inodes have the next turn. Return whether the cache still has too many.
+    CORE lists them: no handle, no page, no unsaved data. An inode with an unreported loss or a busy name stays, or one
+    that an operation uses, and other inodes have the next turn. Return whether the cache still has too many.
     """
     hollow = volume.engine.cache.native.hollow()
     excess = hollow and hollow - hollow_max(volume.cache.capacity)
@@ -370,7 +370,7 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
     for file in volume.engine.files_at(volume.engine.native.some_hollow(min(most, excess))):
         with volume.inodes_lock:
             inode = volume.inodes.of_file(file)
-            if inode is None or not inode.idle() or inode.has_unreported_loss() or inode.key in volume.busy:
+            if inode is None or inode.handles or inode.has_unreported_loss() or inode.key in volume.busy:
                 continue
             try:
                 freed = not inode.has_local() and volume.engine.free(inode)
