@@ -43,7 +43,7 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
     try:
         if volume.recovery is not None:
             volume.recovery.stop(deadline)
-        return _end(volume, deadline, on_failed)
+        return _end(volume, turn, deadline, on_failed)
     finally:
         turn.over()
         if volume.recovery is not None and not volume.detached:
@@ -51,12 +51,12 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
 
 
 class Turn:
-    """The turn of a thread to end a volume."""
+    """The turn of a thread to end a volume. Once it has called `seal`, no new changes are accepted while it lasts."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._thread = threading.get_ident()
-        self._taken = False
+        self._taken = self._sealed = False
         self.signal: Signal = Signal()
 
     def take(self) -> tuple[int, Signal] | None:
@@ -70,7 +70,15 @@ class Turn:
             self._taken = True
         return None
 
+    def seal(self) -> None:
+        self._volume.engine.seal(True)
+        self._sealed = True
+
     def over(self) -> None:
+        """End it. An ended volume stays sealed: a writer may still wait for a lock in it."""
+        sealed, self._sealed = self._sealed, False
+        if sealed and not self._volume.detached:
+            self._volume.engine.seal(False)
         taken, self._taken = self._taken, False
         if taken:
             current = self._volume.turn
@@ -79,7 +87,7 @@ class Turn:
             self.signal.set()
 
     def __del__(self) -> None:
-        """Release the turn after an interrupt between its taking and the `with`."""
+        """End it after an interrupt between its taking and the `try`."""
         self.over()
 
 
@@ -117,19 +125,15 @@ def _stand_by(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal
     return None
 
 
-def _end(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
+def _end(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     lost: list[LostRange] = []
     if not volume.detached:  # otherwise an interrupt struck the other thread after the saving
-        seal = _Seal(volume)
+        turn.seal()
         try:
             lost = _save(volume, deadline, on_failed)
         except OSError:
             if not volume.detached:  # by a signal handler in this thread
-                seal.lift()
                 raise
-        except BaseException:
-            seal.lift()
-            raise
     if not volume.ended:
         _finish(volume, deadline)
         _log_losses(volume, lost)
@@ -148,26 +152,6 @@ def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     volume.engine.say(
         logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", lost[0].key
     )
-
-
-class _Seal:
-    """A seal: the volume accepts no new changes until it is lifted."""
-
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
-        self._lifted = True
-        volume.engine.seal(True)
-        self._lifted = False
-
-    def lift(self) -> None:
-        """Lift the seal. An ended volume stays sealed: a writer may still wait for a lock in it."""
-        if not self._lifted and not self._volume.detached:
-            self._lifted = True
-            self._volume.engine.seal(False)
-
-    def __del__(self) -> None:
-        """Lift the seal after an interrupt between its making and the `with`."""
-        self.lift()
 
 
 def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
