@@ -71,7 +71,9 @@ FORBIDDEN = {
 # Imports for annotations go down as well, except these: a part names the object that it works on.
 FOR_TYPES = {
     "engine": ["engine.file", "engine.volume"],
-    "engine.volume": ["engine.flusher"],
+    "engine.volume": ["cache", "volume.ticket"],  # its owner, and what the flusher advances
+    "engine.flusher": ["cache"],
+    "engine.report": ["cache"],
     "volume": ["volume.volume"],
     "volume.inode": ["file", "volume.namespace", "volume.lifetimes"],  # its handles, and its removal or rename
     "volume.reconnect": ["volume.namespace"],

@@ -40,8 +40,9 @@ from .throttle import divide
 from .volume import IDLE_TURN_FLUSHER
 
 if TYPE_CHECKING:
+    from ..cache import PageCache
     from .file import EngineFile
-    from .volume import EngineCache, EngineVolume
+    from .volume import EngineVolume
 
 log = logging.getLogger("pagecache.internal")
 
@@ -66,9 +67,9 @@ def _budget(file: EngineFile) -> int:
 class Flusher:
     """The background thread of one cache."""
 
-    def __init__(self, cache: EngineCache, native: NativeCache, clock: Clock, park: Park) -> None:
+    def __init__(self, cache: PageCache, native: NativeCache, clock: Clock, park: Park) -> None:
         self._cache = weakref.ref(cache)
-        self._adopted: EngineCache | None = None
+        self._adopted: PageCache | None = None
         self._ending: threading.Thread | None = None
         self._ended = 0.0
         self._native = native
@@ -96,7 +97,7 @@ class Flusher:
         if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join(1.0)
 
-    def adopt(self, cache: EngineCache) -> None:
+    def adopt(self, cache: PageCache) -> None:
         """Keep a dropped, unclosed cache alive until its data is saved. Called by its finaliser."""
         self._adopted = cache
         self._native.wake_flusher()
@@ -230,7 +231,7 @@ class Flusher:
         volume.emit("stalled", key, message=what, next=STALLED)
         volume.say(logging.WARNING, "calls that hang", what, STALLED)
 
-    def _end(self, cache: EngineCache, now: float) -> float:
+    def _end(self, cache: PageCache, now: float) -> float:
         """Close a dropped cache. If data cannot be saved, repeat it every `failed_retry`: there is no other owner.
         Return the seconds until the next attempt.
         """

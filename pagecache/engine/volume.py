@@ -1,7 +1,7 @@
 """The engine's state of one backend, and of the cache around it.
 
 `EngineVolume` owns the threads of a volume and gives every module of the engine access to the backend and its limits,
-clock, random numbers, retry policy and events. `EngineCache` is shared by several volumes.
+clock, random numbers, retry policy and events.
 
 Locks: `_lock` guards the registers (files, retries, tickets); it is held briefly and never across a call. `_advancing`
 is held while tickets are advanced, which neither waits nor calls the backend.
@@ -19,14 +19,14 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
-from ..config import CacheConfig, CacheLimits, Durability, RetryPolicy, VolumeOptions
+from ..config import Durability, RetryPolicy, VolumeOptions
 from ..disk.backend import TieredBackend
 from ..errors import DeadlockError, Key, ShutdownError
-from ..native import NativeCache, NativeVolume
+from ..native import NativeVolume
 from ..objects import Event
 from . import failures
 from .attempts import AGAIN, Attempts
@@ -36,10 +36,9 @@ from .commit.journaled import VolumeJournal
 from .commit.spill import Spills
 from .foreign import raised_by, text_of
 from .held import Held
-from .mirror import Mirror, MirrorLogs
+from .mirror import Mirror
 from .namesync import NameSync
-from .park import NEVER, SLICE, Clock, Deadline, Park
-from .report.events import Feed
+from .park import NEVER, SLICE, Deadline
 from .report.notices import Notices, cause, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
@@ -48,9 +47,10 @@ from .runner import Job, ThreadRunner
 from .throttle import Checks, Kept, Outage, Pace, Stall
 
 if TYPE_CHECKING:
+    from ..cache import PageCache
     from ..disk.tier import Tier
+    from ..volume.ticket import SyncTicket
     from .file import EngineFile
-    from .flusher import Flusher
 
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
@@ -72,37 +72,12 @@ def threads_of(backend: Backend) -> int:
     return int(backend.limits.max_inflight) + 1
 
 
-class EngineCache(Protocol):
-    """The interface of a cache for the engine."""
-
-    native: NativeCache
-    config: CacheConfig
-    limits: CacheLimits
-    clock: Clock
-    park: Park
-    flusher: Flusher
-    feed: Feed
-    mirrored: MirrorLogs
-
-    def _engine_volumes(self) -> list[EngineVolume]: ...
-    def _end(self) -> None: ...
-    def _prune(self) -> bool: ...
-    def _let_go(self) -> None: ...
-
-
-class Ticket(Protocol):
-    """A ticket that the flusher advances until it is done."""
-
-    def _advance(self, *, first: bool) -> bool: ...
-    def _pause(self) -> float: ...
-
-
 class EngineVolume:
     """One backend, its threads, its files."""
 
     def __init__(
         self,
-        cache: EngineCache,
+        cache: PageCache,
         backend: Backend,
         name: str,
         options: VolumeOptions,
@@ -143,7 +118,7 @@ class EngineVolume:
         self._lock = threading.RLock()  # a signal handler may abort the volume in between
         self._files: dict[int, EngineFile] = {}
         self._retries: dict[EngineFile, float] = {}  # when the flusher must check their failures
-        self._tickets: list[Ticket] = []
+        self._tickets: list[SyncTicket] = []
         self.journal: VolumeJournal | None = None
         self.spills: Spills | None = None
         self.durability: Durability = "backend"
@@ -511,7 +486,7 @@ class EngineVolume:
 
     # -- tickets, events
 
-    def add_ticket(self, ticket: Ticket) -> None:
+    def add_ticket(self, ticket: SyncTicket) -> None:
         with self._lock:
             self._tickets.append(ticket)
         self.cache.flusher.wake()
@@ -526,7 +501,7 @@ class EngineVolume:
         with self._advancing:
             with self._lock:
                 tickets = list(self._tickets)
-            left: list[Ticket] = []
+            left: list[SyncTicket] = []
             for ticket in tickets:
                 if not ticket._advance(first=not left):
                     left.append(ticket)

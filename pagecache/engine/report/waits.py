@@ -28,8 +28,9 @@ from ...native import OPERATIONS, WAITS, Operation, WaitRecord
 from .reason import Reason
 
 if TYPE_CHECKING:
+    from ...cache import PageCache
     from ...stats import Wait, WaitOwner
-    from ..volume import EngineCache, EngineVolume
+    from ..volume import EngineVolume
 
 SENDING = (OPERATIONS["commit"], OPERATIONS["write"])
 CREDIT, ROOM, MEMORY, SYNC = (WAITS[name] for name in ("credit", "room", "memory", "sync"))
@@ -82,7 +83,7 @@ def current_frames() -> dict[int, FrameType]:
 class _Register:
     """The waits and calls of one moment."""
 
-    def __init__(self, cache: EngineCache) -> None:
+    def __init__(self, cache: PageCache) -> None:
         self.now = time.monotonic()
         self.volumes = {volume.native.address: volume for volume in cache._engine_volumes()}
         self.records = cache.native.waits()
@@ -216,12 +217,12 @@ def _span(start: int, end: int) -> str:
     return f"[{start}, {end})"
 
 
-def report(cache: EngineCache) -> list[Wait]:
+def report(cache: PageCache) -> list[Wait]:
     """Return the current waits, the longest first."""
     return [wait for _, wait, _ in sorted(_Register(cache).waits(), key=lambda entry: entry[0])]
 
 
-def left_over(cache: EngineCache) -> str | None:
+def left_over(cache: PageCache) -> str | None:
     """Return a stale record of an ended wait, for `PageCache.check`. A wait that ends during the check is gone at the
     second look.
     """
@@ -247,7 +248,7 @@ class LongWaits:
         self._reported: set[tuple[int, int, str]] = set()
         self._next = 0.0
 
-    def check(self, cache: EngineCache) -> float:
+    def check(self, cache: PageCache) -> float:
         """Warn about due waits; return the seconds until the next check."""
         limit, now = cache.config.stall_warn, time.monotonic()
         self._next = min(self._next, now + limit)  # the limit may be smaller than it was
@@ -259,7 +260,7 @@ class LongWaits:
             self._next = now + self._warn(cache, limit)
         return self._next - now
 
-    def _warn(self, cache: EngineCache, limit: float) -> float:
+    def _warn(self, cache: PageCache, limit: float) -> float:
         register, left = _Register(cache), limit
         volumes = {volume.name: volume for volume in register.volumes.values()}
         entries = sorted(register.waits(), key=lambda entry: entry[0])
