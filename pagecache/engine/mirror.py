@@ -30,7 +30,7 @@ from weakref import WeakValueDictionary
 from ..backends.protocol import Backend, close_backend_file
 from ..backends.transfers import Transfers
 from ..errors import Key
-from .park import SLICE, Deadline, Signal, start_thread
+from .park import SLICE, Deadline, Signal, make_calls, start_thread
 from .report.notices import cause
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ class Mirror:
         self._copies: WeakValueDictionary[Key, Copy] = WeakValueDictionary()  # by name, at the end of the log
         self._lost: dict[Copy, str] = {}  # given up, and why
         self._open: dict[Key, tuple[Copy, Any]] = {}  # files, the longest unused first; of the thread
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # one for each step
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()  # one for each step
         name = f"pagecache-{volume.name}-mirror"
-        self._thread = threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True)
+        self._thread = threading.Thread(target=make_calls, args=(self._calls,), name=name, daemon=True)
         start_thread(self._thread, f"of the mirror of {volume.name!r}")
 
     def busy(self) -> bool:
@@ -336,10 +336,3 @@ class Mirror:
                 copy = self._copies.setdefault(name, Copy(name))
                 self._log.appendleft(Step(copy, name, partial(self._rename, stat.key), lasting=True))
                 self._calls.put(self._apply)
-
-
-def _work(calls: SimpleQueue[Callable[[], None] | None]) -> None:
-    """Make calls until None. The thread refers to the mirror, and so to its cache, only while there are some."""
-    while (call := calls.get()) is not None:
-        call()
-        del call

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Callable
+from queue import SimpleQueue
 
 from .. import native
 from ..errors import Key
@@ -33,6 +35,13 @@ def start_thread(thread: threading.Thread, whose: str) -> None:
         thread.start()
     except RuntimeError as error:
         raise BlockingIOError(errno.EAGAIN, f"a thread {whose} cannot be started: {error}") from error
+
+
+def make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:
+    """Make calls until None; the target of a thread. It refers to the objects of calls only while there are some."""
+    while (call := calls.get()) is not None:
+        call()
+        del call
 
 
 def deadline_error(

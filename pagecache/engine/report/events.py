@@ -5,7 +5,7 @@ The thread does nothing else: a callback may be slow and may call any method of 
 delays only other subscribers. An emitter never waits: if subscribers are too slow, events are dropped and counted, and
 the next delivered event reports the number.
 
-The thread refers to its `Feed` weakly while it waits, so that subscribers do not keep a dropped cache alive. `_lock`
+The thread refers to its `Feed` only while it has events, so that subscribers do not keep a dropped cache alive. `_lock`
 guards the subscribers and the order of events; it is held briefly, and a signal handler may emit in between.
 """
 
@@ -16,12 +16,13 @@ import dataclasses
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 
 from ... import loglines
 from ...objects import Event
-from ..park import start_thread
+from ..park import make_calls, start_thread
 
 log = logging.getLogger("pagecache.events")
 
@@ -29,15 +30,13 @@ QUEUED_MAX = 4096
 """Events that wait for slow subscribers; more are dropped."""
 
 Callback = Callable[[Event], object]
-Queue = SimpleQueue[tuple[int, Event] | None]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Subscriber:
-    """A receiver of the events from number `since` on, until it is removed from the list."""
+    """A receiver of events, until it is removed from the list."""
 
     callback: Callback
-    since: int
     raised: int = 0
 
 
@@ -47,9 +46,8 @@ class Feed:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self.subscribers: list[_Subscriber] = []
-        self._queue: Queue = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._number = 0
         self._missed = 0
         self._stopped = False
 
@@ -59,12 +57,12 @@ class Feed:
         """
         with self._lock:
             if self._thread is None:
-                arguments = (weakref.ref(self), self._queue)
-                thread = threading.Thread(target=_run, args=arguments, name="pagecache-events", daemon=True)
+                name = "pagecache-events"
+                thread = threading.Thread(target=make_calls, args=(self._queue,), name=name, daemon=True)
                 start_thread(thread, "of the cache")
                 self._thread = thread
                 weakref.finalize(self, self._queue.put, None).atexit = False
-            subscriber = _Subscriber(callback, self._number)
+            subscriber = _Subscriber(callback)
             self.subscribers.append(subscriber)
 
         def unsubscribe() -> None:
@@ -85,12 +83,11 @@ class Feed:
                     loglines.say(log, logging.WARNING, what, QUEUED_MAX)
                 return
             missed, self._missed = self._missed, 0
-            self._queue.put((self._number, dataclasses.replace(event, missed=missed) if missed else event))
-            self._number += 1
+            event = dataclasses.replace(event, missed=missed) if missed else event
+            self._queue.put(partial(self._deliver, tuple(self.subscribers), event))
 
-    def deliver(self, number: int, event: Event) -> None:
-        with self._lock:
-            subscribers = [each for each in self.subscribers if each.since <= number]
+    def _deliver(self, subscribers: Sequence[_Subscriber], event: Event) -> None:
+        """Call those that had subscribed when the event was emitted."""
         for subscriber in subscribers:
             if subscriber not in self.subscribers:
                 continue  # an earlier subscriber has removed it
@@ -109,12 +106,3 @@ class Feed:
         self._queue.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-
-
-def _run(feed: weakref.ref[Feed], queue: Queue) -> None:
-    while (entry := queue.get()) is not None:
-        found = feed()
-        if found is None:
-            return
-        found.deliver(*entry)
-        del found, entry
