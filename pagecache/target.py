@@ -21,6 +21,7 @@ from pagecache.backends.protocol import Backend
 from pagecache.backends.url import BUILT_IN, GROUP, backend_from_url, meant_by
 from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
+from pagecache.engine.runner import Job
 
 T = TypeVar("T")
 FRAMES = 3  # of a thread that hangs, in an error
@@ -224,23 +225,13 @@ def within(
     Raises:
         Hung: it has not returned after `seconds`.
     """
-    values: list[T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            values.append(call())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work if run is None else partial(run, work), name=name, daemon=True)
+    job = Job(call)
+    thread = threading.Thread(target=job.run if run is None else partial(run, job.run), name=name, daemon=True)
     thread.start()
     thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if values:
-        return values[0]
-    raise Hung(f"no return within {seconds:g} s; it is at {_position(thread)}")
+    if not job.finished():
+        raise Hung(f"no return within {seconds:g} s; it is at {_position(thread)}")
+    return job.wait(lambda: None)
 
 
 def _position(thread: threading.Thread) -> str:
