@@ -57,6 +57,7 @@ class Turn:
         self._volume = volume
         self._thread = threading.get_ident()
         self._taken = self._sealed = False
+        self._around: tuple[int, Signal] | None = None  # the turn of this thread that a signal handler has interrupted
         self.signal: Signal = Signal()
 
     def take(self) -> tuple[int, Signal] | None:
@@ -66,6 +67,7 @@ class Turn:
             if current is not None and current[0] != self._thread:
                 return current
             # A signal handler may end a volume that its own thread is ending: it must not wait for itself.
+            self._around = current
             self._volume.turn = (self._thread, self.signal)
             self._taken = True
         return None
@@ -83,7 +85,7 @@ class Turn:
         if taken:
             current = self._volume.turn
             if current is not None and current[1] is self.signal:
-                self._volume.turn = None
+                self._volume.turn = self._around
             self.signal.set()
 
     def __del__(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
-from pagecache import ShutdownError, UnsavedDataError, Volume
+from pagecache import LostRange, ShutdownError, UnsavedDataError, Volume
 from pagecache.native import NativeVolume
 from pagecache.volume import detach
 
@@ -295,6 +296,24 @@ def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch
     assert inner == [[]]
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
     assert len(rig.backend.seen("close")) == 1
+
+
+def test_an_end_that_fails_within_an_end_leaves_the_turn_to_that(dirty: Rig, monkeypatch: Patch) -> None:
+    """By a signal handler: otherwise another thread ends the volume beside it."""
+    volume, end = dirty.volume, dirty.volume.detach
+    fault = dirty.backend.fault("write_from", FULL, times=float("inf"))
+    others: list[Task[list[LostRange]]] = []
+
+    def handler() -> None:
+        raises(UnsavedDataError, end)
+        fault.clear()
+        others.append(Task(end))
+        assert volume.turn is not None
+        assert volume.turn[0] == threading.get_ident()
+
+    beside(monkeypatch, detach, "_save", handler)
+    assert end() == others[0].result() == []
+    assert len(dirty.backend.seen("close")) == 1
 
 
 @pytest.mark.parametrize("step", ["_unsaved", "_quiet", "_close_backend"])
