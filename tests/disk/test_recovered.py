@@ -299,6 +299,45 @@ def test_an_append_after_a_rebase_that_the_disk_loses_takes_no_bytes_of_earlier_
     assert world.crash(lose=True).read() == changed(100, b"x" * again, changed(0, b"new", FOREIGN))
 
 
+@pytest.mark.parametrize("how", ["rebase", "force"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_kill_in_an_append_over_another_version_takes_no_bytes_of_earlier_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: Any, *, again: bool
+) -> None:
+    """`again`: in the next append after one that the disk has lost."""
+    file = world.open(mode="w+b")
+    written = {0: b"one", 4096: b"two"}
+    for at, data in written.items():
+        file.pwrite(data, at)
+    file.fsync()
+    conflict(world, file, FOREIGN)
+    world.volume.resolve("k", how)
+    world.store.fault("commit", OSError(errno.EACCES, "refused"), times=float("inf"))
+    if again:
+        written[40000] = b"three"
+        file.pwrite(b"three", 40000)
+        file.fsync()
+        file.pwrite(b"x", 20000)
+        with losing_a_sync(world):
+            raises(CommitError, file.fsync)
+    else:
+        file.truncate(50000)
+    size, left = file._inode.size, list[tuple[int, dict[int, bytes]]]()
+    append = Journal.append
+
+    def killed(self: Journal, *arguments: Any) -> int:
+        lsn = append(self, *arguments)
+        (found,) = self.read().files
+        left.append((found.state.size, {at: found.read(at, len(data)) for at, data in written.items()}))
+        return lsn
+
+    monkeypatch.setattr(Journal, "append", killed)
+    file.fsync()
+    monkeypatch.undo()
+    assert len(left) > 2
+    assert left == [(size, written)] * len(left)
+
+
 @IN_PLACE
 def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(world: World) -> None:
     file = world.open()

@@ -339,13 +339,14 @@ class Journaled:
                 begin, at = found
                 self._bytes(journal, begin, min(at, file.size))
                 file.cut_unlogged(begin, at)
+        lowest = int(file.undone()["lowest"])
+        if self._size != file.size or (laid_over and lowest != END):
+            self._put(journal, records.size(self._number, file.size))
         if laid_over:  # in one record with its size: older ones are cut to the size of the former version
-            size = min(file.remote_size, int(file.undone()["lowest"]))
             self._known = self.file.versions.base
+            size = min(file.remote_size, lowest)
             self._put(journal, records.laid_over(self._number, before, self._known, size))
             self._known_bases = bases
-        if self._size != file.size:
-            self._put(journal, records.size(self._number, file.size))
         self._note_base(journal)
 
     def _note_base(self, journal: Journal) -> None:
@@ -377,7 +378,8 @@ class Journaled:
         self._put(journal, self._state(base, size, created=created))
         self._known = base if before is None else self._known
         self._size = size if before is None or not follows else before
-        if file.size < self._size or (lowest != END and not follows):  # a cut is a change, also if nothing else is
+        # A cut is a change, also if nothing else is. It comes last if earlier records have bytes that follow anew.
+        if file.size < self._size or (lowest != END and before is None):
             self._put(journal, records.size(self._number, min(file.size, self._size)))
         # Never zeros over bytes that were written: earlier records may have them, confirmed.
         zeros = Ranges()
