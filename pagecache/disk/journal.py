@@ -416,11 +416,21 @@ class Journal:
             raise
         segment = self._current = _Segment(number, path, self._size, fd, salt, self._lsn + 1)
         self._segments.append(segment)
+        self._remove_void()
         self._grown()
         for file in [self._files[number] for number in self._restates]:
             if segment.used > FIRST and segment.used + self._needed(file, Kind.DATA, 0, segment) > segment.size:
                 break  # the next segment has the rest
             self._restate(segment, file)
+
+    def _remove_void(self) -> None:
+        """Remove the segments without a record that counts: the new start says so. What fails goes in its turn."""
+        void = [segment for segment in list(self._segments)[1:-1] if segment.first > self._counts]
+        with suppress(OSError):
+            for segment in void if not self._readers else ():
+                self._device.unlink(segment.path)
+                self._device.sync_folder(self._folder)
+                self._segments.remove(segment)
 
     def _end_current(self) -> None:
         segment, self._current = self._current, None

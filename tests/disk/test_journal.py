@@ -428,6 +428,33 @@ def test_a_creation_that_is_stated_anew_is_saved_by_what_was_appended_before() -
     assert recover("j", disk).files == []
 
 
+@pytest.mark.parametrize(("call", "taken"), [("fdatasync", 1), ("pwritev", 2)])
+def test_tries_to_state_files_anew_that_fail_take_one_segment(call: str, taken: int) -> None:
+    """The disk takes the start of each segment, and no record. The oldest segment has unsaved bytes."""
+    disk, journal, number = begun()
+    journal.confirm(journal.append(records.data(number, 0, 3), [b"abc"]))
+    calls = taken
+
+    def fault(name: str, count: int) -> int:
+        nonlocal calls
+        calls = 0 if name == "fallocate" else calls + (name == call)
+        return errno.EIO if name == call and calls > taken else 0
+
+    def stated() -> None:
+        journal.restate()
+        journal.confirm(journal.last)
+
+    disk.fault = fault
+    raises(OSError, lambda: journal.confirm(journal.append(records.renamed(number, "other", "v1"))))
+    for _ in range(10):
+        raises(OSError, stated)
+    assert len(journal._segments) == 2
+    disk.fault = None
+    stated()
+    (file,) = recover("j", disk).files
+    assert (file.state.key, file.ranges) == ("other", [(0, 3)])
+
+
 def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
     disk, journal, number = begun(size=4096)
     first = journal.append(records.data(number, 0, 10), [bytes(10)])
