@@ -553,7 +553,7 @@ class Journal:
         again = bool(self._void) and self._void[-1][0] == low
         self._void[-1 if again else len(self._void) :] = [(low, high, error)]  # at once: others look
         self._counts = self._confirmed
-        for number, file in self._files.items():
+        for number, file in list(self._files.items()):
             while file.undo and file.undo[-1][0] > self._confirmed:
                 _, segment, last, file.state.size = file.undo[-1]
                 file.content[segment] = last
@@ -566,6 +566,7 @@ class Journal:
                 self._restates.add(number)
             if not file.content:
                 self._restates.discard(number)
+                self._drop(file)
         while self._unsynced:
             self._finish(self._unsynced.popleft())
         self._current = None

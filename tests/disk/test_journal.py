@@ -455,6 +455,15 @@ def test_tries_to_state_files_anew_that_fail_take_one_segment(call: str, taken: 
     assert (file.state.key, file.ranges) == ("other", [(0, 3)])
 
 
+def test_a_failed_sync_leaves_nothing_of_a_released_file_without_confirmed_bytes() -> None:
+    disk, journal, number = begun()
+    lost = journal.append(records.data(number, 0, 3), [b"abc"])
+    journal.release(number)
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    raises(OSError, journal.confirm, lost)
+    assert journal._files == {}
+
+
 def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
     disk, journal, number = begun(size=4096)
     first = journal.append(records.data(number, 0, 10), [bytes(10)])
