@@ -446,6 +446,7 @@ class Tier:
         except OSError as error:
             self._undropped.add((volume, key))
             self._catalogue.damaged |= tree or len(self._undropped) > UNDROPPED_MAX
+            self._wake.set()
             self._count(error)
 
     # -- bytes
@@ -536,7 +537,8 @@ class Tier:
     def _work(self) -> None:
         saved = monotonic()
         while True:
-            self._wake.wait(self._save_every if self._unsaved else None)
+            owes = self._unsaved or self._undropped or self._catalogue.damaged
+            self._wake.wait(self._save_every if owes else None)
             self._wake.clear()
             ending = self._ending
             try:

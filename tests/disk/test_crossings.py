@@ -334,6 +334,28 @@ def test_a_name_that_the_catalogue_cannot_drop_has_no_copy(tier: DiskTier, monke
     assert read_once(tier, store, "b") == content(MIB, seed=2)
 
 
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_name_that_the_catalogue_could_not_drop_is_dropped_though_nothing_more_is_kept(
+    running: Tier, monkeypatch: pytest.MonkeyPatch, *, tree: bool
+) -> None:
+    """After a kill it would lead to the bytes of the former object. `tree`: and the catalogue is made anew for it."""
+    monkeypatch.setattr("pagecache.disk.tier.PAUSE", 0.01)
+    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.01)
+    copy = running.bind("store", b"sa", "1", running.names)
+    address = running.append(copy, 0, [memoryview(b"a")], 1)
+    assert address is not None
+    copy.put(0, 1, address)
+    running.changed(copy)
+    eventually(lambda: running._catalogue.find("store", b"sa"), 20)
+    with monkeypatch.context() as full:
+        for call in ("drop", "begin_anew"):
+            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
+        running.drop("store", b"sa", tree=tree)
+        errors = running.errors
+        eventually(lambda: running.errors > errors, 20)  # the next save fails too
+    eventually(lambda: running._catalogue.find("store", b"sa") is None, 20)
+
+
 def test_a_copy_that_is_found_beside_a_remove_is_not_that_of_the_name(running: Tier) -> None:
     copy = running.bind("store", b"sa", "1", running.names)
     copy.put(0, 10, 1)
