@@ -20,6 +20,7 @@ import fcntl
 import logging
 import os
 import threading
+from io import FileIO
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Protocol
 from weakref import WeakSet, WeakValueDictionary
@@ -148,8 +149,8 @@ class Tier:
         errors: failures of the disk so far, damaged bytes among them.
     """
 
-    def __init__(self, described: DiskTier) -> None:
-        self.described = described
+    def __init__(self, described: DiskTier, place: str) -> None:
+        self.described, self._place = described, place
         self.errors = 0
         self._volumes: WeakSet[Told] = WeakSet()
         self._users: set[object] = set()
@@ -197,7 +198,10 @@ class Tier:
             self._wake.set()  # the size may be smaller than before
             self._thread = threading.Thread(target=self._work, name="pagecache-disk", daemon=True)
             self._thread.start()
+            _running[place] = self
         except BaseException:
+            self._ending = True  # an interrupt may have left the thread running
+            self._wake.set()
             leave(self._mark)
             raise
 
@@ -210,21 +214,28 @@ class Tier:
             OSError: EBUSY: another process has it; EACCES, ENOSPC, ...: the directory cannot be used.
         """
         place = os.path.realpath(described.path)
+        try:
+            return cls._opened(described, place, user)
+        except BaseException:
+            found = _running.get(place)
+            if found is not None:  # an interrupt may have left it without a user that closes it
+                found.close(user)
+            raise
+
+    @classmethod
+    def _opened(cls, described: DiskTier, place: str, user: object) -> Tier:
         with _opening.setdefault(place, threading.Lock()):
             found = _running.get(place)
             if found is not None and found._ending:  # an interrupt has left it so
                 found._end()
                 found = None
             if found is None:
-                found = _running[place] = cls(described)
-                found._place = place
+                found = cls(described, place)
             elif found.described._rules() != described._rules():
                 what = f"disk: {described.path!r} is used by another cache of this process with other sizes"
                 raise ValueError(f"{what} ({found.described!r}); give both caches the same DiskTier")
             found._users.add(user)
             return found
-
-    _place = ""
 
     def close(self, user: object) -> None:
         """Let go of the tier; the last one writes what waits, and ends it. Repeated after an interrupt."""
@@ -235,14 +246,15 @@ class Tier:
 
     def _end(self) -> None:
         """The lock of the directory is held."""
-        self._ending = True
-        self._wake.set()
-        self._thread.join()
-        self._catalogue.close(remove=bool(self._undropped))  # a next start would find others' bytes by these names
-        with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
-            if self._journal is not None:
-                self._journal.close()
-        leave(self._mark)
+        if not self._mark.closed:  # else an interrupt came when it was done, and others may have the directory
+            self._ending = True
+            self._wake.set()
+            self._thread.join()
+            self._catalogue.close(remove=bool(self._undropped))  # a next start would find others' bytes by these names
+            with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
+                if self._journal is not None:
+                    self._journal.close()
+            leave(self._mark)
         del _running[self._place]
 
     def forked(self) -> None:
@@ -617,8 +629,8 @@ def _file_system(path: str) -> str:
     return kind
 
 
-def occupy(path: str, *, make: bool = True) -> int:
-    """Make the directory ready, and lock it; return the descriptor that holds the lock. Not `make`: it is a tier."""
+def occupy(path: str, *, make: bool = True) -> FileIO:
+    """Make the directory ready, and lock it; return the file that holds the lock. Not `make`: it is a tier."""
     if make:
         with contextlib.suppress(FileExistsError):
             os.makedirs(path, mode=0o700)
@@ -641,7 +653,9 @@ def occupy(path: str, *, make: bool = True) -> int:
         what = "%s: on %s, the tier does not survive a restart of the machine"
         loglines.say(log, logging.INFO, what, path, kind)
     fd = os.open(os.path.join(path, MARK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    mark = FileIO(fd, "r+")
     try:
+        _marks.add(mark)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -653,10 +667,9 @@ def occupy(path: str, *, make: bool = True) -> int:
         os.ftruncate(fd, 0)
         os.pwrite(fd, content, 0)
     except BaseException:
-        os.close(fd)
+        leave(mark)
         raise
-    _marks.add(fd)
-    return fd
+    return mark
 
 
 def _check_format(fd: int, path: str) -> None:
@@ -671,24 +684,23 @@ def _check_format(fd: int, path: str) -> None:
         raise ValueError(f"{what}; use a newer pagecache, or another directory")
 
 
-_marks: set[int] = set()
-"""Descriptors that hold the locks of this process."""
+_marks: set[FileIO] = set()
+"""Files that hold the locks of this process. No descriptors: one that is closed again may be that of another file."""
 
 
-def leave(fd: int) -> None:
+def leave(mark: FileIO) -> None:
     """Give up the lock of `occupy`."""
-    if fd in _marks:
-        _marks.discard(fd)
-        os.close(fd)
+    mark.close()
+    _marks.discard(mark)
 
 
 def _after_fork() -> None:
     """Let go of the marks in a child, which has no tier: it would keep them when its parent has ended. A tier may have
     been starting or ending.
     """
-    for fd in _marks:
+    for mark in _marks:
         with contextlib.suppress(OSError):
-            os.close(fd)
+            mark.close()
     _marks.clear()
     for tier in _running.values():
         tier.forked()

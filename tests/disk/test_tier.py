@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
@@ -31,6 +32,7 @@ from pagecache.testing import Gate as Gates
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
 from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises, raising, run_program
+from tests.file.test_interrupts import interrupted_at
 from tests.plain import fill
 from tests.stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 
@@ -837,6 +839,45 @@ def test_a_tier_whose_end_was_interrupted_is_started_anew(
         read(volume, "a")
         eventually(lambda: segments(Path(tier.path)))
     kept(tier, store, "a")
+
+
+def test_an_end_that_was_interrupted_when_it_was_done_gives_up_no_other_directory(
+    tier: DiskTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another tier may have its descriptor since."""
+    leave = module.leave
+
+    def interrupted(mark: Any) -> None:
+        leave(mark)
+        raise KeyboardInterrupt
+
+    first = PageCache("1MiB", disk=tier)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "leave", interrupted)
+        raises(KeyboardInterrupt, Tier.close, first.tier, first.tier_use)
+    with PageCache("1MiB", disk=tmp_path / "other"):
+        PageCache("1MiB", disk=tier).close()
+        raises(OSError, module.occupy, str(tmp_path / "other"), match="another process uses the tier")
+    first.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_an_interrupt_anywhere_in_the_start_of_a_tier_leaves_none(tier: DiskTier) -> None:
+    def within(frame: FrameType) -> bool:
+        return frame.f_code.co_filename == module.__file__ or frame.f_code is threading.Thread.start.__code__
+
+    def writers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "pagecache-disk" and thread.is_alive()]
+
+    others = len(writers())
+    for nth in itertools.count(1):
+        place = interrupted_at(nth, lambda: Tier.open(tier, "user"), within)
+        if not place:
+            break
+        assert module._running == {}, place
+        eventually(lambda: len(writers()) == others, 10)
+        Tier.open(tier, "next").close("next")
+    module._running[os.path.realpath(tier.path)].close("user")
 
 
 def test_a_forked_child_does_not_keep_the_directory(folder: Path) -> None:
