@@ -3,7 +3,8 @@
     append   copies a record into the kernel, at the end of the current segment; files in the order of their appends
     confirm  waits for the device. One caller syncs for all that wait: it leads, and wakes those that are done and,
              if others remain, one that leads next
-    removal  segments go in order, each when no file has an unsaved record in it
+    removal  segments go in order, each when no file has an unsaved record in it; one whose records do not count goes
+             when the next one has begun
 
 Nothing reads the log while the process lives. `recovery.py` reads it at the next start.
 
