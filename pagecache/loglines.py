@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 
 WAITING_MAX = 1000
-"""Lines that wait; further ones are left out, and a line says how many."""
+"""Lines that wait, twice as many from WARNING on; further ones are left out, and a line says how many."""
 
 _lock = threading.RLock()
 _queue: deque[tuple[logging.Logger, logging.LogRecord]] = deque()
@@ -34,7 +34,7 @@ def say(logger: logging.Logger, level: int, message: str, *args: object, caught:
     place, error = logger.findCaller(stacklevel=2)[:3], sys.exc_info() if caught else None
     record = logger.makeRecord(logger.name, level, place[0], place[1], message, args, error, place[2])
     with _lock:
-        if len(_queue) >= WAITING_MAX:
+        if len(_queue) >= WAITING_MAX * (2 if level >= logging.WARNING else 1):
             _left_out += 1
             return
         _queue.append((logger, record))
@@ -88,8 +88,8 @@ def _pass_on() -> None:
 
 
 def _after_fork() -> None:
-    global _lock, _thread
-    _lock, _thread = threading.RLock(), None
+    global _lock, _thread, _left_out
+    _lock, _thread, _left_out = threading.RLock(), None, 0
     _queue.clear()
 
 
