@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,7 @@ from pagecache.disk import records
 from pagecache.disk.contents import contents
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
+from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.io import barrier
 from pagecache.engine.park import Deadline
 from tests.disk.copying import copy_tier
@@ -801,6 +803,32 @@ def test_direct_writes_are_saved_by_fsync(world: World) -> None:
         direct.pwrite(b"two" + bytes(4093), 0)
         direct.fsync()
     assert world.crash().read() == changed(0, b"two" + bytes(4093))
+
+
+@IN_PLACE
+def test_the_journal_takes_bytes_again_after_a_direct_write_just_as_all_was_saved(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.synced(b"one")
+    live, settle = Journaled.is_live, Journaled.settle
+    monkeypatch.setattr(Journaled, "settle", lambda *_: None)
+    world.volume.sync(durability="backend")
+
+    def just_before(journaled: Journaled) -> bool:
+        found = live(journaled)
+        if sys._getframe(1).f_code is Journaled.passed_by.__code__:
+            assert found
+            settle(journaled)
+        return found
+
+    monkeypatch.setattr(Journaled, "is_live", just_before)
+    with world.open(direct=True) as direct:
+        direct.pwrite(b"two" + bytes(4093), 0)
+    monkeypatch.undo()
+    file.fsync(durability="backend")
+    file.pwrite(b"three", 0)
+    file.fsync()
+    assert file._inode.journaled.is_live()
 
 
 @pytest.mark.parametrize("durable", [True, False])

@@ -293,6 +293,7 @@ class Journaled:
                 journal = self._owner.journal()
                 generation = journal.generation  # first: what an earlier one has may stop to count at any moment
                 self._settle(journal)
+                self._lacks &= self.is_live()  # all may have been saved just as a direct write passed by
                 if not file.has_local():
                     file.cut_unlogged()
                     return generation
