@@ -406,3 +406,46 @@ def test_a_child_collects_closes_and_exits_without_a_call(tmp_path: Path) -> Non
     """
     done = run(body, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_child_that_is_forked_beside_reads_that_wait_has_reads_of_its_own(tmp_path: Path) -> None:
+    """Threads of its cache get the stacks on which the threads of its parent waited. [T-50]"""
+    done = run_program(
+        tmp_path,
+        """
+        import os, random, signal, time
+        from threading import Thread
+        from pagecache import PageCache
+        from pagecache.backends import MemoryBackend
+        from pagecache.testing import LatencyBackend
+
+        def opened(seconds):
+            store = MemoryBackend()
+            store.open("file", create=True).truncate(4096 * 4096)
+            return PageCache("4MiB").attach(LatencyBackend(store, read=seconds)).open("file")
+
+        def work(file, seed, rounds):
+            choose = random.Random(seed)
+            for _ in range(rounds):
+                file.pread(4096, choose.randrange(4096) * 4096)
+
+        def start(file, rounds):
+            threads = [Thread(target=work, args=(file, k, rounds), daemon=True) for k in range(12)]
+            for thread in threads:
+                thread.start()
+            return threads
+
+        slow = opened(60.0)
+        start(slow, 1)
+        time.sleep(1.0)  # all of them wait
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            own = opened(0.0005)
+            for thread in start(own, 100):
+                thread.join()
+            os._exit(0)
+        os._exit(os.waitpid(child, 0)[1] != 0)
+        """,
+    )
+    assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ struct reading {
 	u32 report;      /* number of the fill that it has requested from another thread, 0: none */
 	bool stale;      /* the bytes of that fill cannot stay in the cache */
 	PyObject *error; /* of that fill; NULL: none so far */
+	struct pc_readahead none; /* of a caller that has no state of its own */
 };
 
 static struct pc_list readings = {&readings, &readings};
@@ -168,12 +169,17 @@ static enum pc_result fill_part(PyObject *core, struct reading *read)
 /* @ra: the handle's readahead state, or NULL. Return: as fill_part(). */
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
-	struct pc_readahead none = {0};
-	struct reading read = {.inode = i, .ra = ra ? ra : &none, .pos = pos, .len = len};
-	pc_list_add_tail(&readings, &read.link);
-	enum pc_result result = fill_part(core, &read);
-	pc_list_del(&read.link);
-	Py_CLEAR(read.error);
+	struct reading *read = calloc(1, sizeof *read); /* not on the stack: a fork leaves those of other threads in the list */
+	if (!read) {
+		PyErr_NoMemory();
+		return PC_FAILED;
+	}
+	*read = (struct reading){.inode = i, .ra = ra ? ra : &read->none, .pos = pos, .len = len};
+	pc_list_add_tail(&readings, &read->link);
+	enum pc_result result = fill_part(core, read);
+	pc_list_del(&read->link);
+	Py_CLEAR(read->error);
+	free(read);
 	return result;
 }
 
