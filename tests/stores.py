@@ -646,7 +646,7 @@ class ObjectBackend(RecordingBackend):
         self.pinned = pinned
         self.attempts = itertools.count(1)
         self.made_by: dict[Key, int] = {}
-        self.versions = itertools.count(100)
+        self.versions: Iterator[int] = itertools.count(100)
         self.files: weakref.WeakSet[ObjectFile] = weakref.WeakSet()
 
     def committed_object(self, key: Key) -> StoredObject | None:

@@ -850,6 +850,18 @@ def test_a_direct_write_over_bytes_on_disk_survives(tmp_path: Path, offset: int,
     assert world.crash().read() == expected
 
 
+def test_what_the_disk_has_lost_and_takes_no_more_is_a_loss_of_a_discarding_end(world: World) -> None:
+    file = world.synced(b"one")
+    file.pwrite(b"two", 100)
+    world.store.fault("write_from", PermissionError(errno.EACCES, "refused"), times=float("inf"))
+    with losing_a_sync(world):
+        raises(OSError, file.fsync)
+    with disk_fails("pwritev"):
+        raises(OSError, file.fsync)
+        lost = world.volume.detach(on_failed="discard")
+    assert [(each.key, each.offset) for each in lost][:1] == [("k", 0)]
+
+
 def test_a_full_journal_sends_fsync_to_the_store(make: Make) -> None:
     world = make(journal_limit="1MiB")
     file = world.open()

@@ -15,7 +15,7 @@ import pytest
 from pagecache.disk import records
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal, JournalFull
-from pagecache.disk.recovery import recover
+from pagecache.disk.recovery import Unsaved, recover
 from pagecache.testing.disk import PowerCut, SimulatedDisk
 from tests.file.rig import raises
 
@@ -394,6 +394,17 @@ def test_what_a_failed_sync_was_about_is_stated_anew_in_as_many_segments_as_that
     assert [file.number for file in found.files] == [number] * (by == "an append")
 
 
+def restated(disk: SimulatedDisk, journal: Journal) -> Unsaved:
+    """The file of a journal that a sync has failed, and that was stated anew."""
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    raises(OSError, journal.confirm, journal.last)
+    disk.fault = None
+    journal.restate()
+    journal.confirm(journal.last)
+    (file,) = recover("j", disk).files
+    return file
+
+
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("saved", [False, True])
 def test_records_that_later_ones_replace_count_if_a_failed_sync_takes_those(*, saved: bool, twice: bool) -> None:
@@ -405,12 +416,7 @@ def test_records_that_later_ones_replace_count_if_a_failed_sync_takes_those(*, s
         journal.append(records.laid_over(number, before - 1, "v2", 200))
     if saved:
         journal.append(records.saved(number, first, "v2", 200))
-    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
-    raises(OSError, journal.confirm, journal.last)
-    disk.fault = None
-    journal.restate()
-    journal.confirm(journal.last)
-    (file,) = recover("j", disk).files
+    file = restated(disk, journal)
     assert (file.state.base, file.base_size, file.ranges) == ("v2", 200, [(0, 10)] * (not saved) + [(100, 10)])
 
 
@@ -469,12 +475,7 @@ def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
     first = journal.append(records.data(number, 0, 10), [bytes(10)])
     journal.confirm(journal.append(records.hole(number, 0, 4)))
     journal.append(records.saved(number, first, "v2", 20000))
-    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
-    raises(OSError, journal.confirm, journal.last)
-    disk.fault = None
-    journal.restate()
-    journal.confirm(journal.last)
-    (file,) = recover("j", disk).files
+    file = restated(disk, journal)
     assert (file.state.base, file.base_size, file.state.size) == ("v2", 20000, 20000)
 
 

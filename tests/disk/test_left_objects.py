@@ -101,6 +101,23 @@ def left(folder: Path, key: str, then: Any = lambda file: None) -> Iterator[Volu
     cache.close()
 
 
+def test_bytes_of_a_file_that_gets_a_link_while_it_loses_its_name_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+
+    def replaced(file: CachedFile) -> None:
+        (store / "b").write_bytes(b"other")
+        beside(monkeypatch, DirectoryBackend, "rename", lambda: os.link(store / "k", store / "link"))
+        file.volume.rename("b", "k")
+
+    with left(tmp_path, "k", replaced) as volume:
+        with volume.open("k") as file:
+            assert file.read() == b"other"
+        assert [found.key for found in volume.recovered()] == ["k"]
+        volume.discard("k")
+
+
 def listed(volume: Volume) -> list[Any]:
     """The names of the objects that a crash has left bytes of."""
     return [found.key for found in volume.recovered()]

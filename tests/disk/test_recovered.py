@@ -351,12 +351,17 @@ def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(world
 
 
 @WHOLE
-def test_a_commit_that_failed_before_the_first_fsync_makes_no_other_version_ours(world: World) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_commit_that_failed_before_the_first_fsync_makes_no_other_version_ours(world: World, *, lost: bool) -> None:
+    """`lost`: the disk loses the first records of the file."""
     world.synced(b"x", key="other", mode="x+b")  # the journal is in use
     file = world.open()
     file.pwrite(b"one", 100)
     world.store.fault("commit", PermissionError(errno.EACCES, "refused"), key="k", times=float("inf"))
     raises(OSError, file.fsync, durability="backend")
+    if lost:
+        with losing_a_sync(world):
+            raises(OSError, file.fsync)
     file.fsync()
     put(world, FOREIGN[: len(OLD)])
     raises(ConflictError, world.crash().read)
@@ -366,7 +371,7 @@ def test_a_version_that_comes_back_lies_below_as_before(tmp_path: Path) -> None:
     """Versions of stores that make them of the content: that before a commit of ours is that of a later one."""
     store = ObjectBackend()
     store.put("k", OLD)
-    store.versions = chain([101, 100], count(200))  # type: ignore[assignment]
+    store.versions = chain([101, 100], count(200))
     world = World(tmp_path, store)
     file = world.synced(b"ours")
     file.fsync(durability="backend")

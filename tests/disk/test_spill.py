@@ -48,7 +48,7 @@ class Spilling(World):
         super().__init__(folder, store, number, **more)
 
     def spill(self, file: CachedFile) -> int:
-        """Have the dirty bytes of a file leave memory, as a writer without room does."""
+        """Move the dirty bytes of a file out of memory, as a writer without room does."""
         spills = self.volume.engine.spills
         assert spills is not None
         return spills.make_room(file._inode, locked=False)
@@ -207,7 +207,7 @@ def test_small_files_that_are_not_spilled_are_sent_when_memory_is_short(world: S
 
 
 def test_many_writers_that_lack_room_spill_side_by_side(world: Spilling) -> None:
-    """Each has less of its own than it needs, so those of others leave memory too."""
+    """Each file has fewer dirty bytes than the writer needs, so those of other files leave memory too."""
     world.hang()
     files = [world.open(f"f{k}", "w+b") for k in range(80)]
     contents = [random.Random(k).randbytes(200_000) for k in range(80)]

@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
@@ -751,8 +750,16 @@ def test_a_part_of_the_file_system_is_left_to_others(
 
 def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each second has a line in the log."""
-    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.01)
+    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.0)
     store, save, tries = ObjectBackend({"a": content(MIB)}), Catalogue.save, list[object]()
+    shrink, turns = Segments.shrink, list[object]()
+
+    def reached(number: int) -> bool:
+        return len(turns) >= number
+
+    def turn(segments: Segments) -> None:
+        turns.append(None)
+        shrink(segments)
 
     def fail(*arguments: object) -> None:
         tries.append(arguments)
@@ -762,7 +769,12 @@ def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkey
         monkeypatch.setattr(Catalogue, "save", fail)
         read(volume, "a")
         eventually(lambda: tries)
-        time.sleep(0.5)
+        monkeypatch.setattr(Segments, "shrink", turn)
+        running = volume.cache.tier
+        assert running is not None
+        for number in range(1, 6):  # each begins when the last one is over
+            running._wake.set()
+            eventually(partial(reached, number))
         assert len(tries) == 1
         monkeypatch.setattr(Catalogue, "save", save)
     kept(tier, store, "a")

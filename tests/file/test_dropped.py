@@ -46,6 +46,7 @@ def warned(monkeypatch: Patch) -> Iterator[list[str]]:
 
 
 def threads() -> list[str]:
+    loglines.outlast(WAIT_LIMIT_S)  # its thread lives while there are lines, of an earlier test, too
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("pagecache"))
 
 
@@ -420,9 +421,9 @@ def test_a_child_that_is_forked_beside_reads_that_wait_has_reads_of_its_own(tmp_
         from pagecache.testing import LatencyBackend
 
         def opened(seconds):
-            store = MemoryBackend()
+            store, cache = MemoryBackend(), PageCache("4MiB")
             store.open("file", create=True).truncate(4096 * 4096)
-            return PageCache("4MiB").attach(LatencyBackend(store, read=seconds)).open("file")
+            return cache, cache.attach(LatencyBackend(store, read=seconds)).open("file")
 
         def work(file, seed, rounds):
             choose = random.Random(seed)
@@ -435,13 +436,14 @@ def test_a_child_that_is_forked_beside_reads_that_wait_has_reads_of_its_own(tmp_
                 thread.start()
             return threads
 
-        slow = opened(60.0)
+        cache, slow = opened(60.0)
         start(slow, 1)
-        time.sleep(1.0)  # all of them wait
+        while len(cache.waits()) < 12:
+            time.sleep(0.01)
         child = os.fork()
         if not child:
             signal.alarm(60)
-            own = opened(0.0005)
+            _, own = opened(0.0005)
             for thread in start(own, 100):
                 thread.join()
             os._exit(0)

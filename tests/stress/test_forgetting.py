@@ -17,8 +17,10 @@ from pagecache.stress import Plan, directed, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
+from pagecache.stress.objects import write_whole
 
 from ..file.rig import Patch, Task, at_gate, held, raises
+from ..stores import RecordingBackend
 from .planted import FlushesOnly
 
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
@@ -229,3 +231,10 @@ def test_mistakes_that_only_a_crash_shows_are_found(
     plan = Plan(seed=1, duration=1, rounds=1, profile="database", **SMALL)
     clean = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
     assert clean.ok, clean.story
+
+
+def test_no_call_for_an_object_crosses_a_boundary_of_its_backend() -> None:
+    store = RecordingBackend(boundary=4096)
+    write_whole(store.open("k", create=True), 100, bytes(9000), 3000, int(store.limits.boundary))
+    calls = [(call.offset, call.offset + call.length) for call in store.seen("write_from")]
+    assert calls == [(100, 3100), (3100, 4096), (4096, 7096), (7096, 8192), (8192, 9100)]
