@@ -72,12 +72,11 @@ class _Segment:
 class _File:
     """A file of the journal: its state, and its last content record in each segment."""
 
-    __slots__ = ("content", "laid", "released", "segment", "state", "stated", "undo")
+    __slots__ = ("content", "released", "segment", "state", "stated", "undo")
 
     def __init__(self, state: FileState) -> None:
         self.state = state
         self.stated = 0  # LSN of the last record of its state
-        self.laid = 0, 0  # LSN of an unconfirmed `records.laid_over`, and what is saved if that does not count
         self.content: dict[int, int] = {}
         self.segment = -1  # the last one that has its state
         self.undo: deque[tuple[int, int, int, int]] = deque()
@@ -252,7 +251,6 @@ class Journal:
     def _owe(self, file: _File, record: Record) -> None:
         """Have the next segment state what this record says, which cannot be appended: it has happened."""
         file.state.apply(record, self._lsn)
-        self._settle(file, record, self._lsn, 0)
         if file.content:
             self._restates.add(record.file)
             self._end_current()
@@ -266,7 +264,7 @@ class Journal:
         lsn = self._put(segment, record, body, length)
         state = file.state
         live = file.is_live()
-        before, saved_before = state.size, state.saved
+        before = state.size
         if record.kind == Kind.FILE:
             state.restore(record.offset, record.values, live=live)
             file.segment = segment.number
@@ -274,20 +272,9 @@ class Journal:
             state.apply(record, lsn)
         if record.kind not in CONTENT:
             file.stated = lsn
-        self._settle(file, record, lsn, saved_before)
         if record.kind in CONTENT or (record.kind == Kind.FILE and state.created and not live):
             self._count(segment, file, lsn, before)
         return lsn
-
-    def _settle(self, file: _File, record: Record, lsn: int, saved: int) -> None:
-        """Note what is saved if the last `records.laid_over` does not count. `saved`: before this record."""
-        if record.kind in SETTLING:
-            laid, saved = file.laid if file.laid[0] > self._confirmed else (0, saved)
-            if record.length:
-                laid = lsn
-            else:
-                saved = max(saved, record.offset if record.kind == Kind.SAVED else lsn)
-            file.laid = laid, saved
 
     def _count(self, segment: _Segment, file: _File, lsn: int, size: int) -> None:
         """Count a content record. `size`: of the file before it."""
@@ -561,8 +548,6 @@ class Journal:
                 if not last:
                     del file.content[segment]
                 file.undo.pop()
-            if file.laid[0] > self._confirmed:
-                file.state.saved = file.laid[1]
             if file.stated > self._confirmed:
                 self._restates.add(number)
             if not file.content:

@@ -150,11 +150,6 @@ def saved(number: int, lsn: int, version: str | None, *size: int) -> Record:
     return Record(Kind.SAVED, number, lsn, 0, (version, *size))
 
 
-def laid_over(number: int, lsn: int, version: str | None, size: int) -> Record:
-    """SAVED: later records have all up to LSN `lsn` that is unsaved, and lie over another version, of this size."""
-    return Record(Kind.SAVED, number, lsn, 1, (version, size))
-
-
 def renaming(number: int, key: str | bytes) -> Record:
     return Record(Kind.RENAMING, number, 0, 0, (key,))
 

@@ -112,6 +112,7 @@ class EngineFile(NativeInode):
     withheld = False
     recovering = False  # bytes that the journal has are laid over the object
     unclosed = False  # a writer's handle was collected with unpublished data
+    rebases = 0  # odd while another version becomes the base
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
     unnaming: object | None = None  # the call that removes or changes its name, which has the token
@@ -763,6 +764,20 @@ class EngineFile(NativeInode):
 
     # -- changes
 
+    @contextmanager
+    def rebasing(self) -> Iterator[None]:
+        """Context in which another version becomes the base, with its size; the token is held. The journal takes
+        nothing in it, and what it has is out of date afterwards.
+        """
+        self.rebases += 1
+        try:
+            yield
+        finally:
+            self.journaled.outdate()
+            self.rebases += 1
+            if self.journaled.is_live():
+                self.journaled.save_soon()
+
     def lie_over(self, stored: int | None) -> None:
         """Record that the backend has forgotten its acknowledged changes, and has `stored` bytes (None: unknown, so the
         size is owed too): all of them are dirty again, and truncates and holes are owed. The token is held.
@@ -788,11 +803,11 @@ class EngineFile(NativeInode):
         if undone["created"]:
             self.set_uncommitted(created=True)  # other openers do not see it yet, and closing publishes it
 
-    def drop(self, start: int, end: int) -> list[LostRange]:
-        """Drop local data of a range, and return the losses; the token is held."""
+    def drop(self, start: int, end: int, *, taken: bool = False) -> list[LostRange]:
+        """Drop local data of a range, and return the losses; the token is held. `taken`: all, for another version."""
         with self.lock:
             error = failures.worst(self)
-        ranges = self.journaled.dropping(start, end, lambda: self.discard(start, end))
+        ranges = self.journaled.dropping(start, end, lambda: self.discard(start, end), taken=taken)
         self.staging.cut(start, end)
         if ranges:
             self.give_up_copy("local data was given up")

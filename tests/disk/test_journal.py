@@ -405,21 +405,6 @@ def restated(disk: SimulatedDisk, journal: Journal) -> Unsaved:
     return file
 
 
-@pytest.mark.parametrize("twice", [False, True])
-@pytest.mark.parametrize("saved", [False, True])
-def test_records_that_later_ones_replace_count_if_a_failed_sync_takes_those(*, saved: bool, twice: bool) -> None:
-    disk, journal, number = begun()
-    first, second = (journal.append(records.data(number, at, 10), [b"a" * 10]) for at in (0, 100))
-    journal.confirm(second)
-    for _ in range(1 + twice):
-        before = journal.append(records.data(number, 50, 1), [b"b"])
-        journal.append(records.laid_over(number, before - 1, "v2", 200))
-    if saved:
-        journal.append(records.saved(number, first, "v2", 200))
-    file = restated(disk, journal)
-    assert (file.state.base, file.base_size, file.ranges) == ("v2", 200, [(0, 10)] * (not saved) + [(100, 10)])
-
-
 def test_a_creation_that_is_stated_anew_is_saved_by_what_was_appended_before() -> None:
     disk, journal, number = begun(base=None)
     lost = journal.append(records.data(number, 0, 1), [b"a"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache, RetryPolicy
+from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy
 from pagecache.backends.fsspec import FsspecBackend
-from pagecache.disk import records
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.engine.commit.overlay import Overlay
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume import reconnect
 from pagecache.volume.namespace import NameChange
@@ -191,8 +191,6 @@ def test_a_forced_version_is_the_same_after_a_crash(world: World, size: int, *, 
         world.volume.engine.spills.make_room(file._inode, locked=False)
         world.volume.drop_clean("k")
     conflict(world, file, stored := FOREIGN[:size])
-    for op in ("write_from", "commit", "truncate"):
-        world.store.gate(op, times=100)
     try:
         world.volume.resolve("k", "force")
     except ConflictError:
@@ -255,87 +253,165 @@ def test_the_first_call_for_a_recovered_file_may_resolve_its_conflict(world: Wor
     assert foreign(world, (0, b"new"), first="rebase").read() == changed(0, b"new", FOREIGN)
 
 
-@WHOLE
-def test_an_append_that_fails_after_a_rebase_is_made_again_as_a_whole(world: World) -> None:
-    """Neither the disk nor the store takes the first one."""
-    world.synced(b"new")
-    put(world, FOREIGN)
-    file = settled(world, "rebase")
-    file.pwrite(b"x", 100)
-    append = Journal.append
+@contextmanager
+def before_call(owner: Any, name: str, call: Callable[[], object]) -> Iterator[None]:
+    """Context in which the first call of a method waits for `call` on another thread, at most a second."""
+    real, begun = getattr(owner, name), list[Task[object]]()
 
-    def failing(self: Journal, record: records.Record, *more: Any) -> int:
-        if record.kind == records.Kind.SAVED:
-            raise OSError(errno.EIO, "the disk")
-        return append(self, record, *more)
+    def beside(*arguments: Any, **more: Any) -> Any:
+        if not begun:
+            begun.append(Task(call))
+            begun[0].thread.join(1)
+        return real(*arguments, **more)
 
-    world.store.fault("commit", OSError(errno.EACCES, "refused"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "append", failing)
-        raises(CommitError, file.fsync)
-    world.store.clear_faults()
-    world.store.gate("commit", times=100)
-    file.fsync()
-    assert world.crash().read() == changed(100, b"x", changed(0, b"new", FOREIGN))
+        patch.setattr(owner, name, beside)
+        yield
+    begun[0].result()
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_an_append_after_a_rebase_that_the_disk_loses_takes_no_bytes_of_earlier_ones(
-    world: World, *, again: bool
-) -> None:
-    """Neither the disk nor the store takes the first one. `again`: the next one is taken."""
-    world.synced(b"new")
-    put(world, FOREIGN)
-    file = settled(world, "rebase")
-    file.pwrite(b"x", 100)
-    world.store.fault("commit", OSError(errno.EACCES, "refused"), times=float("inf"))
-    with losing_a_sync(world) as lost:
-        raises(CommitError, file.fsync)
-    assert lost
-    world.journal().restate()
-    world.journal().confirm(world.journal().last)
-    if again:
-        file.fsync()
-    assert world.crash(lose=True).read() == changed(100, b"x" * again, changed(0, b"new", FOREIGN))
-
-
-@pytest.mark.parametrize("how", ["rebase", "force"])
-@pytest.mark.parametrize("again", [False, True])
-def test_a_kill_in_an_append_over_another_version_takes_no_bytes_of_earlier_ones(
-    world: World, monkeypatch: pytest.MonkeyPatch, how: Any, *, again: bool
-) -> None:
-    """`again`: in the next append after one that the disk has lost."""
-    file = world.open(mode="w+b")
-    written = {0: b"one", 4096: b"two"}
-    for at, data in written.items():
-        file.pwrite(data, at)
-    file.fsync()
+@WHOLE
+@pytest.mark.parametrize("before", [False, True])
+def test_an_fsync_beside_a_rebase_takes_no_size_of_the_version_before(world: World, *, before: bool) -> None:
+    """`before`: the journal has had bytes of the file."""
+    file = world.synced(b"new") if before else world.open()
+    file.pwrite(b"new", 0)
     conflict(world, file, FOREIGN)
-    world.volume.resolve("k", how)
-    world.store.fault("commit", OSError(errno.EACCES, "refused"), times=float("inf"))
-    if again:
-        written[40000] = b"three"
-        file.pwrite(b"three", 40000)
+    with before_call(Overlay, "put", file.fsync):
+        world.volume.resolve("k", "rebase")
+    after = world.crash()
+    after.volume.sync(durability="backend")
+    assert after.saved() == changed(0, b"new", FOREIGN)
+
+
+@IN_PLACE
+@pytest.mark.parametrize("before", [False, True])
+def test_another_version_that_comes_below_beside_an_fsync_is_whole_after_a_crash(world: World, *, before: bool) -> None:
+    file = world.synced(b"one") if before else world.open()
+    file.pwrite(b"new", 0)
+    put(world, stored := OLD + FOREIGN)
+    world.volume.invalidate_remote("k", len(OLD), version=world.store.object_stat(world.store.objects["k"]).version)
+    with before_call(Journal, "append", world.read):
         file.fsync()
-        file.pwrite(b"x", 20000)
-        with losing_a_sync(world):
-            raises(CommitError, file.fsync)
+    after = world.crash()
+    after.volume.sync(durability="backend")
+    assert after.stored() == changed(0, b"new", stored)
+
+
+@IN_PLACE
+def test_a_version_that_was_taken_is_whole_after_a_crash(world: World) -> None:
+    file = world.synced(b"one", mode="w+b")
+    conflict(world, file, FOREIGN)
+    world.volume.resolve("k", "discard")
+    after = world.crash()
+    assert after.left() == []
+    assert after.read() == FOREIGN
+    after.volume.sync(durability="backend")
+    assert after.stored() == FOREIGN
+
+
+@IN_PLACE
+def test_a_cut_of_before_another_version_is_not_made_again_by_a_reconnect(world: World) -> None:
+    """Nor a hole."""
+    file = world.open(mode="w+b")
+    file.pwrite(b"one", 0)
+    file.truncate(9000)
+    file.punch_hole(5000, 100)
+    conflict(world, file, FOREIGN)
+    world.volume.resolve("k", "rebase")
+    world.volume.abort()
+    world.volume.reconnect(world.store)
+    file.fsync(durability="backend")
+    assert world.stored() == changed(0, b"one", FOREIGN)
+
+
+@IN_PLACE
+@pytest.mark.parametrize("change", ["a write", "a cut"])
+def test_what_another_program_has_appended_to_a_recovered_file_stays(world: World, change: str) -> None:
+    world.synced(b"new")
+    put(world, OLD + FOREIGN[:5000])
+    world = world.crash(on_recovery="hold")
+    file = world.open()
+    expected = changed(0, b"new", OLD + FOREIGN)
+    if change == "a write":
+        file.pwrite(b"x", 100)
+        expected = changed(100, b"x", expected)
     else:
-        file.truncate(50000)
-    size, left = file._inode.size, list[tuple[int, dict[int, bytes]]]()
-    append = Journal.append
-
-    def killed(self: Journal, *arguments: Any) -> int:
-        lsn = append(self, *arguments)
-        (found,) = self.read().files
-        left.append((found.state.size, {at: found.read(at, len(data)) for at, data in written.items()}))
-        return lsn
-
-    monkeypatch.setattr(Journal, "append", killed)
+        file.truncate(len(OLD) + 3000)
     file.fsync()
-    monkeypatch.undo()
-    assert len(left) > 2
-    assert left == [(size, written)] * len(left)
+    stored = world.saved() or b""
+    put(world, stored + (OLD + FOREIGN)[len(stored) :])
+    after = world.crash()
+    after.volume.sync(durability="backend")
+    assert after.stored() == expected
+
+
+def test_bytes_that_are_written_beside_a_discard_survive(world: World) -> None:
+    file = world.synced(b"one")
+    file.pwrite(b"two", 8192)
+    with pytest.MonkeyPatch.context() as patch:
+        drop = file._inode.discard
+
+        def discard(*arguments: Any) -> list[tuple[int, int]]:
+            found = drop(*arguments)
+            writing = threading.Thread(target=file.pwrite, args=(b"late", 8192))
+            writing.start()
+            writing.join()
+            return found
+
+        patch.setattr(file._inode, "discard", discard)
+        world.volume.discard("k", 8192, 4096)
+    raises(DataLossError, file.fsync)
+    file.fsync()
+    assert world.crash().read() == changed(8192, b"late", changed(0, b"one"))
+
+
+@IN_PLACE
+def test_bytes_that_were_given_up_and_read_again_are_not_recovered(world: World) -> None:
+    """Another program may have replaced them."""
+    file = world.synced(b"one")
+    file.pwrite(b"two", 8192)
+    world.volume.discard("k", 8192, 4096)
+    file.pread(1, 8192)
+    with suppress(DataLossError):
+        file.fsync()
+    file.fsync()
+    put(world, changed(8192, b"three", changed(0, b"one")))
+    assert world.crash().read() == changed(8192, b"three", changed(0, b"one"))
+
+
+@WHOLE
+@pytest.mark.parametrize("by", ["a commit", "a look"])
+def test_a_version_that_is_found_beside_a_rename_of_the_directory_leaves_that_announced(world: World, by: str) -> None:
+    """Such a rename lends no token of the file."""
+    inode = world.synced(b"one")._inode
+    inode.journaled.renaming("b")
+    if by == "a commit":
+        inode.has_committed("v", inode.opened())
+    else:
+        inode.versions.follow(inode.versions.base, "v")
+        inode.journaled.follows()
+    (found,) = world.journal().read().files
+    assert found.state.renaming == "b"
+
+
+@WHOLE
+@pytest.mark.parametrize("call", ["a commit", "a rename", "a look"])
+def test_records_of_another_version_are_never_those_of_a_later_one(world: World, call: str) -> None:
+    """The commit of what was laid over another version, or a rename of it, has made that one."""
+    file = world.synced(b"one")
+    inode = file._inode
+    inode.journaled.set_sent(True)  # no save begins
+    with inode.rebasing():
+        inode.versions.replace("v2")
+    if call == "a commit":
+        inode.has_committed("v3", inode.opened())
+    elif call == "a rename":
+        inode.journaled.renamed("k")
+    else:
+        inode.journaled.follows()
+    (found,) = world.journal().read().files
+    assert found.state.base == "100"
 
 
 @IN_PLACE

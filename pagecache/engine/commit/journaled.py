@@ -10,7 +10,8 @@ The journal lacks bytes that were written since the last append, while it has un
 these ranges (`unlogged`). Otherwise it lacks all written bytes that are not committed: a file without records is
 described anew, and so is each file after a sync of the device that failed.
 
-What cannot be appended is saved in the store by that fsync (contract D5).
+What cannot be appended is saved in the store by that fsync (contract D5). So is, until nothing of it is unsaved, a file
+whose records are *out of date*: other bytes were stored directly, or another version lies below.
 
     beside an append           the append
     write, truncate, hole      waits: both have the inode lock
@@ -264,9 +265,9 @@ class Journaled:
         self._known: str | None = None  # the version below, as the journal has it
         self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
-        self._lacks = False  # it has less than was changed, or other bytes
+        self._lacks = False  # it has less than was changed, or is out of date
+        self._appended_to = False  # by another program, before its bytes were laid: all is saved before the next append
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
-        self._bases = self._known_bases = 0  # times that another version came below its bytes, and those in its records
         self.due = 0.0
         """When its oldest unsaved record was appended."""
         self.asked = 0
@@ -300,11 +301,14 @@ class Journaled:
                 if not self._counts():
                     self._whole = True
                     self._lacks |= self._cut
-                    self._known_bases = 0  # that another version lies below is said again
                 self._generation = generation
+                rebases = self.file.rebases
                 if not self._may_append():
                     return None
                 self._append_changes(journal)
+                if self.file.rebases != rebases:  # it may be of two versions
+                    self._lacks = True
+                    return None
                 self._add_asked_mark()
                 return generation
             except NotStagedError:
@@ -318,7 +322,9 @@ class Journaled:
     def _may_append(self) -> bool:
         file = self.file
         given_up = file.abandoned or file.is_cut_off() or (file.withheld and not self._marks)
-        if self._lacks or file.removed or given_up or file.conflict is not None:
+        if self._lacks or self._appended_to or file.removed or given_up or file.conflict is not None:
+            return False
+        if file.rebases % 2:
             return False
         if not isinstance(file.key, str | bytes):
             return False
@@ -328,9 +334,8 @@ class Journaled:
         return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
 
     def _append_changes(self, journal: Journal) -> None:
-        file, before, bases = self.file, self._last, self._bases
-        laid_over = bases != self._known_bases
-        if not self._number or not self._marks or file.unlogged() > 1 or laid_over:
+        file = self.file
+        if not self._number or not self._marks or file.unlogged() > 1:
             self._whole = True
         if self._whole:
             self._describe(journal)
@@ -340,20 +345,15 @@ class Journaled:
                 begin, at = found
                 self._bytes(journal, begin, min(at, file.size))
                 file.cut_unlogged(begin, at)
-        lowest = int(file.undone()["lowest"])
-        if self._size != file.size or (laid_over and lowest != END):
+        if self._size != file.size:
             self._put(journal, records.size(self._number, file.size))
-        if laid_over:  # in one record with its size: older ones are cut to the size of the former version
-            self._known = self.file.versions.base
-            size = min(file.remote_size, lowest)
-            self._put(journal, records.laid_over(self._number, before, self._known, size))
-            self._known_bases = bases
         self._note_base(journal)
 
     def _note_base(self, journal: Journal) -> None:
         """Record that the unsaved bytes lie over another version than before: after a rename, or a settled conflict."""
         file, base = self.file, self.file.versions.base
-        if base == self._known or not file.limits().commit_on_close or file.versions.stale or file.versions.copied:
+        known = base == self._known or file.versions.stale or file.versions.copied
+        if known or self._lacks or self._naming != (None, False) or not file.limits().commit_on_close:
             return
         self._put(journal, records.renamed(self._number, self._key(), base))
         self._known = base
@@ -373,18 +373,20 @@ class Journaled:
             self._owner.numbers.add(self._number)
         before = journal.unsaved_size(self._number)  # None: all that was appended is saved, or does not count
         created, lowest = bool(undone["created"]), int(undone["lowest"])
-        follows = before is not None and self._bases == self._known_bases  # its earlier records count
         base = None if created else self.file.versions.base
         size = 0 if created else min(file.remote_size, lowest)
         self._put(journal, self._state(base, size, created=created))
         self._known = base if before is None else self._known
-        self._size = size if before is None or not follows else before
+        self._size = size if before is None else before
         # A cut is a change, also if nothing else is. It comes last if earlier records have bytes that follow anew.
         if file.size < self._size or (lowest != END and before is None):
             self._put(journal, records.size(self._number, min(file.size, self._size)))
         # Never zeros over bytes that were written: earlier records may have them, confirmed.
         zeros = Ranges()
-        for begin, end in (*file.commits.holes, *([(lowest, file.size)] if follows and lowest < file.size else [])):
+        for begin, end in (
+            *file.commits.holes,
+            *([(lowest, file.size)] if before is not None and lowest < file.size else []),
+        ):
             zeros.add(begin, min(end, file.size))
         for begin, length in ranges:
             zeros.cut(begin, begin + length)
@@ -497,8 +499,7 @@ class Journaled:
         journal.release(self._number)
         self._marks.clear()
         self._number, self._whole, self._known = 0, True, None
-        self._cut = self._lacks = False
-        self._bases = self._known_bases = 0
+        self._cut = self._lacks = self._appended_to = False
 
     def confirm_saved(self) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
@@ -570,28 +571,37 @@ class Journaled:
 
     def cut(self, size: int) -> None:
         """Record a truncate. The inode lock is held."""
-        self.note(lambda number: records.size(number, size))
-        if self._marks:
-            self.file.cut_unlogged(min(size, END - 1), END)
+        self._change(lambda number: records.size(number, size), min(size, END - 1), END)
 
     def punched(self, begin: int, end: int) -> None:
         """Record a hole. The inode lock is held."""
-        self.note(lambda number: records.hole(number, begin, end - begin))
+        self._change(lambda number: records.hole(number, begin, end - begin), begin, end)
+
+    def _change(self, make: Callable[[int], Record], begin: int, end: int) -> None:
+        """Record a change that leaves no bytes in a range."""
+        if self._lacks or self._appended_to:  # its offsets are those of other content than the records lead to
+            self.outdate()
+            return
+        self.note(make)
         if self._marks:
             self.file.cut_unlogged(begin, end)
 
-    def dropping(self, begin: int, end: int, drop: Callable[[], list[tuple[int, int]]]) -> list[tuple[int, int]]:
-        """Give bytes up by a call of `drop`, and record it. It may drop more, to the bounds of a block."""
+    def dropping(
+        self, begin: int, end: int, drop: Callable[[], list[tuple[int, int]]], *, taken: bool
+    ) -> list[tuple[int, int]]:
+        """Give bytes up by a call of `drop`, and record it. It may drop more, to the bounds of a block. `taken`: and
+        all else that was not saved, for another version.
+        """
         with self._lock:
             dropped = drop()
             if dropped:
                 begin, end = min(begin, dropped[0][0]), max(end, sum(dropped[-1]))
             if self._marks:
-                self.file.cut_unlogged(begin, end)
-                if self.file.has_local():
+                if self.file.has_local() and not taken:  # perhaps bytes of this range that are written beside it
                     self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
-                    if self._size != self.file.size:
+                    if self.file.size < self._size:
                         self.note(lambda number: records.size(number, self.file.size))
+                    self.outdate()
                 elif self.note(lambda number: records.discarded(number, self.file.size)):
                     self._end(self._owner.journal())
             return dropped
@@ -614,7 +624,7 @@ class Journaled:
             if not self.file.uses(backend_file):
                 return
             self._committing = False
-            if isinstance(version, str):
+            if isinstance(version, str) and not self._lacks and self._naming == (None, False):
                 self._known = version
                 self.note(lambda number: records.renamed(number, self._key(), version), confirm=True)
 
@@ -637,8 +647,9 @@ class Journaled:
         with self._lock:
             self._naming = None, False
             if isinstance(key, str | bytes):
-                self._known = None
-                self.note(lambda number: records.renamed(number, key, None))
+                base = () if self._lacks else (None,)  # records of another version are laid over none
+                self._known = self._known if self._lacks else None
+                self.note(lambda number: records.renamed(number, key, *base))
 
     def kept_name(self, key: Key) -> None:
         """Record that a call has changed neither its name nor the version below."""
@@ -647,10 +658,8 @@ class Journaled:
             if isinstance(key, str | bytes):
                 self.note(lambda number: records.renamed(number, key))
 
-    def passed_by(self) -> None:
-        """Record that a direct write stores other bytes than the journal has: until all is saved, an fsync saves in the
-        store. The inode lock is held.
-        """
+    def outdate(self) -> None:
+        """Record that its records are out of date. Takes no lock."""
         self._lacks |= self.is_live()
 
     def identified(self) -> None:
@@ -668,13 +677,6 @@ class Journaled:
                     self._whole = True
                     self._owner.failed(error)
 
-    def lie_over(self) -> None:
-        """Record that its unsaved bytes lie over another version now, perhaps of another size, for the next append.
-        Takes no lock: the caller has that of the file.
-        """
-        if self._marks:
-            self._bases += 1
-
     def removed(self) -> None:
         """Record that it has lost its last name. What the disk refuses the journal owes."""
         with self._lock:
@@ -688,7 +690,7 @@ class Journaled:
             journal = self._owner.journal()
             self._number, self._last, self._size, self._known = number, lsn, state.size, state.base
             self._generation, self._whole, self._cut = journal.generation, False, True
-            self._bases += self.file.size != state.size  # another program has appended in place
+            self._appended_to = self.file.size != state.size
             self.file.cut_unlogged()
             self._add_asked_mark()
             if state.renaming is not None or state.removing:  # whether that was done is known now

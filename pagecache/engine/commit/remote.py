@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import open_to_read
 from ...backends.protocol import BackendFile, ObjectStat
 from ...errors import ConflictError, LostRange, PageCacheError
-from ...native import END, STAMP_MAX
+from ...native import END, FORGET_CUTS, STAMP_MAX
 from ..foreign import errno_of
 from ..report.notices import cause, spans
 from ..report.trouble import SETTLED
@@ -289,6 +289,9 @@ def _new_base(
     see(file.opened(), stat)
     _owe_cut(file, stat, most)  # first: a direct write continues as soon as there is no conflict, and may extend it
     take_base(file, None, stat, since)
+    file.forget_uncommitted(FORGET_CUTS)  # what the store has of them is a part of that version
+    with file.lock:
+        file.commits.holes.clear()
     return stat, False
 
 
@@ -318,7 +321,6 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat, sin
         file.versions.take(stat.version)
         file.versions.sized()
         file.dispute.end()
-        file.journaled.lie_over()
     file.give_up_copy("the object was changed by another writer")
     file.bind()
 
@@ -339,14 +341,15 @@ def rebase(file: EngineFile) -> list[LostRange]:
     _begin(file)
     file.uncommit()  # all that was written is dirty or staged
     laid = overlay.Overlay(file)
-    stat, forgotten = _new_base(file, see=lambda stored, stat: laid.read(stored, stat.size))
-    try:
-        laid.put()
-        file.rebase(stat.size, forgotten)
-        laid.finish(file.opened(), stat.size)
-    except BaseException:
-        _conflict(file, stat.version)  # pages have bytes of the earlier version
-        raise
+    with file.rebasing():
+        stat, forgotten = _new_base(file, see=lambda stored, stat: laid.read(stored, stat.size))
+        try:
+            laid.put()
+            file.rebase(stat.size, forgotten)
+            laid.finish(file.opened(), stat.size)
+        except BaseException:
+            _conflict(file, stat.version)  # pages have bytes of the earlier version
+            raise
     _go_on(file)
     return laid.replaced
 
@@ -354,8 +357,9 @@ def rebase(file: EngineFile) -> list[LostRange]:
 def lie_over_announced(file: EngineFile) -> None:
     """Take a version of which the announcement has said that it changes no local byte."""
     _begin(file)
-    stat, forgotten = _new_base(file)
-    file.rebase(stat.size, forgotten)
+    with file.rebasing():
+        stat, forgotten = _new_base(file)
+        file.rebase(stat.size, forgotten)
     _go_on(file)
 
 
@@ -364,16 +368,17 @@ def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = No
     requested. Of a removed object no version is stored.
     """
     _begin(file)
-    base = None if file.is_renamed() else _new_base(file, keep=False)
-    with file.loses():
-        lost = file.drop(0, END) if base is not None or file.removed else []
-        if base is not None:
-            stat, forgotten = base
-            file.rebase(stat.size, forgotten)
-        if record is None:
-            file.report_loss(lost, TAKEN)
-        else:
-            record(lost)
+    with file.rebasing():
+        base = None if file.is_renamed() else _new_base(file, keep=False)
+        with file.loses():
+            lost = file.drop(0, END, taken=True) if base is not None or file.removed else []
+            if base is not None:
+                stat, forgotten = base
+                file.rebase(stat.size, forgotten)
+            if record is None:
+                file.report_loss(lost, TAKEN)
+            else:
+                record(lost)
     return lost
 
 
@@ -394,8 +399,9 @@ def go_back(file: EngineFile) -> bool:
     stat = file.opened().stat()
     if whole and (lost or stat.version != file.versions.base):
         return False
-    take_base(file, None, stat, since)
-    file.rebase(stat.size, whole)
+    with file.rebasing():
+        take_base(file, None, stat, since)
+        file.rebase(stat.size, whole)
     return True
 
 
@@ -416,12 +422,13 @@ def force(file: EngineFile) -> list[LostRange]:
             file.key,
             errno=errno.ENOBUFS,
         )
-    stat, forgotten = _new_base(file, most=size)
-    file.rebase(min(stat.size, size), forgotten)
-    file.own_all()
-    if stat.size > size:
-        # A commit pays the debt. The cut is repeated with the later changes, unless it is durable without a commit.
-        file.set_uncommitted(lowest=END if file.durable() else size)
+    with file.rebasing():
+        stat, forgotten = _new_base(file, most=size)
+        file.rebase(min(stat.size, size), forgotten)
+        file.own_all()
+        if stat.size > size:
+            # A commit pays the debt. The cut is repeated with the later changes, unless it is durable without a commit.
+            file.set_uncommitted(lowest=END if file.durable() else size)
     _go_on(file)
     return []
 

@@ -305,7 +305,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     if len(self.owed):
         self.owed.pay()
     extends = write.end > min(self.size, self.remote_size)
-    self.journaled.passed_by()
+    self.journaled.outdate()
     self.invalidate_range(write.offset, write.end)
     self.versions.about_to_change()
     self.give_up_copy("a direct write does not pass through it")
