@@ -405,9 +405,9 @@ class TieredBackend(PassingBackend):
             self._drop(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True, tree: bool = True) -> None:
-        """`tree`: it may be a directory."""
+        """`tree`: it may be a directory, which has no copy itself."""
         before, after = self._name(src), self._name(dst)
-        moved = None if before is None else self.tier.take_out(self.volume_id, before)
+        moved = None if tree or before is None else self.tier.take_out(self.volume_id, before)
         if tree:
             self._drop(src, tree=True)
         self._drop(dst, tree=tree)

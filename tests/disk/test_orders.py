@@ -454,6 +454,21 @@ def test_names_below_a_renamed_directory_have_no_copy(rig: Rig, tier: Tier, name
     assert [tier.find("store", key) for key in (b"sd0", b"sm/a", b"sn")] == [True, True, False]
 
 
+def test_a_renamed_directory_drops_the_copies_of_each_name_once_before_the_call_and_once_after(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, drop = list[bytes | None](), Catalogue.drop
+
+    def dropping(self: Catalogue, volume: str, key: bytes, tree: bool = False) -> None:
+        calls.append(key)
+        drop(self, volume, key, tree)
+
+    monkeypatch.setattr(Catalogue, "drop", dropping)
+    rig.store.rename = lambda *_, **__: calls.append(None)  # type: ignore[method-assign]
+    rig.backend.rename("d", "n")
+    assert calls == [b"sd", b"sn", None, b"sd", b"sn"]
+
+
 def test_bytes_sent_below_an_announced_change_are_not_kept(tier: Tier) -> None:
     rig = Rig(tier, whole=False)
     file = rig.open()
