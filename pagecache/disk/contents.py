@@ -195,7 +195,8 @@ def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> s
 
 
 def _quoted(name: str) -> str:
-    return quote(name, safe="", errors="surrogatepass")[-200:]
+    quoted = quote(name, safe="", errors="surrogatepass")[-200:]
+    return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted  # else another directory
 
 
 def _new(path: str) -> BinaryIO:

@@ -928,7 +928,9 @@ def test_a_read_only_volume_saves_nothing_that_was_left(world: World) -> None:
     assert after.saved() == OLD
 
 
-@pytest.mark.parametrize("stores", [["store"], ["store", "\udce9" * 300]], ids=["one store", "several stores"])
+@pytest.mark.parametrize(
+    "stores", [["store"], ["store", "\udce9" * 300, ".", "..", "../x"]], ids=["one store", "several"]
+)
 def test_unsaved_files_are_exported_whatever_their_names_are(tmp_path: Path, stores: list[str]) -> None:
     names = ["a", "x" * 300, "d", "d/e", "long/" + "y" * 256 + "/z", "caf\udce9", "\udce9" * 300, "\ud800", "b"]
     tier = DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB")
@@ -950,3 +952,4 @@ def test_unsaved_files_are_exported_whatever_their_names_are(tmp_path: Path, sto
     assert {(file["volume"], file["key"]): Path(file["path"]).read_bytes() for file in files} == {
         (volume_id, name): b"%d" % number for volume_id in stores for number, name in enumerate(names)
     }
+    assert all(Path(file["path"]).resolve().is_relative_to(tmp_path / "export") for file in files)
