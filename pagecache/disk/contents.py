@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 from urllib.parse import quote
 
+from ..backends.spool import Ranges
 from ..native import checked
 from .catalogue import Catalogue
 from .copies import CHUNK, Chunk
+from .records import BLOCK
 from .recovery import Unsaved, recover
 from .segments import Segments
 from .tier import JOURNAL, leave, occupy
@@ -157,18 +160,22 @@ def _unsaved(left: list[Unsaved], export: str | None) -> list[UnsavedFile]:
     if export is not None:
         os.makedirs(export)
     for unsaved in left:
-        state, ranges = unsaved.state, unsaved.ranges
+        state, path, lost = unsaved.state, None, Ranges()
         key = state.key if isinstance(state.key, str) else os.fsdecode(state.key)
-        total = sum(length for _, length in ranges)
-        file = UnsavedFile(state.volume, key, state.size, total, ranges, unsaved.damaged)
         if export is not None:
-            file.path = _export(export, unsaved, key, within=state.volume if several else None)
-        found.append(file)
+            path, lost = _export(export, unsaved, key, within=state.volume if several else None)
+        parts = [part for begin, length in unsaved.ranges for part in lost.pieces(begin, begin + length)]
+        ranges = [(begin, end - begin) for begin, end, damaged in parts if not damaged]
+        damaged = [*unsaved.damaged, *((begin, end - begin) for begin, end, damaged in parts if damaged)]
+        total = sum(length for _, length in ranges)
+        found.append(UnsavedFile(state.volume, key, state.size, total, ranges, sorted(damaged), path))
     return found
 
 
-def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> str:
-    """Write an unsaved file below a directory, under its key if that is a path inside."""
+def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> tuple[str, Ranges]:
+    """Write an unsaved file below a directory, under its key if that is a path inside. Return its path, and what
+    could not be read.
+    """
     if within is not None:
         folder = os.path.join(folder, _quoted(within))
     path = os.path.join(folder, key)
@@ -183,15 +190,31 @@ def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> s
         target = None
     if target is None:
         path = os.path.join(folder, f"{unsaved.number}-{_quoted(key)}")
+    lost = Ranges()
     with target or _new(path) as target:
         target.truncate(unsaved.state.size)
         for begin, length in unsaved.ranges:
-            for at in range(begin, begin + length, PIECE):
-                target.seek(at)
-                target.write(unsaved.read(at, min(PIECE, begin + length - at)))
+            for at, end, data in _pieces(unsaved, begin, begin + length):
+                if data is None:
+                    lost.add(at, end)
+                else:
+                    target.seek(at)
+                    target.write(data)
         target.flush()
         os.fsync(target.fileno())
-    return path
+    return path, lost
+
+
+def _pieces(unsaved: Unsaved, begin: int, end: int, step: int = PIECE) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield begin, end and bytes of the pieces of [begin, end); None: of a block that cannot be read."""
+    for at in range(begin, end, step):
+        stop, data = min(at + step, end), None
+        with contextlib.suppress(OSError):
+            data = unsaved.read(at, stop - at)
+        if data is None and step > BLOCK:
+            yield from _pieces(unsaved, at, stop, BLOCK)
+        else:
+            yield at, stop, data
 
 
 def _quoted(name: str) -> str:

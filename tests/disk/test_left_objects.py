@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from pagecache import (
 )
 from pagecache.backends import DirectoryBackend
 from pagecache.cli import main
+from pagecache.disk import contents
 from pagecache.disk.device import OS
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine.commit.journaled import Journaled
@@ -953,3 +955,34 @@ def test_unsaved_files_are_exported_whatever_their_names_are(tmp_path: Path, sto
         (volume_id, name): b"%d" % number for volume_id in stores for number, name in enumerate(names)
     }
     assert all(Path(file["path"]).resolve().is_relative_to(tmp_path / "export") for file in files)
+
+
+def test_an_export_reports_bytes_that_it_cannot_read_and_writes_all_others(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They could be read when the files were listed."""
+    content = random.Random(1).randbytes(300 << 12)
+    for key in ("k", "later"):
+        file = world.open(key, "w+b")
+        file.write(content)
+        file.fsync()
+    copy_tier(world.tier, tmp_path / "copy")
+
+    def damage() -> None:
+        for segment in sorted((tmp_path / "copy").rglob("*.journal"))[:1]:
+            at = segment.read_bytes().index(content[4096:8192])
+            with segment.open("r+b") as opened:
+                opened.seek(at + 100)
+                opened.write(b"damage")
+
+    beside(monkeypatch, contents, "recover", damage, after=True)
+    done = CliRunner().invoke(main, ["disk", str(tmp_path / "copy"), "--json", "--export", str(tmp_path / "export")])
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert found["damaged"] == 4096
+    assert [(file["key"], file["bytes"], file["damaged"]) for file in found["files"]] == [
+        ("k", len(content) - 4096, [[4096, 4096]]),
+        ("later", len(content), []),
+    ]
+    assert (tmp_path / "export/k").read_bytes() == content[:4096] + bytes(4096) + content[8192:]
+    assert (tmp_path / "export/later").read_bytes() == content
