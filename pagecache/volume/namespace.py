@@ -195,8 +195,9 @@ class NameChange:
         if journal is None or self.old == self.new:
             return
         changed: list[Inode] = []
-        if self.loser is not None and self.links in (None, 1):  # a draft is not stored under its name
-            self.loser.journal().removing(None if self.new is None or self.is_draft() else self.src)
+        if self.loser is not None and self.links in (None, 1):
+            lost = self.source is not None and self.is_draft() and not self.source.journaled.is_live()  # by a crash
+            self.loser.journal().removing(None if self.new is None or lost else self.src)
             changed.append(self.loser)
         if self.new is not None and self.source is not None:
             self.source.journal().renaming(self.new)
@@ -318,11 +319,8 @@ class NameChange:
             mirror.removed(self.old, linked=self.loser is not None and (self.links or 1) > 1)
         else:
             mirror.renamed(self.old, self.new, tree=self.kind == "dir" or bool(below))
-        if self.loser is not None and (self.links is None or self._has_lost_last_name(self.loser)):
-            lifetimes.unname(volume, self.loser)
-        elif self.loser is not None and self.links == 1:
-            self.loser.drop_clean()
-            self.loser.journaled.kept_name(self.loser.key)  # it has got another one
+        loser = self.loser
+        gone = loser is not None and (self.links is None or self._has_lost_last_name(loser))
         with volume.inodes_lock:
             table = volume.inodes
             for inode in self.files:
@@ -339,6 +337,11 @@ class NameChange:
             moved += [(f"{self.new}{rest}", inode) for rest, inode in below]
         for key, file in moved:
             self._take_name(key, file)
+        if loser is not None and gone:  # last: the journal has the new name of the source before
+            lifetimes.unname(volume, loser)
+        elif loser is not None and self.links == 1:
+            loser.drop_clean()
+            loser.journaled.kept_name(loser.key)  # it has got another one
 
     def _give_up(self) -> None:
         """Give up what a crash has left of gone objects whose names lead to other ones."""

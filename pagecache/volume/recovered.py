@@ -131,6 +131,12 @@ class Recovery:
         waiting = (each for each in self._names.get(name, ()) if each.key == name and not each.over)
         return next((each.unsaved.state.size for each in waiting if each.unsaved.state.identity in known), None)
 
+    def has_draft(self, key: Key) -> bool:
+        """Return whether a new object has a name, and is to be laid: a store has nothing of it before a commit."""
+        name, whole = _canonical(self._volume, key), self._volume.engine.backend.limits.commit_on_close
+        drafts = (each for each in self._names.get(name, ()) if each.key == name and each.unsaved.state.created)
+        return bool(whole) and not all(each.over for each in drafts)
+
     # -- before other calls
 
     def first(self, tries: Attempts, *names: Key, tree: bool = False) -> None:
@@ -499,7 +505,8 @@ def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
 def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | None:
     """Open the object that the bytes belong to: its name was perhaps about to change. None: it was removed."""
     other, draft = state.renaming, state.created and volume.engine.backend.limits.commit_on_close
-    if state.removing and other is not None:
+    by_draft = other is not None and volume.recovery is not None and volume.recovery.has_draft(other)
+    if state.removing and other is not None and not by_draft:
         try:
             status.of_name(volume, _canonical(volume, other), other, tries)
         except FileNotFoundError:

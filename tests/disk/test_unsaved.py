@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import DiskTier, LostRange, PageCache, Volume
+from pagecache import ConflictError, DiskTier, LostRange, PageCache, Volume
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk.device import OS
+from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
@@ -516,6 +517,42 @@ def test_a_new_object_that_was_renamed_is_there_after_a_kill(tmp_path: Path, ove
         volume.sync(durability="backend")
         assert fs.cat_file(f"{root}/k") == b"new" * 1000
         assert not volume.exists("new")
+
+
+def test_a_rename_of_a_new_object_over_unsaved_bytes_is_atomic_beside_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, append = MemoryFileSystem(skip_instance_cache=True), Journal.append
+    root, new, copies = f"/{tmp_path.name}", b"new" * 1000, list[Path]()
+    fs.pipe_file(f"{root}/k", OLD)
+    cache, volume = on_disk(tmp_path / "tier", FsspecBackend(fs, root))
+    files = [volume.open("k", "r+b"), volume.open("new", "x+b")]
+    for file, data in zip(files, (b"loser", new), strict=True):
+        file.write(data)
+        file.fsync()
+
+    def killed(self: Journal, *arguments: Any) -> int:
+        lsn = append(self, *arguments)
+        copies.append(tmp_path / f"after {len(copies)}")
+        copy_tier(tmp_path / "tier", copies[-1])
+        return lsn
+
+    monkeypatch.setattr(Journal, "append", killed)
+    volume.rename("new", "k")
+    monkeypatch.undo()
+    volume.abort()
+    for file in files:
+        file._leave()
+    cache.close(on_failed="discard")
+    for number, copy in enumerate(copies):
+        cache, volume = on_disk(copy, FsspecBackend(fs, root), on_recovery="hold")
+        with cache:
+            renamed = not volume.exists("new")
+            with contextlib.suppress(ConflictError):  # the version below is recorded after the name
+                assert read(volume, "k") == (new if renamed else changed(0, b"loser"))
+            assert renamed or read(volume, "new") == new
+            assert renamed == (number > 1)
+            assert [found.key for found in volume.recovered()] == (["k"] if renamed else ["k", "new"])
 
 
 @pytest.mark.parametrize("cut", [True, False])
