@@ -244,14 +244,13 @@ class NameChange:
             if unknown:
                 self.owe(inode)
         self.over = True
-        kept = not (unknown or self.done) and self.tried
-        if kept:
+        if self.tried and not (unknown or self.done):
             self._keep_names(confirm=False)
         if self.debts and not unknown:
             self.pay_off()
         for inode in self.held:
             inode.end_unnaming(self)
-        if kept:
+        if self.tried and not unknown:  # else recovery looks for names that may be those of other objects by then
             self._confirm_names((*self.files, *self.beneath))  # last: it waits, and may be interrupted
 
     def pay_off(self) -> None:
@@ -484,8 +483,7 @@ class NameChange:
                 if carried_out:
                     self.publish()
                 self.pay_off()
-            if not carried_out:
-                self._confirm_names((*self.files, *self.beneath))
+            self._confirm_names((*self.files, *self.beneath))
 
     def settle_by_name(self) -> None:
         """Settle it for a call that has the names. On a thread of the volume; the tokens are lent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk.backend import TieredFile
+from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine.commit.overlay import Overlay
@@ -23,6 +25,7 @@ from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume import reconnect
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
+from tests.disk.copying import copy_tier
 from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
 from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
@@ -514,6 +517,33 @@ def test_a_call_beside_a_rename_that_was_not_carried_out_concerns_the_named_obje
     key, expected = ("o", changed(0, b"XX", b"other" * 100)) if name == "k" else ("k", changed(0, b"new"))
     assert after.read(key) == expected
     assert after.left() == [key]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_rename_that_was_carried_out_is_known_after_a_power_cut(
+    make: Make, monkeypatch: pytest.MonkeyPatch, *, settled: bool
+) -> None:
+    """Though another object has the old name by then. `settled`: its answer was lost, and the names were looked at."""
+    world, sync = make(retry=RetryPolicy(attempts=1)), OS.fdatasync
+    world.synced(b"new")
+
+    def copying(fd: int) -> None:
+        sync(fd)
+        shutil.rmtree(world.folder / "tier1", ignore_errors=True)
+        copy_tier(world.tier, world.folder / "tier1")
+
+    monkeypatch.setattr(OS, "fdatasync", copying)
+    if settled:
+        world.store.fault("rename answer", ConnectionResetError(errno.ECONNRESET, "no answer"))
+        raises(ConnectionResetError, world.volume.rename, "k", "g")
+        assert world.volume.exists("g")
+    else:
+        world.volume.rename("k", "g")
+    monkeypatch.undo()
+    world.store.objects["k"] = StoredObject(FOREIGN)
+    after = World(world.folder, world._after(), 1, on_recovery="hold")
+    assert after.read() == FOREIGN
+    assert after.read("g") == changed(0, b"new")
 
 
 @WHOLE
