@@ -31,7 +31,7 @@ from ..engine.report.notices import cause
 from ..engine.runner import Job
 from ..engine.volume import threads_of
 from ..errors import ConflictError, LostRange, ShutdownError
-from ..native import END, FORGET_CUTS, FORGET_HOLES, NAMES
+from ..native import END, FORGET_CUTS, FORGET_HOLES, NAMES, uninterrupted
 from . import lifetimes
 from .answers import checked_open
 from .inode import Inode
@@ -105,32 +105,38 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
     engine.native.revoke(fenced)
     adopted = (*inodes, *(inode for inode in orphans if inode not in left))
     old = list(filter(None, (inode.backend_file for inode in (*adopted, *left))))
-    with volume.late_lock:  # the end of the volume takes it, too
-        try:
+
+    def take_over() -> set[Inode]:
+        with volume.late_lock:  # the end of the volume takes it, too
             alive()
-        except ShutdownError:
-            for found in opened.values():
+            volume.late.clear()  # a late opening for an earlier backend ends here
+            compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
+            for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
+                inode.lose_object()
+                inode.set_aside()
+            for inode in left:
+                inode.versions.find_unanswered()
+                inode.use(None)
+            with volume.inodes_lock:
+                for inode in inodes if backend is not engine.backend else opened:
+                    if inode in opened or volume.inodes.names(inode):
+                        volume.inodes.identify(inode, None)  # the new backend has other identities
+                for inode, found in opened.items():
+                    volume.inodes.identify(inode, found.stat.identity)
+            late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
+            volume.late.update(late)
+            for inode, found in late.items():  # before any read: it waits until its file is opened again
+                inode.settle(partial(_open_again, volume, backend, inode, found))
+            engine.resume(backend, aborts)
+            return compared
+
+    try:
+        compared: set[Inode] = uninterrupted(take_over)  # a signal handler that ends the volume finds one backend
+    except ShutdownError:
+        for inode, found in opened.items():
+            if inode.backend_file is not found.backend_file:
                 _close(found)
-            raise
-        volume.late.clear()  # a late opening for an earlier backend ends here
-        compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
-        for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
-            inode.lose_object()
-            inode.set_aside()
-        for inode in left:
-            inode.versions.find_unanswered()
-            inode.use(None)
-        with volume.inodes_lock:
-            for inode in inodes if backend is not engine.backend else opened:
-                if inode in opened or volume.inodes.names(inode):
-                    volume.inodes.identify(inode, None)  # the new backend has other identities
-            for inode, found in opened.items():
-                volume.inodes.identify(inode, found.stat.identity)
-        late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
-        volume.late.update(late)
-        for inode, found in late.items():  # before any read: it waits until its file is opened again
-            inode.settle(partial(_open_again, volume, backend, inode, found))
-        engine.resume(backend, aborts)
+        raise
     _let_go(old)
     engine.native.revoke(fenced)  # those that began in between
     for inode in inodes:

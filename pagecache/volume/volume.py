@@ -103,7 +103,8 @@ class Volume:
         self.orphans: dict[Inode, None] = {}  # removed, but still open or in use
         self.recovery: Recovery | None = None  # of what the disk tier had for it
         self.unsettled: dict[Key, namespace.NameChange] = {}  # removes and renames of unknown result, by name
-        # Held while files take the backend files of a reconnect. A signal handler of that thread may end the volume.
+        # Held while files take the backend files of a reconnect, and briefly by the end of the volume, which a signal
+        # handler may begin anew in the middle.
         self.late_lock = threading.RLock()
         self.late: dict[Inode, reconnect.Opened] = {}  # files that it opens again after a commit of an older backend
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import itertools
+import signal
 import stat
 import sys
 import threading
@@ -27,6 +28,7 @@ from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
 from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, attached, beside, eventually, overlay, pattern, raises
+from .test_prompt import handled
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -154,12 +156,11 @@ def test_a_detach_at_the_end_of_a_reconnect_closes_both_backends(make: Make, mon
         lost = [lost[0].result()]
         assert fresh.seen("close")
     else:
-        beside(monkeypatch, reconnect, "_adopt", lambda: lost.append(detach()))
-        reconnecting = Task(rig.volume.reconnect, fresh)
-        with contextlib.suppress(ShutdownError):
-            reconnecting.result(WAIT_LIMIT_S / 3)
-    if first != "a signal handler's detach":
-        assert len(fresh.seen("file_close")) == len(fresh.seen("open")) == 1
+        beside(monkeypatch, reconnect, "_adopt", partial(signal.raise_signal, signal.SIGUSR1))
+        with handled(signal.SIGUSR1, lambda *_: lost.append(detach())), contextlib.suppress(ShutdownError):
+            rig.volume.reconnect(fresh)
+        assert fresh.seen("close")
+    assert len(fresh.seen("file_close")) == len(fresh.seen("open")) == 1
     assert (lost, rig.volume.detached) == ([[]], True)
     raises(ShutdownError, file.pread, PAGE, 0)
     assert fresh.violations == []
