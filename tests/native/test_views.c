@@ -138,6 +138,24 @@ TEST(check_truncate_is_refused_without_memory)
 	pc_unpin(rig.cache, &p);
 }
 
+/* Another thread holds a clean page: only dirty ones are looked at. */
+TEST(check_a_cut_passes_clean_pages_by)
+{
+	start(64 << 10, PAGE);
+	struct pc_pin p = pin(8 * PAGE, 100);
+	put(3 * PAGE, 10, 1);
+	struct pc_folio *clean = folio_at(file, PAGE);
+	CHECK(pc_folio_trylock(clean));
+	take_token(file);
+	alarm(10);
+	EQUAL(pc_views_cut(file->inode, 0, ALL, false), 0);
+	alarm(0);
+	pc_token_release(file->inode);
+	pc_folio_unlock(rig.cache, clean);
+	CHECK(pc_pin_detached(rig.cache, &p));
+	pc_unpin(rig.cache, &p);
+}
+
 /* A view that comes between the two steps of a discard is later than it, and keeps its memory. */
 TEST(check_a_view_comes_while_a_part_is_discarded)
 {

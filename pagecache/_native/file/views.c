@@ -25,35 +25,48 @@ enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *
 	return pc_local_count(c, f, 0, b0) + pc_local_count(c, f, b1, blocks) ? PC_VIEWS_PART : PC_VIEWS_WHOLE;
 }
 
+/* pc_views_cut() for the folio at the index of the walk. Leaf lock held, released in between. */
+static int cut_next(struct pc_walk *walk, u64 pos, u64 end, bool parts)
+{
+	struct pc_inode *i = walk->i;
+	struct pc_cache *c = i->cache;
+	bool locked;
+	int err = 0;
+	struct pc_folio *f = pc_next_claimed(i, &walk->index, walk->last, &locked);
+	bool pinned = f && pc_folio_state(f) & PC_F_WRITE_PINNED;
+	if (!f || !locked)
+		return pinned ? -EBUSY : 0;
+	if (pinned && (!parts || pc_views_hit(i, f, pos, end) == PC_VIEWS_PART)) {
+		pc_inode_leaf_unlock(i);
+		u32 order = pc_folio_order(f), frame = pc_frame_get(c, &order, order);
+		if (frame != PC_NO_FRAME)
+			pc_folio_cut_views(i, f, frame);
+		else
+			err = -ENOMEM;
+		pc_inode_leaf_lock(i);
+	}
+	pc_folio_unlock(c, f);
+	return err;
+}
+
 /* Separate views that may store to [pos, end) from the file, which continues in a copy of their content. @parts: only
  * if [pos, end) is about to be removed and a part of the folio stays. Context: token; no leaf lock. Return: 0; -ENOMEM;
  * -EBUSY: a fill owns a folio: wait for it and call again. */
 int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts)
 {
-	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift,
-	    last = (pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1) >> c->page_shift;
-	bool locked;
+	u64 index = pos >> i->cache->page_shift;
+	struct pc_walk walk = {i, index, pc_index_behind(i, end), 1 << PC_MARK_DIRTY, 0}; /* P ⊆ D */
 	int err = 0;
-	pc_inode_leaf_lock(i);
-	for (struct pc_folio *f; !err && i->nr_write_pinned && (f = pc_next_claimed(i, &index, last, &locked));) {
-		bool pinned = pc_folio_state(f) & PC_F_WRITE_PINNED;
-		if (!locked) {
-			err = pinned ? -EBUSY : 0;
-			continue;
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
+		if (pc_folio_state(f) & PC_F_WRITE_PINNED) {
+			walk.index = pc_folio_index(f);
+			err = cut_next(&walk, pos, end, parts);
 		}
-		if (pinned && (!parts || pc_views_hit(i, f, pos, end) == PC_VIEWS_PART)) {
-			pc_inode_leaf_unlock(i);
-			u32 order = pc_folio_order(f), frame = pc_frame_get(c, &order, order);
-			if (frame != PC_NO_FRAME)
-				pc_folio_cut_views(i, f, frame);
-			else
-				err = -ENOMEM;
-			pc_inode_leaf_lock(i);
+		if (err || !i->nr_write_pinned) {
+			pc_walk_stop(&walk);
+			break;
 		}
-		pc_folio_unlock(c, f);
 	}
-	pc_inode_leaf_unlock(i);
 	return err;
 }
 
