@@ -157,3 +157,14 @@ TEST_OF_FIX("a_local_end_is_a_byte", check_a_discard_leaves_the_size_at_the_last
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.size, pc_inode_size(file->inode));
 }
+
+/* No store is that large; an offset may be. */
+TEST(check_a_hole_at_a_huge_offset_keeps_the_bytes_behind_it)
+{
+	start(PAGE, PAGE);
+	put(1ull << 54, PAGE, 7);
+	WITH_TOKEN(pc_punch(file->inode, 1ull << 53, (1ull << 53) + PAGE, true));
+	see(1ull << 54, PAGE, 7);
+	EQUAL(file_discard(file, PAGE, ALL, NULL, 0), 1);
+	EQUAL(pc_inode_size(file->inode), PAGE);
+}

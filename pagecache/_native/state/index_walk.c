@@ -192,8 +192,8 @@ void pc_walk_stop(struct pc_walk *w)
 /* The index behind the last page with a byte before `end`. */
 u64 pc_index_behind(const struct pc_inode *i, u64 end)
 {
-	u64 max = pc_last_index(i->cache);
-	return end >= max ? max : (end + i->cache->page_size - 1) >> i->cache->page_shift;
+	u64 more = i->cache->page_size - 1;
+	return (pc_min(end, UINT64_MAX - more) + more) >> i->cache->page_shift;
 }
 
 /* The first n folios with the mark and a page in [from, to), ascending; a walk goes on behind the last of them. Return: how many. */
