@@ -115,6 +115,52 @@ TEST(check_a_reader_sees_the_size_of_the_bytes_it_copied)
 	}
 }
 
+static _Atomic pid_t reader;
+
+static u64 read_aside(bool overlaid)
+{
+	atomic_store(&reader, gettid());
+	return (u64)(overlaid ? pc_read_local(file->inode, 2 * PAGE, taken, PAGE, NULL)
+			      : pc_read(file->inode, 2 * PAGE, taken, PAGE, &need));
+}
+
+THREAD_OF(read_beside_a_change, read_aside(arg != NULL))
+
+/* How often the reader has slept: a yield does not count. */
+static u32 sleeps(void)
+{
+	char line[100];
+	u32 n = 0;
+	snprintf(line, sizeof(line), "/proc/self/task/%d/status", atomic_load(&reader));
+	FILE *status = fopen(line, "r");
+	while (status && fgets(line, sizeof(line), status))
+		sscanf(line, "voluntary_ctxt_switches: %u", &n);
+	if (status)
+		fclose(status);
+	return n;
+}
+
+/* The thread that changes the folio may have a lower priority than the reader, and then runs only while that sleeps. */
+TEST(check_a_reader_sleeps_while_a_folio_changes)
+{
+	start(PAGE);
+	for (uintptr_t overlaid = 0; overlaid <= 1; overlaid++) {
+		pthread_t t;
+		void *n;
+		atomic_store(&reader, 0);
+		pc_seq_begin(folio_at(file, 2 * PAGE));
+		pthread_create(&t, NULL, read_beside_a_change, (void *)overlaid);
+		alarm(30);
+		while (!atomic_load(&reader) || sleeps() < 20)
+			usleep(1000);
+		alarm(0);
+		pc_seq_end(folio_at(file, 2 * PAGE));
+		pthread_join(t, &n);
+		EQUAL((uintptr_t)n, PAGE);
+		right(taken, 2 * PAGE, PAGE);
+	}
+}
+
 TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)
 {
 	start(16 << 10);

@@ -50,8 +50,13 @@ void pc_yield(void)
 {
 	schedule_yield();
 }
+
+void pc_pause(u32 tries)
+{
+	schedule_yield();
+}
 #else
-enum { SPINS = 100 };
+enum { SPINS = 100, YIELDS = 100, NAP_US = 50 };
 
 static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
 {
@@ -70,6 +75,15 @@ void pc_futex_wake(_Atomic u32 *word, int n)
 void pc_yield(void)
 {
 	sched_yield();
+}
+
+/* The same after so many tries. A yield runs no thread of a lower priority, which the holder may be; a sleep does. */
+void pc_pause(u32 tries)
+{
+	if (tries < YIELDS)
+		pc_yield();
+	else
+		usleep(NAP_US);
 }
 #endif
 

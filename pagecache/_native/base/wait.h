@@ -59,5 +59,6 @@ void pc_event_wake(struct pc_event *e);
 void pc_event_wake_one(struct pc_event *e);
 int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns);
 void pc_yield(void);
+void pc_pause(u32 tries);
 
 #endif

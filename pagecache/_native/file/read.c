@@ -94,20 +94,19 @@ static void prefetch_next(struct pc_inode *i, u64 pos)
 	}
 }
 
-/* Copy from one folio at `pos`; again if it changes meanwhile, which takes another thread moments. Return: bytes, 0: see
- * need. */
+/* Copy from one folio at `pos`; again if it changes meanwhile. Return: bytes, 0: see need. */
 static u64 read_part(struct pc_inode *i, u64 pos, u8 *to, u64 len, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
 	u64 n = 0;
-	for (u32 id; (id = pc_index_lookup(i, pos >> c->page_shift));) {
+	for (u32 id, tries = 0; (id = pc_index_lookup(i, pos >> c->page_shift));) {
 		PC_POINT("read_found");
 		enum copy_result got = copy_folio(i, pc_folio_at(c, id), pos, to, len, &n, need);
 		if (PC_LIKELY(got == COPY_DONE))
 			return n;
 		if (got == COPY_MISSING)
 			break;
-		pc_yield();
+		pc_pause(tries++);
 	}
 	need->kind = PC_NEED_FILL;
 	need->pos = pos;
@@ -154,7 +153,7 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 	u64 n = 0;
 	*laid = 0;
 	/* If a copy fails, another thread is exchanging the folio's frame and will soon have finished. */
-	for (;;) {
+	for (u32 tries = 0;;) {
 		u32 from = (u32)(pos - pc_folio_pos(c, f));
 		if (!pc_folio_is(i, f, pos >> c->page_shift))
 			return len;
@@ -166,7 +165,7 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 		u64 chunk = pc_min(until - from, sizeof(keep));
 		enum copy_result got = copy_folio(i, f, pos, keep, chunk, &n, NULL);
 		if (got == COPY_CHANGED) {
-			pc_yield();
+			pc_pause(tries++);
 			continue;
 		}
 		if (got == COPY_MISSING)

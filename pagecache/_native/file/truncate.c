@@ -17,7 +17,7 @@
  * section ends. NULL: no fill may. Leaf lock held, released while waiting. */
 struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
 {
-	for (u32 id; (id = pc_index_next(i, *index, end));) {
+	for (u32 id, tries = 0; (id = pc_index_next(i, *index, end));) {
 		struct pc_folio *f = pc_folio_at(i->cache, id);
 		bool mine = pc_folio_trylock(f);
 		if (locked)
@@ -28,7 +28,7 @@ struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *
 		}
 		pc_inode_leaf_unlock(i); /* a reclaim has it, for moments */
 		PC_SYNC("passer_by_met");
-		pc_yield();
+		pc_pause(tries++);
 		pc_inode_leaf_lock(i);
 	}
 	return NULL;

@@ -55,7 +55,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 	bool busy = pc_unsaved(i) || i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) ||
 		    !pc_list_empty(&i->lock_queue) || atomic_load(&i->lock_word) || !forget_work(i);
-	for (u32 id; !busy && (id = pc_index_next(i, 0, pc_last_index(c)));) {
+	for (u32 id, tries = 0; !busy && (id = pc_index_next(i, 0, pc_last_index(c)));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		if (pc_folio_trylock(f)) {
 			pc_folio_remove(i, f);
@@ -63,7 +63,7 @@ int pc_inode_destroy(struct pc_inode *i)
 		}
 		/* No thread works on the inode, so only a passing reclaim can have it. */
 		pc_inode_leaf_unlock(i);
-		pc_yield();
+		pc_pause(tries++);
 		pc_inode_leaf_lock(i);
 	}
 	bool gone = i->dead;
