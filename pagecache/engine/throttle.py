@@ -188,13 +188,14 @@ class Kept:
     A check visits at most `VISITS_MAX` files, in turn, and takes the others as it has found them. So the sum may be too
     small for a while: writers wait longer then. It is too large only if bytes have become clean, which makes room.
 
-    Lock: `_lock`, a leaf.
+    Lock: `_lock`, a leaf; re-entrant: a signal handler may write in between, and visit. The sum changes with its parts,
+    without a call in between, after which CPython would handle signals.
     """
 
     def __init__(self) -> None:
         self._files: OrderedDict[EngineFile, int] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def add(self, file: EngineFile) -> None:
         """Have a file visited that may have such bytes; called after the reason for it is recorded there."""
@@ -203,22 +204,28 @@ class Kept:
 
     def forget(self, file: EngineFile) -> None:
         with self._lock:
-            self._bytes -= self._files.pop(file, 0)
+            if file in self._files:
+                self._bytes -= self._files[file]
+                del self._files[file]
 
     def has_withheld(self) -> bool:
         """Return whether one of the files visited last, or next, is withheld. Cost: O(VISITS_MAX)."""
         with self._lock:
-            return any(file.withheld for file in islice(reversed(self._files), VISITS_MAX))
+            return any(file.withheld for file in list(islice(reversed(self._files), VISITS_MAX)))
 
     def visit(self) -> int:
         """Return the sum. Cost: O(VISITS_MAX)."""
         with self._lock:
-            for _ in range(min(VISITS_MAX, len(self._files))):
-                file, before = self._files.popitem(last=False)
-                self._bytes -= before
-                if (kept := _kept_of(file)) is not None:
+            for file in list(islice(self._files, VISITS_MAX)):
+                kept = _kept_of(file)
+                if file not in self._files:
+                    continue  # a signal handler has had it forgotten
+                self._bytes += (kept or 0) - self._files[file]
+                if kept is None:
+                    del self._files[file]
+                else:
                     self._files[file] = kept
-                    self._bytes += kept
+                    self._files.move_to_end(file)
             return self._bytes
 
 

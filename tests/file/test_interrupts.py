@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
+import math
 import signal
 import subprocess
 import sys
@@ -19,14 +20,15 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import PageCache, ShutdownError
-from pagecache.engine import runner
+from pagecache import PageCache, ShutdownError, WritebackError
+from pagecache.backends import MemoryBackend
+from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
 from pagecache.native import NativeVolume
 from pagecache.volume import lifetimes
 
 from ..stores import WAIT_LIMIT_S
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
@@ -483,3 +485,23 @@ def test_tests_see_ctrl_c_in_a_background_job_of_a_script() -> None:
     program = "import signal, tests.conftest; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", program]
     subprocess.run(command, cwd=PACKAGE.parent, timeout=60, check=True)
+
+
+def in_kept(frame: FrameType) -> bool:
+    return frame.f_code.co_filename == throttle.__file__ and frame.f_code.co_qualname.startswith("Kept.")
+
+
+def test_a_signal_handler_writes_to_a_full_cache_beside_a_failure_of_its_thread(make: Make) -> None:
+    """The thread records the failure of its own write-back; the handler writes to another volume. [2.22, 2.23]"""
+    places: list[str] = []
+    while "" not in places:
+        rig, file = make({KEY: DATA}, capacity="256KiB", retry=ONCE, limits={"prompt": True}).written(b"new", 0)
+        rig.backend.fault("write_from", OSError(errno.ENOSPC, "no space left on device"), times=math.inf)
+        other = rig.cache.attach(MemoryBackend(), name="other").open("other", "xb")
+        fills = partial(raises, pagecache.PageCacheError, other.pwrite, bytes(512 << 10), 0, match="full")
+        saves = partial(raises, WritebackError, file.fsync)
+        places.append(Task(interrupted_at, len(places) + 1, saves, in_kept, fills).result())
+        other.close()
+        rig.backend.clear_faults()
+        rig.cache.check()
+    assert len(places) > 3
