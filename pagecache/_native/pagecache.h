@@ -207,6 +207,7 @@ enum {
 	PC_BY_EVENT,       /* the number of its event */
 	PC_BY_DIRTIED,     /* ns: when the oldest dirty byte was written; 0: nothing is dirty */
 	PC_BY_UNSAVED,     /* is anything local, staged or uncommitted? */
+	PC_BY_WRITTEN_WHOLE, /* do pages of it count as written as a whole, for want of memory or of ranges? */
 	PC_BY_CHANGING,    /* is the inode lock held or queued for? */
 	PC_BY_OLD_HANDS,   /* is a call left behind by an abort, an interrupt or a deadline? */
 	PC_BY_CHANGES,     /* changes of the stored object that have begun */

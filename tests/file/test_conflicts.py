@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import math
+from collections import deque
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, Literal
 
 import pytest
@@ -117,6 +119,28 @@ def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: A
     assert rig.content() == content
     assert rig.volume.failed() == []
     assert rig.volume.resolve(KEY, how) == []
+
+
+@pytest.mark.long
+def test_a_rebase_says_that_it_takes_bytes_for_written_ones(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """A file has more written ranges than are remembered: the result has the other bytes of its pages, too. [2.19]"""
+    size = 2060 * PAGE  # every other byte of these are more than 2^22 ranges
+    rig, file = make({KEY: b"a" * size}, capacity="64MiB", dirty_background="48MiB", flush_interval=600.0).opened()
+    assert len(file.pread(size, 0)) == size
+    deque(map(file.pwrite, repeat(b"b"), range(0, size, 2)), maxlen=0)
+    file.pwrite(b"b" * (size - PAGE), 0)
+    rig.backend.change_remotely(KEY, b"b" * size)
+    raises(ConflictError, rig.open)
+    replaced = [(item.offset, item.length) for item in rig.volume.resolve(KEY, "rebase")]
+    assert replaced == [(pos, 1) for pos in range(size - PAGE + 1, size, 2)]
+    assert "some of its pages count as written as a whole" in caplog.text
+    assert rig.saved(file) == b"b" * (size - PAGE) + b"ba" * (PAGE // 2)
+    caplog.clear()
+    file.pwrite(b"mine", 200)
+    rig.backend.change_remotely(KEY, b"c" * size)
+    raises(ConflictError, rig.open)
+    assert [(item.offset, item.length) for item in rig.volume.resolve(KEY, "rebase")] == [(200, 4)]
+    assert "as a whole" not in caplog.text
 
 
 @pytest.mark.parametrize(("store", "notice"), MEETINGS)

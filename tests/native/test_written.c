@@ -147,23 +147,33 @@ TEST(check_bytes_come_back_before_or_after_a_write)
 	}
 }
 
-/* The file has as many borrowed ranges as are remembered: pages that would need more count as written, also dirty ones. */
+/* The file has as many borrowed ranges as are remembered: pages that would need more count as written, also dirty ones. A page
+ * written in one piece never needs more. */
 TEST(check_more_ranges_than_are_remembered)
 {
 	enum { MAX = 1 << 22 };
 	open_clean(PAGE);
 	struct pc_rangemap *borrowed = &file->inode->borrowed;
 	put(PAGE + 10, 10, 2);
-	for (u64 at = 64 * PAGE; borrowed->nr_ranges < MAX - 1; at += 2)
+	for (u64 at = 64 * PAGE; borrowed->nr_ranges < MAX; at += 2)
 		pc_map_add(rig.cache, borrowed, at, at + 1, MAX);
+	put(5 * PAGE + 10, 10, 2);
+	EQUAL(borrowed->nr_ranges, MAX + 2);
 	put(PAGE + 30, 10, 3);
-	EQUAL(borrowed->nr_ranges, MAX);
-	put(3 * PAGE + 10, 10, 4);
-	EQUAL(borrowed->nr_ranges, MAX);
 	put(PAGE + 50, 10, 3);
-	EQUAL(borrowed->nr_ranges, MAX - 3);
+	EQUAL(borrowed->nr_ranges, MAX + 4);
+	EQUAL(NUMBER(file->inode, WRITTEN_WHOLE), 0);
+	put(3 * PAGE + 10, 10, 4);
+	EQUAL(borrowed->nr_ranges, MAX + 4);
+	EQUAL(NUMBER(file->inode, WRITTEN_WHOLE), 1);
+	put(PAGE + 70, 10, 3);
+	put(PAGE + 90, 10, 3);
+	put(PAGE + 110, 10, 3);
+	EQUAL(borrowed->nr_ranges, MAX);
 	pc_map_cut(rig.cache, borrowed, 64 * PAGE, ALL);
-	WRITTEN(PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE);
+	WRITTEN(PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE, 5 * PAGE + 10, 5 * PAGE + 20);
+	EQUAL(file_sync(file), 0);
+	EQUAL(NUMBER(file->inode, WRITTEN_WHOLE), 0);
 }
 
 static void check_a_folio_gets_another_frame(u64 max_folio)

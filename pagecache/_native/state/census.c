@@ -25,6 +25,8 @@ void pc_dirty_list_update(struct pc_inode *i)
 		return;
 	PC_DEBUG_ASSERT(!i->dead);
 	struct pc_volume *v = i->volume;
+	if (!wanted)
+		i->written_whole = 0;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	if (wanted)
 		pc_list_add_tail(&v->dirty.list, &i->dirty_link);

@@ -76,6 +76,7 @@ struct pc_inode {
 	u64 changed; /* epoch of the last write, truncate or hole */
 	u64 changes; /* calls of this cache that change the stored object, counted before each */
 	u8 unlogged_whole; /* all local bytes count as unlogged */
+	u8 written_whole; /* some pages count as written as a whole (written.c), until all is saved */
 	u8 version_stale; /* one of them may have made another stored version than the one that the engine knows */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
 	_Atomic u32 hits_open; /* of these: hits (hit.c) */

@@ -58,6 +58,7 @@ static u64 number_of(struct pc_inode *i, u32 which)
 	case PC_BY_EVENT: return atomic_load(&i->event.seq);
 	case PC_BY_DIRTIED: return i->nr_dirty ? i->dirtied_ns : 0;
 	case PC_BY_UNSAVED: return pc_unsaved(i);
+	case PC_BY_WRITTEN_WHOLE: return i->written_whole;
 	case PC_BY_CHANGING: return atomic_load(&i->lock_word) != 0;
 	case PC_BY_OLD_HANDS: return in_old_hands(i);
 	case PC_BY_CHANGES: return i->changes;

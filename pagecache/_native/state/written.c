@@ -17,7 +17,8 @@
  * Invariant (pc_written_check_block): a block outside D has no borrowed bytes; if one in D has some, its other bytes are valid and
  * lie before the end of the file [I-1].
  *
- * A map has up to PC_WRITTEN_MAX ranges, and memory may run out: blocks of which that would be too many count as written.
+ * A map has up to PC_WRITTEN_MAX ranges beside two of each local block, as many as one has that is written in one piece; and memory
+ * may run out. Blocks of which that would be too many count as written, and a rebase says so (`written_whole`).
  *
  * Locks: the inode's leaf lock. Bytes of a block that is in D become borrowed under the folio lock only. So a writer that holds it
  * may see without the leaf lock that no byte of the file is borrowed.
@@ -36,21 +37,34 @@ static bool in_set(const struct pc_inode *i, const struct pc_folio *f, enum pc_s
 	return pc_set_count(i->cache, f, set, b, b + 1) != 0;
 }
 
-/* Without room for more ranges all bytes of the blocks are cut. */
-static void map_cut(struct pc_inode *i, struct pc_rangemap *m, u64 pos, u64 end)
+static u32 most_ranges(const struct pc_inode *i)
+{
+	return (u32)pc_min(PC_WRITTEN_MAX + 2 * i->nr_local, UINT32_MAX);
+}
+
+/* All bytes of the blocks count as written. */
+static void map_cut_whole(struct pc_inode *i, struct pc_rangemap *m, u64 pos, u64 end)
 {
 	u64 mask = i->cache->page_size - 1;
+	i->written_whole = 1;
+	pc_map_cut(i->cache, m, pos & ~mask, (end + mask) & ~mask);
+}
+
+/* A cut inside of a range makes one more. */
+static void map_cut(struct pc_inode *i, struct pc_rangemap *m, u64 pos, u64 end)
+{
 	if (!m->nr_ranges)
 		return;
-	bool full = m->nr_ranges >= PC_WRITTEN_MAX;
-	pc_map_cut(i->cache, m, full ? pos & ~mask : pos, full ? (end + mask) & ~mask : end);
+	if ((pos | end) & (i->cache->page_size - 1) && m->nr_ranges >= most_ranges(i))
+		map_cut_whole(i, m, pos, end);
+	else
+		pc_map_cut(i->cache, m, pos, end);
 }
 
 static void map_add(struct pc_inode *i, struct pc_rangemap *m, u64 pos, u64 end)
 {
-	u64 mask = i->cache->page_size - 1;
-	if (pos < end && !pc_map_add(i->cache, m, pos, end, PC_WRITTEN_MAX))
-		map_cut(i, m, pos & ~mask, (end + mask) & ~mask);
+	if (pos < end && !pc_map_add(i->cache, m, pos, end, most_ranges(i)))
+		map_cut_whole(i, m, pos, end);
 }
 
 /* The first bytes of [at, end) of the file that a map does not have. Return: false: it has all. */

@@ -350,6 +350,10 @@ def rebase(file: EngineFile) -> list[LostRange]:
         except BaseException:
             _conflict(file, stat.version)  # pages have bytes of the earlier version
             raise
+    if file.number("written_whole"):
+        what = "not all of its written ranges are remembered: some of its pages count as written as a whole"
+        next = "Volume.resolve returns all bytes that this replaces"
+        file.volume.say(logging.WARNING, "conflicts", what, next, file.key)
     _go_on(file)
     return laid.replaced
 
