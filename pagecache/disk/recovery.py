@@ -57,6 +57,8 @@ class Piece(NamedTuple):
     end: int
     head: Head | None
     is_damaged: bool
+    is_gap: bool = False
+    """Zeros that no record has, behind the base."""
 
 
 @dataclass(slots=True)
@@ -182,7 +184,7 @@ class Unsaved:
                 self.pieces += [Piece(a, b, None, False) for a, b in uncovered(begin, end)]
             if begin < end:
                 covered.add(begin, end)
-        self.pieces += [Piece(a, b, None, False) for a, b in uncovered(self.base_size, final)]
+        self.pieces += [Piece(a, b, None, False, True) for a, b in uncovered(self.base_size, final)]
         self.pieces.sort(key=lambda piece: piece.begin)
 
 

@@ -603,11 +603,13 @@ def _size_below(handle: CachedFile, unsaved: Unsaved) -> int:
 
 
 def _written(unsaved: Unsaved, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges that are written: all but zeros behind the end of the object, which has so many bytes."""
+    """Yield the ranges that are written: all but zeros behind the end of the object, which has so many bytes, and gaps,
+    where another program may have stored its own.
+    """
     begin = end = 0
     for piece in unsaved.pieces:
         stop = piece.end if piece.head is not None else min(piece.end, size)
-        if piece.is_damaged or piece.begin >= stop:
+        if piece.is_damaged or piece.is_gap or piece.begin >= stop:
             continue
         if piece.begin != end:
             yield begin, end

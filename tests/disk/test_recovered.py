@@ -229,6 +229,18 @@ def test_a_longer_version_that_bytes_were_laid_over_is_whole_after_the_next_cras
     assert after.stored() == expected
 
 
+@IN_PLACE
+@pytest.mark.parametrize("size", [500, 21000])
+def test_a_gap_takes_no_bytes_that_another_program_has_appended(world: World, size: int) -> None:
+    """A hole behind the former end does."""
+    file = world.open()
+    file.pwrite(b"new", 50000)
+    file.punch_hole(len(OLD) + 200, 100)
+    file.fsync()
+    put(world, stored := OLD + FOREIGN[:size])
+    world.crash().settles(changed(50000, b"new", changed(len(OLD) + 200, bytes(100), stored)))
+
+
 @pytest.mark.parametrize("sent", [False, True])
 def test_the_written_bytes_of_a_page_alone_are_laid_over_another_version(world: World, *, sent: bool) -> None:
     """Also those that the store has and has not committed. [2.19]"""
