@@ -112,6 +112,9 @@ class World:
         except OSError:
             if record.kind in STATED:  # the next segment says it
                 self.failures.append(len(self.disk.calls))
+            elif record.kind == records.Kind.SAVING and view is not None and self.journal._files[number].is_live():
+                self.appended.append((self.journal.last, len(self.views) - 1))  # its restated FILE counts
+                self.go_back(self.logged)
             else:
                 self.go_back(before)
             raise
@@ -124,6 +127,7 @@ class World:
     def go_back(self, before: View) -> None:
         """An append failed, or a sync: the records that count lead to an earlier view."""
         if self.generation != self.journal.generation:
+            self.generation = self.journal.generation
             confirmed = self.journal._confirmed
             self.failures.append(len(self.disk.calls))
             self.content = {n: [at for at in c if at <= self.journal._confirmed] for n, c in self.content.items()}
@@ -135,7 +139,7 @@ class World:
                     # The next segment restates the names of today, and which files are saved.
                     renaming = None if file.state.renaming is None else str(file.state.renaming)
                     view = replace(view, key=str(file.state.key), renaming=renaming)
-                    if not self.is_unsaved(number) and (base := file.state.base) is not None:
+                    if not self.is_unsaved(number) and (base := self.bases[number]) is not None:
                         view = replace(view, content=self.store.versions[base])
                     before = {**before, number: view}
         self.logged = before
