@@ -85,6 +85,11 @@ def errno_of(error: BaseException) -> int:
     return _given_errno(error) or next((code for kind, code in CODES if isinstance(error, kind)), errno.EIO)
 
 
+def is_unsupported(error: OSError) -> bool:
+    """Return whether the backend says that it has no such call."""
+    return isinstance(error, io.UnsupportedOperation) or errno_of(error) in (errno.ENOSYS, errno.EOPNOTSUPP)
+
+
 def text_of(error: BaseException) -> str:
     """Return the message, without the code and the file name that an OSError puts around it, with escapes in place of
     line ends and other invisible characters: it goes to logs and terminals.

@@ -498,9 +498,10 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     if undone["created"] and inode.limits().commit_on_close:
         lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
     steps = [] if lowest == END else [Step("truncate", (lowest,), inode.withheld)]
-    cut = inode.tail() or (not durable and inode.owed.owes("truncate"))  # otherwise owed ones stay
-    if steps or cut or inode.staged_bytes() or undone["created"] or (undone["resized"] and not durable):
-        steps.append(Step("truncate", (inode.remote_size,), inode.withheld))
+    owed = not durable and inode.owed.owes("truncate")  # otherwise owed ones stay
+    sized = steps or owed or inode.staged_bytes() or undone["created"] or (undone["resized"] and not durable)
+    if sized or inode.tail():
+        steps.append(Step("truncate", (inode.remote_size,), inode.withheld, tail=not sized))
     holes, end = inode.commits.holes, inode.remote_size
     return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 

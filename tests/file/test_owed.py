@@ -754,3 +754,44 @@ def test_a_backend_that_cannot_cut_goes_on_and_the_log_says_so(make: Make, caplo
     later = pattern(len(GIVEN_UP), seed=2)
     story.file.append(later)
     story.ends_as(STORED + later)
+
+
+@pytest.mark.parametrize("of", ["a direct write", "a discard whose cut had no answer"])
+def test_a_cut_that_the_backend_does_not_have_is_owed_no_longer(
+    make: Make, caplog: pytest.LogCaptureFixture, of: str
+) -> None:
+    story: Any = Extended(make, landed=True, error=LOST) if of == "a direct write" else Stored(make)
+    old: RecordingBackend = story.rig.backend
+    if of != "a direct write":
+        old.fault("truncate", LOST)
+    old.fault("truncate", OSError(errno.ENOSYS, "no cuts here"), times=float("inf"))
+    with caplog.at_level(logging.WARNING):
+        if of == "a direct write":
+            with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
+                story.file.pwrite(TAIL, len(TWO))
+            story.answer_last()
+        else:
+            story.rig.volume.discard(KEY)
+            story.hear_of_it()
+        before = len(old.seen("truncate"))
+        for _ in range(3):
+            story.file.pwrite(LATER, 0)
+            story.file.fsync()
+    loglines.outlast(20.0)
+    assert len(old.seen("truncate")) <= before + 1
+    assert caplog.text.count("the backend cannot cut off stored bytes from") == 1
+    assert not len(story.rig.volume.inodes[KEY].owed)
+
+
+def test_a_next_backend_that_cannot_cut_goes_on(make: Make) -> None:
+    story = Extended(make, landed=True)
+    story.write()
+    fresh = story.old.successor(lose=False, shared=True)
+    fresh.fault("truncate", OSError(errno.ENOSYS, "no cuts here"), times=float("inf"))
+    story.rig.volume.abort()
+    raises(ShutdownError, story.writing.result)
+    story.rig.volume.reconnect(fresh)
+    story.answer_last()
+    story.file.pwrite(LATER, 0)
+    story.file.fsync()
+    assert (fresh.committed(KEY) or b"")[:PAGE] == LATER

@@ -321,7 +321,7 @@ READS = [
     (logging.Logger, "log"),
 ]
 CHANGES = [
-    *((sizes, name) for name in ("errno_of", "is_refusal", "cause", "_unsupported")),
+    *((sizes, name) for name in ("is_refusal", "cause", "is_unsupported")),
     *((attempts, name) for name in ("as_os_error", "cause", "is_refusal")),
     (EngineVolume, "judge"),
 ]

@@ -20,13 +20,16 @@ returned.
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ...native import COMMIT
+from ..foreign import is_unsupported
 from ..park import SLICE
+from ..report.notices import cause
 from ..report.reason import during, of_file
 from ..runner import Job
 
@@ -52,6 +55,8 @@ class Step(NamedTuple):
     arguments: tuple[int, ...]
     behind: bool = False
     """It removes only bytes past the current end: reads need not wait for it."""
+    tail: bool = False
+    """It removes only bytes that were never part of the file: a backend that cannot cut leaves them there."""
 
     def call(self, backend_file: BackendFile) -> None:
         getattr(backend_file, self.method)(*self.arguments)
@@ -250,9 +255,17 @@ class Owed:
             backend_file = file.still_opened()
             if steps is not self._steps:
                 break
-            steps[0].call(backend_file)
+            is_cut = steps[0].method == "truncate"
+            try:
+                steps[0].call(backend_file)
+            except OSError as error:
+                if not (isinstance(steps[0], Step) and steps[0].tail and is_unsupported(error)):
+                    raise
+                is_cut = False
+                what = f"the backend cannot cut off stored bytes from {steps[0].arguments[0]} on: {cause(error)}"
+                file.volume.say(logging.WARNING, "calls that are owed", what, "they may stay there", file.key)
             if steps is self._steps:
-                if steps[0].method == "truncate" and not file.durable():  # it needs a commit
+                if is_cut and not file.durable():  # it needs a commit
                     file.cut_paid(*steps[0].arguments)
                 with file.lock:
                     steps.popleft()

@@ -10,7 +10,7 @@ stored object would be longer than the file. It has three states:
             pass writes anything back, no direct write begins to send, and the engine is entered with the token, after
             its current holder
     owed    with the token nothing is in flight: the cut becomes a debt of the file, which every call pays first
-    cut     paid (owed.py)
+    cut     paid (owed.py), or left there by a backend that cannot cut
 
 The next holder of the token turns noted tails into debts: a queued commit or truncate, or the work that CORE requested.
 A running pass ends with the requests it has sent. A reconnect owes the cut to the next backend: of noted and owed
@@ -37,7 +37,7 @@ def owe(file: EngineFile) -> bool:
     tail = file.tail()
     if tail:
         if not file.owed.owes("truncate"):  # the last owed truncate ends at the valid end, too
-            file.owe(Step("truncate", (file.remote_size,), behind=True))
+            file.owe(Step("truncate", (file.remote_size,), behind=True, tail=True))
         file.tail_owed(tail)  # last: from now on passes run, and pay
     return tail != 0
 

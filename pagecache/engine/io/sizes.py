@@ -12,8 +12,6 @@ The result is unknown after an error of the transport, and after a wait that end
 
 from __future__ import annotations
 
-import errno
-import io
 import logging
 import threading
 from collections.abc import Callable
@@ -25,7 +23,7 @@ from .. import failures
 from ..attempts import Attempts
 from ..commit import tails
 from ..commit.owed import Rollback, Step
-from ..foreign import errno_of
+from ..foreign import is_unsupported
 from ..report.notices import cause
 from ..retryer import is_refusal
 from . import direct
@@ -33,13 +31,6 @@ from . import direct
 if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
-
-
-UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
-
-
-def _unsupported(error: OSError) -> bool:
-    return isinstance(error, io.UnsupportedOperation) or errno_of(error) in UNSUPPORTED
 
 
 class _Change:
@@ -181,7 +172,7 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
     try:
         _change(self, op, Step("punch_hole", (start, end - start)), publish)
     except OSError as error:
-        if not _unsupported(error):
+        if not is_unsupported(error):
             raise
 
 
@@ -249,12 +240,12 @@ def _cut_to(file: EngineFile, op: Op, size: int) -> None:
             file.set_uncommitted(lowest=size)
 
     try:
-        _change(file, op, Step("truncate", (size,)), publish)
+        _change(file, op, Step("truncate", (size,), tail=True), publish)
     except ShutdownError:
         raise
     except OSError as error:
         next = "it is made again before the file's next call"
-        if _unsupported(error):
+        if is_unsupported(error):
             next = "it may be stored"
         else:
             file.tail_left()
