@@ -132,18 +132,22 @@ class Outage:
 
 
 def divide(volumes: list[EngineVolume], limit: int) -> None:
-    """Set each volume's share of the limit by its recent completions; the shares add up to the limit."""
+    """Set each volume's share of the limit: the bytes that it withholds, and a part of the rest by its recent
+    completions. The shares add up to the limit.
+    """
     if not volumes:
         return
     floor = _floor(limit, len(volumes))
     total = sum(volume.pace.done for volume in volumes)
+    rest = limit - floor * len(volumes) - sum(volume.withheld_bytes for volume in volumes)
     for volume in volumes:
         part = volume.pace.done / total if total else 1 / len(volumes)
-        share = min(floor + int((limit - floor * len(volumes)) * part), int(limit * volume.dirty_share))
-        old, old_floor = volume.pace.share
+        least = floor + volume.withheld_bytes
+        share = min(least + int(rest * part), int(limit * volume.dirty_share))
+        old, old_least = volume.pace.share
         # Small changes are not worth waking every writer.
-        if abs(share - old) > old // 64 or floor != old_floor:
-            volume.pace.share = (share, floor)
+        if abs(share - old) > old // 64 or least != old_least:
+            volume.pace.share = (share, least)
             volume.native.set_dirty_limit(share, min(floor, share))
         if total > limit:
             volume.pace.done /= 2  # old completions decay

@@ -111,6 +111,7 @@ class EngineVolume:
         self.stall = Stall()
         self.outage = Outage()
         self.dirty_share = options.dirty_share
+        self.withheld_bytes = 0  # of recovered files, a part of its share of the dirty limit
         self.reconnects = 0
         self.idle: dict[EngineFile, None] = {}
         self.cut_off: set[EngineFile] = set()  # files without the name that the backend would find them by

@@ -69,6 +69,9 @@ PAUSE = 1.0
 STEP = 1 << 20
 """Bytes that are laid at a time."""
 
+_taking = threading.RLock()
+"""Guards the bytes that recoveries withhold; held briefly, as `Recovery._starting`."""
+
 
 class _Left:
     """One file that was left."""
@@ -227,17 +230,26 @@ class Recovery:
             each.gone, each.sought = True, False
 
     def _check_room(self, each: _Left) -> None:
-        """Take memory for bytes that nothing writes back. Saved files, and those that were not laid, have none."""
+        """Take memory for bytes that nothing writes back, as a part of the volume's share of the dirty limit."""
         if not each.held:
             return
-        with self._starting:
-            kept = [one for one in self._withheld if one is not each and one.has_memory()]
-            taken = sum(one.memory for one in kept)
-            room = max(0, self._volume.cache.limits.dirty_limit // 2 - taken)
-            self._withheld = [*kept, each]
-        if each.memory > room:
-            text = f"{each.memory} recovered bytes are held, and memory has room for {room}: resume them"
-            raise OSError(errno.ENOBUFS, text, each.key)
+        cache, engine = self._volume.cache, self._volume.engine
+        with _taking:
+            others = [other.recovery for other in cache.volumes() if other.recovery not in (None, self)]
+            taken = self._count(each) + sum(recovery._count() for recovery in others if recovery is not None)
+            room = max(0, cache.limits.dirty_limit // 2 - taken)
+            if each.memory > room:
+                text = f"{each.memory} recovered bytes are held, and memory has room for {room}: resume them"
+                raise OSError(errno.ENOBUFS, text, each.key)
+            self._withheld.append(each)
+            engine.withheld_bytes += each.memory
+        cache._divide_limit()
+
+    def _count(self, but: _Left | None = None) -> int:
+        """Count the bytes of held files. Saved files, and those that were not laid, have none. `_taking` is held."""
+        self._withheld = [one for one in self._withheld if one is not but and one.has_memory()]
+        self._volume.engine.withheld_bytes = sum(one.memory for one in self._withheld)
+        return self._volume.engine.withheld_bytes
 
     def forget(self, name: Key) -> list[LostRange]:
         """Give up the bytes of an object that were not laid; return the losses."""
@@ -300,6 +312,8 @@ class Recovery:
         if (each := self._laid.get(inode)) is not None and each.held:
             each.held = False
             inode.set_aside(withheld=False)
+            with _taking:
+                self._count()
 
     # -- in the background
 
@@ -313,6 +327,8 @@ class Recovery:
             each.held, each.sought = False, True  # first: what lays it looks at the end
             if each.inode is not None:
                 _release(each.inode)
+        with _taking:
+            self._count()
         self.start()
 
     def start(self) -> None:

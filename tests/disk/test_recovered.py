@@ -28,7 +28,7 @@ from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
 from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising
-from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
+from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D1", "D3", "D10")
 
@@ -728,6 +728,30 @@ def test_a_file_is_laid_beside_a_volume_that_has_most_of_the_memory(world: World
         eventually(lambda: after.volume.engine.pace.share[0] < 1 << 20)
         after.volume.resume()
         after.settles(expected)
+
+
+def test_held_files_have_half_of_the_memory_for_dirty_bytes_whatever_other_volumes_do(world: World) -> None:
+    """All volumes of a cache together; another one has all completions. What is resumed takes nothing from others."""
+    options: dict[str, Any] = {"durability": "disk", "volume_id": "other", "on_recovery": "hold"}
+    other = RecordingBackend()
+    with world.cache.attach(other, **options).open("o", "x+b") as file:
+        file.pwrite(b"old" * (1 << 18), 0)
+        file.fsync()
+        world.synced(b"new" * (1 << 19))
+        after = world.crash(on_recovery="hold", memory="8MiB")
+    second = after.cache.attach(RecordingBackend(), **options)
+    with after.cache.attach("memory:").open("busy", "w+b") as busy:
+        busy.write(bytes(4 << 20))
+        busy.fsync()
+        eventually(lambda: after.volume.engine.pace.share[0] < 1 << 19)
+        assert after.read() == changed(0, b"new" * (1 << 19))
+        with pytest.raises(OSError, match="recovered bytes are held, and memory has room for") as full:
+            second.open("o")
+        assert full.value.errno == errno.ENOBUFS
+        after.volume.resume()
+        with second.open("o") as file:
+            assert file.read() == b"old" * (1 << 18)
+        assert after.volume.engine.withheld_bytes == 0
 
 
 def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(world: World) -> None:
