@@ -41,6 +41,8 @@ log = logging.getLogger("pagecache.disk")
 FORMAT = 1
 MARK, SIGN = "tier", "pagecache disk tier, format "
 """The file that marks the directory and is locked; how it begins."""
+NOTE, WRONG = 128, b"the catalogue has names that it should have lost"
+"""What the file has at this position while the catalogue fails: an overwrite needs no space on a full disk."""
 SEGMENT_MIN, SEGMENT_MAX = 1 << 20, 1 << 32
 SEGMENTS_MIN = 4
 SAVE_EVERY = 1.0
@@ -159,6 +161,7 @@ class Tier:
         self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         self._unsaved: set[Copy] = set()
         self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, after a failure
+        self._noting = threading.Lock()  # held briefly, over the note of that: a kill leaves the names there
         self.names = 0  # changes of names so far: see `publish`
         self._wake = threading.Event()
         self._save_every = SAVE_EVERY
@@ -177,8 +180,8 @@ class Tier:
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
             self._catalogue: Catalogue = Catalogue(path)
-            damaged = self._catalogue.damaged
-            if damaged:
+            wrong = _has_note(self._mark)
+            if damaged := self._catalogue.damaged or wrong:
                 self._catalogue.begin_anew()
             self._segments = Segments(
                 path,
@@ -192,7 +195,9 @@ class Tier:
             )
             if damaged:  # nothing leads to them
                 self._segments.clear()
-                self._count(OSError(errno.EIO, "the catalogue was damaged; the tier begins empty", path))
+                what = WRONG.decode() if wrong else "the catalogue was damaged"
+                self._count(OSError(errno.EIO, f"{what}; the tier begins empty", path))
+                _note(self._mark, wrong=False)
             self._next = self._catalogue.next
             self._segments.work = self._wake.set
             self._wake.set()  # the size may be smaller than before
@@ -456,10 +461,17 @@ class Tier:
         try:
             self._catalogue.drop(volume, key, tree)
         except OSError as error:
-            self._undropped.add((volume, key))
+            with self._noting:
+                self._undropped.add((volume, key))
+                _note(self._mark, wrong=True)
             self._catalogue.damaged |= tree or len(self._undropped) > UNDROPPED_MAX
             self._wake.set()
             self._count(error)
+
+    def _note_dropped(self) -> None:
+        with self._noting:
+            if not self._undropped:
+                _note(self._mark, wrong=False)
 
     # -- bytes
 
@@ -588,6 +600,7 @@ class Tier:
             for name in list(self._undropped):
                 self._catalogue.drop(*name)
                 self._undropped.discard(name)
+            self._note_dropped()
             for first in range(0, max(1, len(copies)), SAVED_AT_ONCE):  # or its log takes what small tiers have
                 self._catalogue.save(copies[first : first + SAVED_AT_ONCE], oldest)
             self._swept = oldest
@@ -664,12 +677,24 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
             raise OSError(errno.EBUSY, what, path) from None
         _check_format(fd, path)
         content = f"{SIGN}{FORMAT}\nprocess {os.getpid()}\n".encode("ascii")
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, content, 0)
+        os.pwrite(fd, content.ljust(NOTE, b"\n"), 0)  # what is behind stays
     except BaseException:
         leave(mark)
         raise
     return mark
+
+
+def _has_note(mark: FileIO) -> bool:
+    return os.pread(mark.fileno(), len(WRONG), NOTE) == WRONG
+
+
+def _note(mark: FileIO, *, wrong: bool) -> None:
+    """Note for a next start, before the process may be killed, whether the catalogue has wrong names."""
+    with contextlib.suppress(OSError, ValueError):  # of the disk; or the tier has ended
+        if wrong:
+            os.pwrite(mark.fileno(), WRONG, NOTE)
+        elif _has_note(mark):
+            os.ftruncate(mark.fileno(), NOTE)
 
 
 def _check_format(fd: int, path: str) -> None:

@@ -567,6 +567,34 @@ def test_a_disk_that_is_full_until_the_end_keeps_no_name_that_was_removed(
     assert read_once(tier, store, "b") == content(MIB, seed=2)
 
 
+@pytest.mark.parametrize("in_time", [False, True])
+def test_a_kill_while_the_disk_is_full_keeps_no_name_that_was_removed(
+    tier: DiskTier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_time: bool
+) -> None:
+    """Each object of this store counts its own versions. `in_time`: the name is dropped before; all else stays."""
+    monkeypatch.setattr(module, "PAUSE", 0.05)
+    store = RecordingBackend({name: content(MIB, seed) for seed, name in enumerate("abc")})
+    read_once(tier, store, "b")
+    with on_tier(tier, store) as volume:
+        read(volume, "a")
+        with monkeypatch.context() as full:
+            for call in ("drop", "save"):
+                full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
+            volume.remove("b")
+            store.rename("c", "b")  # by another program
+            if not in_time:
+                copy_tier(folder, tmp_path / "killed")
+        if in_time:
+            running = volume.cache.tier
+            assert running is not None
+            eventually(lambda: not running._undropped)
+            copy_tier(folder, tmp_path / "killed")
+    killed = DiskTier(tmp_path / "killed", size="64MiB", segment="4MiB")
+    assert read_once(killed, store, "b") == content(MIB, seed=2)
+    if in_time:
+        kept(killed, store, "a")
+
+
 def test_what_waits_for_the_first_segment_stays_in_the_catalogue(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
