@@ -19,8 +19,9 @@ Whether the stored object is the one that they were written over:
     there is none, and there was one, or another identity  nothing is laid; they stay listed
 
 No call gets an open file of the object before that, by whatever name: bytes are laid beside no others. A call for the
-name of a gone object looks again; without identities its bytes are given up when a call of this cache gives that away.
-A thread of its own lays each file, and callers wait for that: no deadline or interrupt of theirs strikes in the middle.
+name of a gone object, or an open by another one, looks again; without identities its bytes are given up when a call of
+this cache gives that away. A thread of its own lays each file, and callers wait for that: no deadline or interrupt of
+theirs strikes in the middle.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class _Left:
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
         self.sought = True  # it is looked for without a call
+        self.link: Key | None = None  # another name that led to the object when it was opened last
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
@@ -159,6 +161,7 @@ class Recovery:
         identity = self._volume.engine.lasting_identity(inode.identity) if self._objects else None
         for each in (*self._names.get(name, ()), *self._objects.get(identity, ())):
             if each.unsaved.state.identity in (None, identity):
+                each.link = None if each.unsaved.state.identity is None else name
                 self._lay(each, tries)
 
     def _below(self, name: str) -> list[str]:
@@ -449,7 +452,12 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     if each.begun is not None and each.begun.recovering and not each.begun.freed:
         _take_back(volume, each, each.begun)
     try:
-        handle = _found(volume, unsaved.state, tries)
+        try:
+            handle = _found(volume, unsaved.state, tries)
+        except OSError as error:
+            if error.errno not in GONE or each.link is None:
+                raise
+            handle = _opened(volume, unsaved.state, each.link, tries, created=False)
         if each.over:
             return None  # it was given up
         if handle is None:

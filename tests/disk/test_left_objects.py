@@ -116,8 +116,13 @@ def test_bytes_of_a_file_that_gets_a_link_while_it_loses_its_name_are_kept(
     with left(tmp_path, "k", replaced) as volume:
         with volume.open("k") as file:
             assert file.read() == b"other"
-        assert [found.key for found in volume.recovered()] == ["k"]
-        volume.discard("k")
+        assert listed(volume) == ["k"]
+        assert read(volume, "link") == LAID
+        assert listed(volume) == ["link"]
+        volume.resume()
+        volume.sync(durability="backend")
+        assert listed(volume) == []
+    assert ((store / "k").read_bytes(), (store / "link").read_bytes()) == (b"other", LAID)
 
 
 def listed(volume: Volume) -> list[Any]:
