@@ -274,7 +274,7 @@ class BrokenHard(BaseException):
 
 FUNCTIONS: list[tuple[Any, str]] = [
     *((collector, name) for name in ("text_of", "cause", "errno_of", "as_os_error", "tried_again", "spans")),
-    *((collector, name) for name in ("max_write_of", "is_transient", "_emit_failed", "_log_failed")),
+    *((collector, name) for name in ("max_write_of", "is_transient", "_report_failed")),
     *((collector, name) for name in ("_parked", "_late", "_late_commit")),
     *((collector, name) for name in ("failed", "commit_failed", "acknowledged", "committed", "fault")),
     *((collector, name) for name in ("_note_write_fault", "_note_commit_fault")),
