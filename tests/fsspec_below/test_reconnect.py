@@ -13,10 +13,11 @@ import pytest
 
 from pagecache import CachedFile, CommitError, ConflictError, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.backends.fsspec.calls import Calls
+from pagecache.backends.fsspec.object import FsspecObject
 from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.file.rig import Task, attached, beside, eventually, raises
 from tests.fsspec_below.place import EVERYWHERE, OLD, Place, S3Place
-from tests.fsspec_below.stores import Whole
+from tests.fsspec_below.stores import Parts, Whole
 
 PLACES = EVERYWHERE
 Change = Callable[[CachedFile], None]
@@ -145,6 +146,28 @@ def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another
         volume.resolve("key", "rebase")
     file.fsync()
     assert place.content("key") == (b"minemore" if replaced else b"minemore" + OLD[8:])
+
+
+@pytest.mark.parametrize("landed", ["never", "after the open"])
+def test_unchanged_bytes_stay_whatever_becomes_of_a_commit_of_the_file_before(
+    place: Place, opened: Opened, monkeypatch: pytest.MonkeyPatch, landed: str
+) -> None:
+    """The new file recognises that commit like its own; its spool lacks the bytes that it has not changed. [2.22]"""
+    if isinstance(place.fs, Parts):
+        pytest.skip("the same as for others that copy")
+    volume, file = opened()
+    file.pwrite(b"mine", 0)
+    place.lose_commit(landed=False)
+    raises(CommitError, file.fsync)
+    place.repair()
+    if landed != "never":
+        if isinstance(place, S3Place):
+            pytest.skip("no other client can store an object with the mark of that commit")
+        beside(monkeypatch, FsspecObject, "recognises", lambda: place.put("key", b"mine" + OLD[4:]), after=True)
+    volume.reconnect(backend(place))
+    file.pwrite(b"more", 4)
+    file.fsync()
+    assert place.content("key") == b"minemore" + OLD[8:]
 
 
 def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:

@@ -43,11 +43,6 @@ class SpooledFile(ObjectFile[V]):
             spool.zero(offset, end)
             self.draft.punch(offset, end)
 
-    def _settle_attempts(self) -> None:
-        super()._settle_attempts()
-        if self.draft.changed and self._spool is not None:  # it has all bytes of the attempts
-            self.draft.fetched(self._spool)
-
     def _complete(self, spool: Spool, step: int, most: int) -> None:
         """Fetch the missing bytes by up to `most` concurrent calls of up to `step` bytes; ESTALE: another version is
         stored. After a failure no other call is begun, and the running ones have ended when its error is raised.
