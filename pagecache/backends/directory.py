@@ -67,6 +67,7 @@ class DirectoryFile(names.LocalFile, BackendFile):
         self.need_writable()
         end = min(offset + length, os.fstat(self.fd).st_size)
         if offset < end and not names.punch_hole(self.fd, offset, end - offset):
+            os.posix_fallocate(self.fd, offset, end - offset)  # a full disk refuses before a byte is lost
             while offset < end:
                 offset += os.pwrite(self.fd, ZEROS[: end - offset], offset)
         self.changed = True

@@ -139,8 +139,11 @@ class Spool:
                 done += self.write(offset + done, parts)
 
     def zero(self, begin: int, end: int) -> None:
-        while begin < end:
-            begin += os.pwrite(self.fd, ZEROS[: end - begin], begin)
+        """Zero the bytes of [begin, end), without space if the file system can."""
+        end = min(end, os.fstat(self.fd).st_size)
+        if begin < end and not punch_hole(self.fd, begin, end - begin):
+            while begin < end:
+                begin += os.pwrite(self.fd, ZEROS[: end - begin], begin)
 
     def fill(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill the buffers; unwritten ranges read as zeros."""

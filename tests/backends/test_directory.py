@@ -687,6 +687,17 @@ def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monk
     assert content(backend, "a") == b"01\0\0\0\0\x0007\0\0"[:2] + bytes(5) + b"7" + bytes(2)
 
 
+def test_hole_that_would_need_space_is_refused_before_a_byte_is_zero(
+    backend: DirectoryBackend, monkeypatch: Patch
+) -> None:
+    """A refusal changes nothing, so the cache takes its bytes for those that are stored. [2.17]"""
+    monkeypatch.setattr(names, "punch_hole", lambda fd, offset, length: False)
+    monkeypatch.setattr(os, "posix_fallocate", raising(OSError(errno.ENOSPC, "full")))
+    file = put(backend, "a", b"0123456789")
+    assert raises(OSError, file.punch_hole, 2, 5).errno == errno.ENOSPC
+    assert content(backend, "a") == b"0123456789"
+
+
 def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: Patch) -> None:
     monkeypatch.setattr(names, "rename_noreplace", lambda *places: False)
     put(backend, "a", b"a").close()

@@ -101,6 +101,31 @@ def test_what_is_written_waits_on_this_machine_and_its_disk_may_be_full(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("punches", [True, False], ids=["", "a disk without holes"])
+def test_a_hole_that_a_full_disk_cannot_take_fails_the_commit_and_is_made_by_the_next_one(
+    monkeypatch: Patch, punches: bool
+) -> None:
+    """Were the hole refused, its bytes would count as unchanged, though some of them are zeros by then."""
+    place, zero, chunk = Place(Whole(), "bucket"), Spool.zero, 1 << 16
+
+    def until_full(spool: Spool, begin: int, end: int) -> None:
+        zero(spool, begin, min(end, chunk))
+        raise OSError(errno.ENOSPC, "full")
+
+    if not punches:
+        monkeypatch.setattr("pagecache.backends.spool.punch_hole", lambda *_: False)
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    put(file, 0, b"X" * (2 * chunk))
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "zero", until_full)
+        file.punch_hole(0, LARGE - 1)
+        assert raises(OSError, file.commit).errno == errno.ENOSPC
+    assert place.content("key") == OLD
+    file.commit()
+    assert place.content("key") == bytes(LARGE - 1) + OLD[-1:]
+
+
 # ----------------------------------------------------------------------------------------- crashes
 
 CRASH = """

@@ -1,7 +1,8 @@
 """An open object whose uncommitted bytes are all in one spool, which a commit completes and sends as a whole.
 
-A commit first fetches the unchanged bytes of the opened version into the spool, by few reads, some of them concurrent:
-a call to a remote store costs more than the bytes between two ranges, and much more than a thread.
+A commit first zeroes holes in the spool: a full disk then fails the commit, and no hole in part. It fetches the
+unchanged bytes of the opened version into the spool, by few reads, some of them concurrent: a call to a remote store
+costs more than the bytes between two ranges, and much more than a thread.
 
     missing   [0, 4096)   [8192, 12288)       [5 MiB, 6 MiB)      between the first two is a page that was written
     reads     [0, 12288)                      [5 MiB, 6 MiB)      it is read with them, and left out
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 
 from ...errors import BackendError
 from ..spool import Spool
-from .extents import OLD
+from .extents import OLD, ZEROS
 from .file import ObjectFile
 from .parallel import Extent, reads_of, side_by_side
 from .store import V
@@ -38,16 +39,18 @@ class SpooledFile(ObjectFile[V]):
             self.draft.cut(size)
 
     def punch_hole(self, offset: int, length: int) -> None:
-        spool, end = self._spooled(), min(offset + length, self.draft.extents.size)
-        if offset < end:
-            spool.zero(offset, end)
-            self.draft.punch(offset, end)
+        self._spooled()
+        super().punch_hole(offset, length)
 
     def _complete(self, spool: Spool, step: int, most: int) -> None:
-        """Fetch the missing bytes by up to `most` concurrent calls of up to `step` bytes; ESTALE: another version is
-        stored. After a failure no other call is begun, and the running ones have ended when its error is raised.
+        """Zero holes, and fetch missing bytes by up to `most` concurrent calls of up to `step` bytes; ESTALE: another
+        version is stored. After a failure no other call is begun, and the running ones have ended when its error is
+        raised.
         """
         name, base = self.name, self.draft.base
+        for piece in self.draft.extents:
+            if piece.source == ZEROS:
+                spool.zero(piece.begin, piece.end)
         missing = [(piece.begin, piece.end) for piece in self.draft.extents if piece.source == OLD]
         if not missing or base is None:
             return
