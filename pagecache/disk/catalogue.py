@@ -137,14 +137,13 @@ class Catalogue:
             return number, version.decode("utf-8", "surrogatepass"), int(high)
 
     def chunk(self, copy: int, number: int, is_live: Callable[[int], bool]) -> Chunk:
-        """Return a chunk, without the extents that are gone; an empty one: there is none, or it cannot be read."""
-        try:
-            with self._reading, self._errors():
-                found = self._connection("_reader").execute(FIND_CHUNK, (copy, number)).fetchone()
-                packed = None if found is None else _opened(found[0], copy, number)
-        except OSError:
-            packed = None
-        return Chunk(packed or b"", is_live)
+        """Return a chunk, without the extents that are gone; an empty one: there is none."""
+        with self._reading, self._errors():
+            found = self._connection("_reader").execute(FIND_CHUNK, (copy, number)).fetchone()
+            packed = b"" if found is None else _opened(found[0], copy, number)
+        if packed is None:
+            raise OSError(errno.EILSEQ, "a row of the catalogue is damaged", self._path)
+        return Chunk(packed, is_live)
 
     def all(self) -> Iterator[tuple[str, int, int | None, bytes]]:
         """Yield volume, number, chunk and ranges of every chunk; before those of a copy, one without a chunk."""

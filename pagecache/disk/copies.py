@@ -185,7 +185,12 @@ class Copy:
         chunk = self._chunks.get(number)
         if chunk is None:
             void = not self.known or any(cut is not None and number >= cut for cut in (self._cut, self._saving))
-            chunk = self._chunks[number] = Chunk() if void else self._load(self.number, number)
+            try:
+                chunk = Chunk() if void else self._load(self.number, number)
+            except OSError:  # what cannot be read cannot be cut either: the next save replaces it
+                chunk = Chunk()
+                self._changed.add(number)
+            self._chunks[number] = chunk
         return chunk
 
     def find(self, pos: int) -> Found | None:

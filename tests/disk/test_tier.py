@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from pagecache import DiskTier, Event, ObjectStat, PageCache, Volume
 from pagecache.disk import records
 from pagecache.disk import tier as module
 from pagecache.disk.backend import TieredFile
-from pagecache.disk.catalogue import Catalogue
+from pagecache.disk.catalogue import FIND_CHUNK, Catalogue
 from pagecache.disk.copies import CHUNK, Copy
 from pagecache.disk.device import OS
 from pagecache.disk.segments import Segments
@@ -470,6 +471,31 @@ def test_chunks_behind_a_cut_are_gone_from_the_catalogue(tmp_path: Path) -> None
     again.cut(CHUNK, None)
     assert again.find(3 * CHUNK) is None  # the catalogue has it until the next save
     catalogue.close()
+
+
+def test_what_could_not_be_loaded_to_be_cut_is_not_kept_under_the_next_version(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One read of the catalogue fails, and then it is saved again."""
+    store = ObjectBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
+        running = volume.cache.tier
+        assert running is not None
+        reader = running._catalogue._reader
+
+        def execute(query: str, names: tuple[object, ...]) -> sqlite3.Cursor:
+            if query == FIND_CHUNK:
+                raise sqlite3.OperationalError("disk I/O error")
+            return reader.execute(query, names)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(running._catalogue, "_reader", SimpleNamespace(execute=execute))
+            file.truncate(4096)
+            file.fsync()
+    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
+        file.pwrite(b"end", MIB - 3)
+    assert read_once(tier, store, "a") == store.content("a") == content(MIB)[:4096] + bytes(MIB - 4099) + b"end"
 
 
 # -- D4: damage
