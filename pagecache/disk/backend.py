@@ -334,8 +334,8 @@ class TieredFile(PassingFile):
             copy.renamed(self._key)  # bytes may have been sent before a rename
             copy.version = version
             copy.turn += 1
+        self._tier.publish(copy, names, self._copy)
         self._copy, self._version = copy, version
-        self._tier.publish(copy, names)
 
     def _cut_changed(self, copy: Copy, changed: Ranges) -> bool:
         """Cut the changed ranges out of the copy; False: it is of another version by now. The lock is held."""

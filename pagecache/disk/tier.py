@@ -395,14 +395,26 @@ class Tier:
         self._ranges += len(found)
         return found
 
-    def publish(self, copy: Copy, names: int) -> None:
+    def publish(self, copy: Copy, names: int, former: Copy | None) -> None:
         """Make a copy, whose version has just been set, that of its object. `names`: what the attribute was when the
-        object was seen to have its name; if a name has changed since, no other file finds the copy.
+        object was seen to have its name; if a name has changed since, no other file finds the copy. `former`: that of
+        its file before. If a third copy has this version, its file and this one have written over each other's bytes,
+        in an unknown order: both are void.
         """
+        own = {each.number for each in (copy, former) if each is not None}
+        saved = self._saved(copy.volume, copy.key)
         with self._lock:
-            if names == self.names:
+            if names != self.names:
+                return
+            other = self._copies.get((copy.volume, copy.key))
+            found = [] if other is None else [(other.number, other.version)]
+            found += [] if saved is None else [saved[:2]]
+            if all(number in own or version != copy.version for number, version in found):
                 self._set_copy(copy)
                 self._save_soon(copy)
+                return
+        self.drop(copy.volume, copy.key)
+        copy.void()
 
     def changed(self, copy: Copy) -> None:
         """Have a copy saved."""

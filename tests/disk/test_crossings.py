@@ -376,7 +376,7 @@ def test_a_copy_that_is_found_beside_a_remove_is_not_that_of_the_name(running: T
     running._saved = saved  # type: ignore[method-assign]
     assert made.number != number
     assert not running.find("store", b"sa")
-    running.publish(made, names)
+    running.publish(made, names, None)
     assert not running.find("store", b"sa")
 
 
