@@ -407,10 +407,10 @@ class TieredBackend(PassingBackend):
     def rename(self, src: Key, dst: Key, *, replace: bool = True, tree: bool = True) -> None:
         """`tree`: it may be a directory, which has no copy itself."""
         before, after = self._name(src), self._name(dst)
-        moved = None if tree or before is None else self.tier.take_out(self.volume_id, before)
+        moved = None if tree or before is None else self.tier.take_out(self.volume_id, before, after)
         if tree:
             self._drop(src, tree=True)
-        self._drop(dst, tree=tree)
+        self._drop(dst, tree=tree, but=moved)
         try:
             self.inner.rename(src, dst, replace=replace)
         except BaseException:  # it may have been carried out
@@ -421,13 +421,13 @@ class TieredBackend(PassingBackend):
             raise
         if tree:  # a read beside it may have begun a copy
             self._drop(src, tree=True)
-            self._drop(dst, tree=True)
+            self._drop(dst, tree=True, but=moved)
         if moved is not None and after is not None:
             self.tier.put_back(moved, after)
 
-    def _drop(self, key: Key, *, tree: bool = False) -> None:
+    def _drop(self, key: Key, *, tree: bool = False, but: Copy | None = None) -> None:
         if (name := self._name(key)) is not None:
-            self.tier.drop(self.volume_id, name, tree=tree)
+            self.tier.drop(self.volume_id, name, tree=tree, but=but)
 
     def _name(self, key: Key) -> bytes | None:
         """Return a key as the tier has it, where files have canonical ones."""

@@ -159,6 +159,7 @@ class Tier:
         self._lock = threading.Lock()
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
         self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
+        self._moving: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()  # by the names they will get
         self._unsaved: set[Copy] = set()
         self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, after a failure
         self._noting = threading.Lock()  # held briefly, over the note of that: a kill leaves the names there
@@ -428,36 +429,46 @@ class Tier:
             self._wake.set()  # the writer may wait for bytes alone
         self._unsaved.add(copy)
 
-    def drop(self, volume: str, key: bytes, *, tree: bool = False) -> None:
-        """Forget the copy under a name that another object may have now or soon, with the same version. `tree`: and
-        those below it, by a walk of all copies.
+    def drop(self, volume: str, key: bytes, *, tree: bool = False, but: Copy | None = None) -> None:
+        """Forget the copy under a name that another object may have now or soon, with the same version, and the copy
+        that is to get the name, unless it is `but`. `tree`: and those below it, by a walk of all copies.
         """
         first, last = below(key)
         with self._lock:
-            names = [name for of, name in self._copies if of == volume and first < name < last] if tree else []
-            copies = [self._pop(volume, name) for name in (key, *names)]
+            known = (*self._copies, *self._moving) if tree else ()
+            names = [key, *(name for of, name in known if of == volume and first < name < last)]
+            copies = [self._pop(volume, name) for name in names]
+            moving = [(volume, name) for name in names if self._moving.get((volume, name)) is not but]
+            copies += [self._moving.pop(name, None) for name in moving]
         for copy in copies:
             if copy is not None:
                 copy.void()  # files may have it
         self._drop_saved(volume, key, tree=tree)
 
-    def take_out(self, volume: str, key: bytes) -> Copy | None:
+    def take_out(self, volume: str, key: bytes, to: bytes | None) -> Copy | None:
         """Return the copy of an object that gets another name, which no file finds until `put_back`."""
         saved = self._saved(volume, key)
         with self._lock:
             copy = self._pop(volume, key)
             if copy is None and saved is not None:
                 copy = self._saved_copy(volume, key, saved)
+            if copy is not None and to is not None:
+                self._moving[volume, to] = copy
         self._drop_saved(volume, key)
         return copy
 
     def put_back(self, copy: Copy, key: bytes) -> None:
-        """Have a copy under the new name of its object."""
+        """Have a copy under the new name of its object. If another call has dropped that name since `take_out`, there
+        is none: it is not known which call came last.
+        """
         with self._lock:
-            self._pop(copy.volume, key)
-            copy.renamed(key)
-            self._set_copy(copy)
-            self._save_soon(copy)
+            if self._moving.pop((copy.volume, key), None) is copy:
+                self._pop(copy.volume, key)
+                copy.renamed(key)
+                self._set_copy(copy)
+                self._save_soon(copy)
+                return
+        self.drop(copy.volume, key)
 
     def _pop(self, volume: str, key: bytes) -> Copy | None:
         """The lock is held."""

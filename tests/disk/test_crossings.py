@@ -20,7 +20,7 @@ from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.tier import Tier
-from tests.file.rig import beside, eventually, raising
+from tests.file.rig import at_gate, beside, eventually, raising
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from . import test_orders as orders
@@ -354,6 +354,27 @@ def test_a_name_that_the_catalogue_could_not_drop_is_dropped_though_nothing_more
         errors = running.errors
         eventually(lambda: running.errors > errors, 20)  # the next save fails too
     eventually(lambda: running._catalogue.find("store", b"sa") is None, 20)
+
+
+@pytest.mark.parametrize("how", ["remove", "rename"])
+@pytest.mark.parametrize("tree", [False, True], ids=["an object", "with others below"])
+def test_a_name_that_another_cache_gives_away_beside_a_rename_has_no_copy(tier: DiskTier, how: str, tree: bool) -> None:
+    """The rename is carried out, and its answer is late."""
+    store = RecordingBackend({"a": content(MIB), "a/below": b"below", "c": content(MIB, seed=2)})
+    other = store.successor(lose=False)
+    with on_tier(tier, store) as ours, on_tier(tier, other) as theirs:
+        read(ours, "a")
+        if tree:
+            read(ours, "a/below")
+        gate, renaming = at_gate(store.gate("rename answer"), ours.rename, "a", "b")
+        if how == "remove":
+            theirs.remove("b")
+            store.objects["b"] = StoredObject(content(MIB, seed=2))
+        else:
+            theirs.rename("c", "b")
+        renaming.result(opening=gate)
+        assert read(theirs, "b") == content(MIB, seed=2)
+    assert read_once(tier, other, "b") == content(MIB, seed=2)
 
 
 def test_a_copy_that_is_found_beside_a_remove_is_not_that_of_the_name(running: Tier) -> None:

@@ -344,7 +344,7 @@ def test_a_save_beside_a_rename_does_not_bring_the_old_name_back(tier: Tier, mon
     copy, save = unsaved(tier), Catalogue.save
 
     def save_late(catalogue: Catalogue, copies: Sequence[Copy], oldest: int) -> None:
-        assert list(copies) == [copy] == [tier.take_out("store", b"sk")]
+        assert list(copies) == [copy] == [tier.take_out("store", b"sk", b"sn")]
         save(catalogue, copies, oldest)
 
     with monkeypatch.context() as beside:
@@ -366,7 +366,7 @@ def test_a_copy_is_saved_soon_also_without_bytes_to_write(
     if how == "published":
         tier.publish(copy, tier.names, None)
     elif how == "renamed":
-        assert tier.take_out("store", b"sk") is copy
+        assert tier.take_out("store", b"sk", b"sk") is copy
         tier.put_back(copy, b"sk")
     else:
         tier.changed(copy)
@@ -414,7 +414,7 @@ def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: 
     rig.stale = True  # a new object has no version
     file = rig.open()
     write(file, 2, "X")
-    assert tier.take_out("store", b"sk") is None
+    assert tier.take_out("store", b"sk", b"sn") is None
     rig.key, rig.stale = "n", False
     file.commit()
     assert (tier.find("store", b"sk"), tier.find("store", b"sn")) == (False, True)
