@@ -397,6 +397,13 @@ class TieredBackend(PassingBackend):
             opened = self.inner.open(key)
         return opened if name is None or opened is None or missing_in_file(opened) else TieredFile(opened, self, name)
 
+    def announced(self, key: Key) -> None:
+        """Forget the copy of an object that another program has changed: in place, its version may be a version of this
+        cache too. Never waits. `key`: canonical.
+        """
+        if not self.inner.limits.commit_on_close and (name := encoded(key)) is not None:
+            self.tier.forget(self.volume_id, name)
+
     def remove(self, key: Key) -> None:
         self._drop(key)  # before: the process may be killed after the call
         try:

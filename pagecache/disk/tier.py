@@ -161,8 +161,8 @@ class Tier:
         self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         self._moving: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()  # by the names they will get
         self._unsaved: set[Copy] = set()
-        self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, after a failure
-        self._noting = threading.Lock()  # held briefly, over the note of that: a kill leaves the names there
+        self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, until the next save
+        self._noting = threading.Lock()  # held briefly, over the note of a failed drop: a kill leaves the names there
         self.names = 0  # changes of names so far: see `publish`
         self._wake = threading.Event()
         self._save_every = SAVE_EVERY
@@ -444,6 +444,13 @@ class Tier:
             if copy is not None:
                 copy.void()  # files may have it
         self._drop_saved(volume, key, tree=tree)
+
+    def forget(self, volume: str, key: bytes) -> None:
+        """Have files that are opened later find no copy under a name. Waits for no disk: the next save drops it."""
+        with self._lock:
+            self._pop(volume, key)  # first: a save beside it saves the copy no longer, or comes before the next one
+            self._undropped.add((volume, key))
+        self._wake.set()
 
     def take_out(self, volume: str, key: bytes, to: bytes | None) -> Copy | None:
         """Return the copy of an object that gets another name, which no file finds until `put_back`."""

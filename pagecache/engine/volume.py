@@ -226,6 +226,11 @@ class EngineVolume:
         lasting: Any = getattr(self.backend, "lasting_identity", None)
         return None if lasting is None or identity is None else lasting(identity)
 
+    def announced(self, key: Key) -> None:
+        """Let the disk tier know that another program has changed an object. Never waits."""
+        if isinstance(self.backend, TieredBackend):
+            self.backend.announced(key)
+
     def disk_hits(self) -> int:
         """Return how many reads the tier has served."""
         return self.backend.hits if isinstance(self.backend, TieredBackend) else 0

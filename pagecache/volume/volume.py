@@ -524,8 +524,11 @@ class Volume:
         others. Callable from anywhere, even inside a backend call; never blocks.
         """
         self.cache._check_forked()
-        for inode in self._inodes_of(key):
+        inodes = self._inodes_of(key)
+        for inode in inodes:
             conflicts.announce(self, inode, offset, length, version)
+        if not inodes and key is not None:
+            self.engine.announced(self._canonical(key))
 
     def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
         """Drop dirty, failed and unstable data on purpose; return the losses. Each handle open at this time raises

@@ -82,6 +82,23 @@ def test_an_announced_change_is_read_from_the_store(tier: DiskTier, *, before: b
     assert read_once(tier, store, "a") == content(MIB)
 
 
+@pytest.mark.parametrize("known", ["an open file", "a closed file", "no file"])
+def test_no_later_file_reads_bytes_that_an_announced_change_has_replaced(tier: DiskTier, known: str) -> None:
+    """The version is that of our commit: another program had written before it was asked for."""
+    store = RecordingBackend({"a": bytes(MIB)})
+    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
+        file.pwrite(content(8192), 0)
+        file.fsync()
+    with on_tier(tier, store) as volume:
+        file = volume.open("b" if known == "no file" else "a", "a+")
+        if known == "a closed file":
+            file.close()
+        store.objects["a"].written[:8192] = content(8192, seed=2)
+        volume.invalidate_remote("a", 0, 8192)
+        assert read(volume, "a")[:8192] == content(8192, seed=2)
+    assert read_once(tier, store, "a")[:8192] == content(8192, seed=2)
+
+
 @pytest.mark.parametrize("length", [1 << 40, 1 << 62])
 def test_an_announcement_of_any_length_takes_no_time(tier: DiskTier, length: int) -> None:
     store = RecordingBackend({"a": content(MIB)})

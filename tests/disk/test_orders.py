@@ -13,7 +13,7 @@ from pagecache.disk.backend import TieredBackend, TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import Copy
 from pagecache.disk.tier import Tier
-from tests.file.rig import beside, eventually, raises, raising
+from tests.file.rig import Task, beside, eventually, raises, raising
 
 pytestmark = pytest.mark.contract("D8")
 
@@ -354,6 +354,17 @@ def test_a_save_beside_a_rename_does_not_bring_the_old_name_back(tier: Tier, mon
     tier.put_back(copy, b"sn")
     tier._save()
     assert tier._catalogue.find("store", b"sn") == (copy.number, "1", copy.high)
+
+
+def test_an_announcement_waits_for_no_save_of_the_catalogue(tier: Tier) -> None:
+    unsaved(tier)
+    tier._save()
+    with tier._catalogue._saving:
+        Task(tier.forget, "store", b"sk").result()
+        assert not tier.find("store", b"sk")
+        assert tier._catalogue.find("store", b"sk") is not None
+    tier._save()
+    assert tier._catalogue.find("store", b"sk") is None
 
 
 @pytest.mark.parametrize("how", ["published", "renamed", "changed"])

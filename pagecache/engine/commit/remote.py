@@ -124,6 +124,7 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     file.versions.distrust()
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
+    file.volume.announced(file.key)
     file.invalidate_range(start, end)
     file.give_up_copy("the object was changed by another writer")
     local = file.local_ranges()
