@@ -335,10 +335,14 @@ class EngineFile(NativeInode):
         """Return whether calls go to this file of the backend, and no abort has come: a reconnect compares versions."""
         return self.backend_file is backend_file and not self.volume.aborted
 
-    def invalidate_range(self, pos: int, end: int) -> bool:
+    def doubt_copy(self, pos: int, end: int) -> None:
+        """Let the disk tier know that another program may have changed bytes."""
         backend_file = self.backend_file
         if type(backend_file) is TieredFile:
             backend_file.forget(pos, end)
+
+    def invalidate_range(self, pos: int, end: int) -> bool:
+        self.doubt_copy(pos, end)
         return super().invalidate_range(pos, end)
 
     def _hold(self) -> None:

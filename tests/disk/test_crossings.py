@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic
+from typing import Literal
 
 import pytest
 
-from pagecache import DiskTier, PageCache
+from pagecache import Advice, ConflictError, DataLossError, DiskTier, PageCache
 from pagecache.backends import DirectoryBackend, TransformBackend
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.tier import Tier
-from tests.file.rig import at_gate, beside, eventually, raising
+from tests.file.rig import at_gate, beside, eventually, raises, raising
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from . import test_orders as orders
@@ -97,6 +99,35 @@ def test_no_later_file_reads_bytes_that_an_announced_change_has_replaced(tier: D
         volume.invalidate_remote("a", 0, 8192)
         assert read(volume, "a")[:8192] == content(8192, seed=2)
     assert read_once(tier, store, "a")[:8192] == content(8192, seed=2)
+
+
+@pytest.mark.parametrize("refused", ["write_from", "read_into"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
+def test_bytes_that_another_program_has_overwritten_are_none_of_its_version(
+    tier: DiskTier, policy: Literal["fail", "take_remote"], refused: str
+) -> None:
+    """In place; they were sent, and a call that finds the other version is refused before theirs was asked for."""
+    store = RecordingBackend({"a": bytes(16384)})
+    with on_tier(tier, store, read_ahead=0, on_conflict=policy) as volume:
+        file = volume.open("a", "r+")
+        file.pwrite(b"x" * 4096, 0)
+        file.advise(Advice.DONTNEED)  # it is written back
+        eventually(lambda: store.spans("write_from", "a") == [(0, 4096)] and not file._inode.usage()["writeback"])
+        store.change_remotely("a", b"y" * 16384)
+        fault = store.fault(refused, OSError(errno.ESTALE, "another version is stored"))
+        if refused == "read_into":
+            raises(ConflictError, file.pread, 4096, 8192)
+        else:
+            file.pwrite(b"z" * 4096, 4096)
+            raises(OSError, file.flush)
+        fault.clear()
+        if policy == "fail":
+            volume.resolve("a", "discard")
+        eventually(lambda: not file._inode.local_ranges(), 10)
+        assert file.pread(16384, 0) == b"y" * 16384
+        with suppress(DataLossError):  # unless the flush has raised it
+            file.close()
+    assert read_once(tier, store, "a") == b"y" * 16384
 
 
 @pytest.mark.parametrize("length", [1 << 40, 1 << 62])

@@ -98,6 +98,9 @@ def refused(file: EngineFile, *, read: bool = False) -> bool:
     """Handle a call that was refused for the version; on a thread that may repeat it. False: the stored version is the
     base by now, and nothing is lost. `read`: the call was a read: the base may have changed beside it.
     """
+    whole = file.limits().commit_on_close
+    if not whole:
+        file.doubt_copy(0, END)  # before the file is asked for its version, which may lack bytes that were sent
     while True:
         with file.lock:
             changes = file.changes()
@@ -105,7 +108,6 @@ def refused(file: EngineFile, *, read: bool = False) -> bool:
             version = file.volume.backend.stat(file.key).version
         except Exception:
             version = None
-        whole = file.limits().commit_on_close
         if file.has_local() or not whole:
             return changed(file, version, read=read and whole)
         with file.lock:
