@@ -137,6 +137,11 @@ class Op(Protocol):
     def release_lock(self) -> None:
         """Release the file's lock before the end."""
 
+    def direct_share(self, pos: int, end: int, /) -> bool:
+        """Return whether a direct write of this range may go on with the shared lock, which it holds: no other one that
+        does overlaps it.
+        """
+
     def direct_begin(self) -> bool:
         """Return whether it counts as a direct write from now on; False: the gate is closed. The lock is held."""
 

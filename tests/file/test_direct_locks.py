@@ -114,6 +114,27 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: Patc
     assert file.pread(16 * PAGE, 0) == b"y" * PAGE + DATA[PAGE : 2 * PAGE] + bytes(6 * PAGE) + b"x" * PAGE
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["a running one", "one that was interrupted"])
+def test_a_parallel_direct_write_waits_for_one_of_the_same_bytes(make: Make, left: bool) -> None:
+    """Else the store may have the bytes of either. Writes of other bytes run beside it. [T-21, 2.10, 2.26]"""
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    direct, gate = parallel(rig), rig.backend.gate("write_from")
+    if left:
+        with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+            direct.pwrite(b"a" * 2 * PAGE, 4 * PAGE)
+    else:
+        first = at_gate(gate, direct.pwrite, b"a" * 2 * PAGE, 4 * PAGE)[1]
+    for page in (3, 6):
+        Task(direct.pwrite, b"c" * PAGE, page * PAGE).result()
+    second = Task(direct.pwrite, b"b" * 2 * PAGE, 5 * PAGE)
+    assert second.waits()
+    gate.open()
+    if not left:
+        first.result()
+    second.result()
+    assert direct.pread(4 * PAGE, 3 * PAGE) == b"c" * PAGE + b"a" * PAGE + b"b" * 2 * PAGE
+
+
 @pytest.mark.parametrize("change", ["truncate", "punch_hole"])
 def test_a_truncate_or_hole_waits_for_a_direct_write(make: Make, change: str) -> None:
     """This is the other order: nothing of the file is in flight when the backend is called. [T-22, T-29, 2.17, 2.26]"""

@@ -317,6 +317,7 @@ static PyMethodDef op_methods[] = {
 	{"finish", op_finish, METH_VARARGS, NULL},
 	{"acquire", pc_op_take, METH_O, NULL},
 	{"release_lock", pc_op_release_lock, METH_NOARGS, NULL},
+	{"direct_share", pc_op_direct_share, METH_VARARGS, NULL},
 	{"direct_begin", pc_op_direct_begin, METH_NOARGS, NULL},
 	{"direct_end", pc_op_direct_end, METH_NOARGS, NULL},
 	{"carry", pc_op_carry, METH_O, NULL},

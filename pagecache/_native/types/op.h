@@ -50,6 +50,7 @@ struct op_caller {
 	struct pc_waiter waiter;
 	struct pc_place place; /* of a write that may wait for dirty budget */
 	u64 failed; /* direct write: failed commits when it began */
+	u64 shared, shared_end; /* its range, while it has the inode lock shared */
 	u32 calls; /* running calls of a direct write, on threads of the volume */
 	u32 holds; /* PC_HOLD_* */
 	u32 turn; /* of the token, when `lent` was set */

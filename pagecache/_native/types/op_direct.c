@@ -55,6 +55,27 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
+/* direct_share(pos, end) -> whether a direct write of this range may go on with the shared inode lock, which it holds: no
+ * other one that does overlaps it. A write that was left keeps its range with the lock. */
+PyObject *pc_op_direct_share(PyObject *self, PyObject *args)
+{
+	struct op *op = (struct op *)self;
+	unsigned long long pos, end;
+	if (!PyArg_ParseTuple(args, "KK", &pos, &end) || not_running(op))
+		return NULL;
+	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
+		struct op *other = PC_ENTRY(l, struct op, listed);
+		if (other == op || other->inode != op->inode || other->kind != PC_OP_CALLER)
+			continue;
+		const struct op_caller *its = caller_of(other);
+		if (its->holds & PC_HOLD_LOCK_S && its->shared < end && pos < its->shared_end)
+			Py_RETURN_FALSE;
+	}
+	caller_of(op)->shared = pos;
+	caller_of(op)->shared_end = end;
+	Py_RETURN_TRUE;
+}
+
 /* direct_begin() -> whether it counts as a direct write from now on; False: the gate is closed. The inode lock is held. */
 PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 {

@@ -128,8 +128,8 @@ pc_method pc_enter_loop, pc_use_inside, pc_inside_volumes;
 bool pc_op_direct_settle(struct op *op);
 void pc_op_direct_fence(struct pc_volume *v);
 i64 pc_direct_read(PyObject *core, struct pc_inode *i, u64 pos, u8 *to, u64 len, PyObject **met);
-pc_method pc_op_take, pc_op_release_lock, pc_op_direct_begin, pc_op_direct_end, pc_op_carry, pc_op_send, pc_op_read,
-	pc_run_owning;
+pc_method pc_op_take, pc_op_release_lock, pc_op_direct_share, pc_op_direct_begin, pc_op_direct_end, pc_op_carry,
+	pc_op_send, pc_op_read, pc_run_owning;
 
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows);
 

@@ -5,7 +5,8 @@ A direct read takes no lock and leaves nothing in the cache. C makes the calls f
 
 A direct write decides which lock it needs, takes it and decides again:
 
-    shared      it extends nothing, nothing of the file is local, and handle and backend allow several at once
+    shared      it extends nothing, nothing of the file is local, handle and backend allow several at once, and no
+                running one overlaps it
     exclusive   otherwise; local data of the range is written back and committed first, or a later failed commit would
                 put it over the newer bytes
 
@@ -357,7 +358,8 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
         return False
     if parallel and file.direct_may_share(write.offset, write.end):
         op.acquire(SHARED)
-        if file.direct_may_share(write.offset, write.end) and _may_be_direct(file, write):
+        stands = file.direct_may_share(write.offset, write.end) and _may_be_direct(file, write)
+        if stands and op.direct_share(write.offset, write.end):
             write.shared = True
             return True
         op.release_lock()  # never upgraded in place: two such writes would wait for each other
