@@ -154,14 +154,15 @@ def drop(cache: PageCache) -> None:
 
 def end(cache: PageCache) -> None:
     """Close a dropped cache, on a separate thread. Unsaved data stays, and saving is repeated; withheld objects, whose
-    writers are gone, are listed and dropped.
+    writers are gone, are listed and dropped, but for what the journal has of them.
     """
     name = repr(cache)  # a log record with the object itself would keep the cache alive
     try:
         for volume, inode in withhold(cache):
+            then = "the next attach finds what fsync has put on disk" if inode.journaled.is_live() else "it is gone"
             lost = [(entry.offset, entry.length) for entry in lifetimes.forsake(volume, inode)]
             what = f"{name} was dropped unclosed; {spans(lost)} was never published"
-            volume.engine.say(logging.ERROR, "data that was given up", what, "it is gone", inode.key)
+            volume.engine.say(logging.ERROR, "data that was given up", what, then, inode.key)
         cache.close()
     except OSError as error:
         ranges: list[FailedRange] = getattr(error, "ranges", [])

@@ -294,9 +294,10 @@ def withhold(volume: Volume) -> list[Inode]:
 
 
 def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
-    """Drop and return the local data of an object that cannot be published any longer."""
+    """Drop and return the local data of an object that cannot be published any longer. What the journal has stays."""
     inode.set_aside(abandoned=True)
     rollback: Any = getattr(inode.backend_file, "rollback", None)
+    inode.run(TOKEN, "holding", inode.journaled.leave)  # after a commit that runs, which may have saved it
     lost = drop_local(volume, inode, 0, END, cut=rollback is None)
     if rollback is not None:
         volume.engine.call(rollback, "rollback", inode.key)

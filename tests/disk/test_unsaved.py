@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -18,6 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import ConflictError, DiskTier, LostRange, PageCache, Volume
 from pagecache.backends.fsspec import FsspecBackend
+from pagecache.disk import tier
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
@@ -267,6 +270,28 @@ def test_bytes_that_an_fsync_has_put_on_disk_are_not_given_up_with_the_handle(wo
         assert world.read(key).startswith(b"kept")
     after = world.crash()
     assert (after.read("new"), after.read()) == (b"kept", changed(0, b"kept"))
+
+
+@pytest.mark.parametrize("later", [b"", b"l", b"later"])
+def test_bytes_that_an_fsync_has_put_on_disk_are_not_given_up_with_the_cache(tmp_path: Path, later: bytes) -> None:
+    """It is dropped unclosed with an open handle. Later bytes are published by none. [2.22]"""
+    store = ObjectBackend({"k": OLD})
+
+    def program() -> None:
+        file = on_disk(tmp_path, store)[1].open("k", "r+b")
+        file.pwrite(b"kept", 0)
+        file.fsync()
+        file.pwrite(later, 0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        program()
+        eventually(lambda: gc.collect() >= 0 and os.path.realpath(tmp_path) not in tier._running)
+    assert store.committed("k") == OLD
+    cache, volume = on_disk(tmp_path, store)
+    volume.sync(durability="backend")
+    assert store.committed("k") == changed(0, b"kept")
+    cache.close()
 
 
 # -- recovery

@@ -606,6 +606,12 @@ class Journaled:
                     self._end(self._owner.journal())
             return dropped
 
+    def leave(self) -> None:
+        """Leave to the next attach what is unsaved: nothing that becomes of the file is recorded any longer."""
+        with self._lock:
+            self.settle()
+            self._marks.clear()
+
     def saving(self) -> None:
         """Record that a commit of a whole object is about to begin."""
         with self._lock:
