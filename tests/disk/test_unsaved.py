@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import ConflictError, DiskTier, LostRange, PageCache, Volume
+from pagecache import ConflictError, DiskTier, LostRange, PageCache, Volume, closing
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import tier
 from pagecache.disk.device import OS
@@ -31,7 +31,7 @@ from tests.file.rig import Task, beside, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, StoredObject
 
-from .test_durability import IN_PLACE, OLD, Make, World, changed, disk_fails, failing, losing_a_sync
+from .test_durability import IN_PLACE, OLD, WHOLE, Make, World, changed, disk_fails, failing, losing_a_sync
 from .test_tier import read
 
 pytestmark = pytest.mark.contract("D1", "D3", "D5", "D10")
@@ -292,6 +292,31 @@ def test_bytes_that_an_fsync_has_put_on_disk_are_not_given_up_with_the_cache(tmp
     volume.sync(durability="backend")
     assert store.committed("k") == changed(0, b"kept")
     cache.close()
+
+
+@WHOLE
+@pytest.mark.parametrize("fsync", [False, True])
+def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(world: World, *, fsync: bool) -> None:
+    """They are listed, and their writer may still save them. [T-77, 2.22]"""
+    file = world.synced(b"saved")
+    file.pwrite(b"half", 8192)
+    with pytest.raises(ZeroDivisionError), world.cache:
+        raise ZeroDivisionError
+    assert [entry.key for entry in world.volume.unsaved()] == ["k"]
+    if fsync:
+        file.fsync()
+    saved = changed(0, b"saved")
+    world.crash().settles(changed(8192, b"half", saved) if fsync else saved)
+
+
+@WHOLE
+def test_an_fsync_beside_the_end_puts_the_bytes_of_its_writer_on_disk(world: World) -> None:
+    file = world.synced(b"saved")
+    file.pwrite(b"half", 8192)
+    assert closing.withhold(world.cache)
+    file.fsync()
+    assert world.saved() == OLD
+    world.crash().settles(changed(8192, b"half", changed(0, b"saved")))
 
 
 # -- recovery

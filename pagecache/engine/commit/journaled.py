@@ -326,6 +326,8 @@ class Journaled:
             return False
         if file.rebases % 2:
             return False
+        if file.withheld and file.changed_since(self.asked):
+            return False  # only its writer publishes that
         if not isinstance(file.key, str | bytes):
             return False
         if not self._marks and file.undone()["hole_end"] and not hasattr(file.backend_file, "rollback"):

@@ -326,6 +326,8 @@ def log(file: EngineFile, timeout: float | None = None) -> bool:
     volume.check_wait("fsync", file.key)
     if volume.journal is None:
         return False
+    if file.withheld and file.changed_since(file.journaled.asked) and not file.journaled.has_all():
+        file.set_aside(withheld=False)  # as in `fsync`: only what is recovered and held stays so
     until = None if timeout is None else Deadline(volume.clock, timeout).at
     return not volume.journal.append([file], until)
 
