@@ -13,6 +13,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.protocol import close_backend_file
@@ -24,7 +25,7 @@ from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
 from ..errors import FailedRange, LostRange, UnsavedDataError
-from ..native import END, LOCK, NAMES, TOKEN
+from ..native import END, LOCK, NAMES, TOKEN, Op
 from . import lifetimes
 from .inode import Inode
 
@@ -121,7 +122,7 @@ def _stand_by(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal
                 return None  # all is saved, or discarded; only threads and files are left
             error = deadline_error("another thread is detaching the volume")
             if on_failed == "raise":
-                raise _unsaved_error(volume, _unsaved(volume), error) from error
+                raise _unsaved_error(volume, _unsaved(volume, deadline)[0], error) from error
             volume.engine.abort(error)  # this ends the waits of the thread that has the turn
             forced = True
     return None
@@ -174,13 +175,14 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
                 _sync_names(volume, deadline)
             # A call that creates a file may have begun before the seal, and ended after the sync.
             known: list[FailedRange] = []
-            while (unsaved := _unsaved(volume)) != known:
+            unsaved, left = _unsaved(volume, deadline)
+            while unsaved != known:
                 volume.sync(deadline.timeout())
-                known = unsaved
+                known, (unsaved, left) = unsaved, _unsaved(volume, deadline)
         else:
-            unsaved = _unsaved(volume)
+            unsaved, left = _unsaved(volume, deadline)
     except OSError as error:
-        cause, unsaved = error, _unsaved(volume)
+        cause, (unsaved, left) = error, _unsaved(volume, deadline)
     if cause is not None and not unsaved:
         unsaved = [
             found for found in getattr(cause, "ranges", []) if isinstance(found, FailedRange)
@@ -189,7 +191,7 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
         raise _unsaved_error(volume, unsaved, cause) from cause
     if isinstance(cause, TimeoutError):
         volume.engine.abort(cause)  # a hanging call would keep the token forever
-    return _give_up(volume, deadline)
+    return _give_up(volume, left, deadline, discards=cause is not None or bool(unsaved))
 
 
 def _sync_names(volume: Volume, deadline: Deadline) -> None:
@@ -226,24 +228,22 @@ def _cut_views(volume: Volume, deadline: Deadline) -> bool:
     return bool(inodes)
 
 
-def _stays(volume: Volume, file: EngineFile) -> bool:
-    """Return whether the unsaved bytes of a file stay in the disk tier."""
-    return file.recovering or ((file.withheld or volume.engine.durability == "disk") and file.journaled.has_all())
-
-
-def _unsaved(volume: Volume) -> list[FailedRange]:
-    """Return unsaved ranges; an object with only its creation, size, holes or direct writes uncommitted counts with no
-    bytes.
+def _unsaved(volume: Volume, deadline: Deadline) -> tuple[list[FailedRange], set[EngineFile]]:
+    """Return unsaved ranges, and the files whose unsaved bytes stay in the disk tier. An object with only its creation,
+    size, holes or direct writes uncommitted counts with no bytes.
     """
     found: list[FailedRange] = []
+    left: set[EngineFile] = set()
     for file in volume.engine.files():
-        if file.removed or file.abandoned or _stays(volume, file):
-            continue
-        ranges = failures.failed_ranges(file, everything=True)
-        if not ranges and file.has_local():
-            ranges = [failures.uncommitted_range(file)]
-        found += ranges
-    return found
+        on_disk = file.withheld or volume.engine.durability == "disk"
+        if file.recovering or (on_disk and file.journaled.has_all(deadline)):
+            left.add(file)
+        elif not (file.removed or file.abandoned):
+            ranges = failures.failed_ranges(file, everything=True)
+            if not ranges and file.has_local():
+                ranges = [failures.uncommitted_range(file)]
+            found += ranges
+    return found, left
 
 
 def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseException | None) -> UnsavedDataError:
@@ -257,26 +257,43 @@ def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseExcept
     )
 
 
-def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
+def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, discards: bool) -> list[LostRange]:
+    """Give up local data, but for files that are `left` to the disk tier. `discards`: not only that of removed and
+    abandoned files.
+    """
     lost: list[LostRange] = []
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
-    if not volume.engine.aborted and any(inode.has_local() and _stays(volume, inode) for inode in inodes):
+    if not volume.engine.aborted and any(inode.has_local() and inode in left for inode in inodes):
         volume.engine.abort(None, left=True)
     for inode in inodes:
-        if not inode.has_local() or _stays(volume, inode):
+        doomed = inode.removed or inode.abandoned
+        if not inode.has_local() or inode in left or not (discards or doomed):
             continue
-        forgotten = not volume.engine.aborted and _roll_back(volume, inode, deadline)
-        if volume.engine.aborted:
+        entries: list[LostRange] = []
+        if not volume.engine.aborted:
+            drop = partial(_drop, volume, inode, entries, deadline)
+            try:
+                inode.run(TOKEN, "lending", drop, deadline.until())
+            except TimeoutError as error:
+                if not deadline.passed():
+                    raise  # of the backend
+                volume.engine.abort(error)
+        if volume.engine.aborted and not entries:
             ranges = inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)]
             entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
-        else:
-            entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None, forgotten=forgotten)
         with volume.inodes_lock:
             inode.record_loss(entries, seen=True)
-        if not (inode.removed or inode.abandoned):
+        if not doomed:
             lost += entries
     return lost
+
+
+def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadline, op: Op) -> None:
+    """Drop the local data of a file, whose token is held: a commit of it has ended."""
+    forgotten = inode.has_local() and _roll_back(volume, inode, deadline)
+    if not volume.engine.aborted:
+        inode.drop_local(op, (0, END, lost, deadline.at is None, forgotten))
 
 
 def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:
@@ -286,7 +303,7 @@ def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:
     if inode.abandoned:
         return False
     rollback: Any = getattr(inode.backend_file, "rollback", None)
-    if rollback is None or not inode.limits().commit_on_close or not inode.pass_idle():
+    if rollback is None or not inode.limits().commit_on_close:
         return False
     try:
         _within(volume, rollback, "rollback", deadline)

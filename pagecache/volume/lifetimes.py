@@ -413,12 +413,8 @@ def take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
     return used
 
 
-def drop_local(
-    volume: Volume, inode: Inode, start: int, end: int, *, cut: bool = True, forgotten: bool = False
-) -> list[LostRange]:
-    """Drop local data. `cut`: also in the backend, for a tail that it may have stored in part. `forgotten`: it was
-    rolled back already.
-    """
+def drop_local(volume: Volume, inode: Inode, start: int, end: int, *, cut: bool = True) -> list[LostRange]:
+    """Drop local data. `cut`: also in the backend, for a tail that it may have stored in part."""
     lost: list[LostRange] = []
-    inode.run(TOKEN, "drop_local", (start, end, lost, cut, forgotten))
+    inode.run(TOKEN, "drop_local", (start, end, lost, cut, False))
     return lost

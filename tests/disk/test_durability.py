@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -34,11 +36,12 @@ from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.io import barrier
-from pagecache.engine.park import Deadline
+from pagecache.engine.park import SLICE, Deadline
+from pagecache.volume import detach
 from tests.disk.copying import copy_tier
-from tests.file.rig import Task, eventually, raises, raising
+from tests.file.rig import Task, beside, eventually, raises, raising
 from tests.file.test_interrupts import interrupted_at
-from tests.stores import ObjectBackend, RecordingBackend
+from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D1", "D2", "D3", "D5", "D6", "D8", "D10")
 
@@ -378,6 +381,38 @@ def test_a_detach_leaves_what_the_store_does_not_have_to_the_next_attach(world: 
     world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
     assert world.left() == ["k"]
     assert world.read() == changed(0, b"new")
+    world.settles(changed(0, b"new"))
+
+
+@pytest.mark.parametrize(("step", "on_failed"), [("_give_up", "raise"), ("_unsaved", "discard")])
+@pytest.mark.parametrize("keys", ["k", "kl"])
+def test_a_detach_gives_up_nothing_of_a_file_whose_record_waits_for_the_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str, on_failed: Any, keys: str
+) -> None:
+    """Another file is given up on request: the journal has no keys like its own."""
+    for op in ("write_from", "commit"):
+        world.store.fault(op, PermissionError(errno.EACCES, "refused"), times=float("inf"))
+    files = [world.synced(b"new", key=key, mode="a+b") for key in keys]
+    lock, busy = files[0]._inode.journaled._lock, threading.Event()
+    others: list[Any] = [7] if on_failed == "discard" else []
+    for key in others:
+        world.open(key, "a+b").pwrite(b"lost", 0)
+
+    def record() -> None:
+        with lock:
+            busy.set()
+            time.sleep(5 * SLICE)
+
+    def meanwhile() -> None:
+        Task(record)
+        assert busy.wait(WAIT_LIMIT_S)
+
+    beside(monkeypatch, detach, step, meanwhile)
+    assert [entry.key for entry in world.volume.detach(on_failed=on_failed)] == others
+    world.store.clear_faults()
+    world.store = world._after()
+    world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
+    assert world.left() == [*keys]
     world.settles(changed(0, b"new"))
 
 

@@ -16,7 +16,7 @@ from pagecache import LostRange, ShutdownError, UnsavedDataError, Volume
 from pagecache.native import NativeVolume
 from pagecache.volume import detach
 
-from ..stores import RecordingBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, held, overlay, pattern, raises
 
@@ -383,6 +383,32 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Pa
     assert len(refused) == len(calls)
     assert [getattr(error, "characters_written", 0) for error in refused] == [0] * len(calls)
     assert (rig.backend.committed(KEY), rig.backend.committed("new")) == (DATA, None)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.5])
+def test_a_discarding_end_rolls_nothing_back_beside_a_commit(
+    make: Make, monkeypatch: Patch, timeout: float | None
+) -> None:
+    """It waits for the end of the commit, or for its deadline. [2.16, 2.26]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).written(NEW, 0)
+    rig.backend.fault("commit", FULL)
+
+    def commit() -> None:
+        gate = rig.backend.gate("commit")
+        Task(file.fsync)
+        gate.wait_entered()
+
+    beside(monkeypatch, detach, "_give_up", commit)
+    ending = Task(rig.volume.detach, timeout=timeout, on_failed="discard")
+    if timeout is None:
+        assert ending.waits(0.3)
+    else:
+        assert [each.key for each in ending.result()] == [KEY]
+    assert rig.backend.seen("rollback") == []
+    rig.backend.open_all_gates()
+    if timeout is None:
+        assert ending.result() == []
+    eventually(lambda: rig.backend.committed(KEY) == overlay(DATA, 0, NEW))
 
 
 def waits_at_the_limit(rig: Rig) -> bool:

@@ -532,10 +532,15 @@ class Journaled:
         """Return whether the journal has unsaved records of the file."""
         return len(self._marks) > 0
 
-    def has_all(self) -> bool:
-        """Return whether the journal has all that is local, as it is now; not while an append hangs."""
-        if not self._marks or not self._lock.acquire(timeout=SLICE):
+    def has_all(self, deadline: Deadline | None = None) -> bool:
+        """Return whether the journal has all that is local, as it is now; not while an append hangs. A call with a
+        deadline waits for that.
+        """
+        if not self._marks:
             return False
+        while not self._lock.acquire(timeout=SLICE):
+            if deadline is None or deadline.passed():
+                return False
         try:
             lacks = self._whole or self._lacks or self.file.unlogged() > 0
             return bool(self._marks) and not lacks and self._counts()
