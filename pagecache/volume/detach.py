@@ -197,7 +197,7 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
 def _sync_names(volume: Volume, deadline: Deadline) -> None:
     """Have the store sync names, which the disk tier does not have, if it does that promptly."""
     with contextlib.suppress(OSError):
-        volume._begin_saving([]).wait(min(END_TIMEOUT_S, deadline.left()))
+        volume._begin_saving([]).wait(END_TIMEOUT_S if deadline.at is None else min(END_TIMEOUT_S, deadline.left()))
 
 
 def _drain(volume: Volume, deadline: Deadline) -> list[Inode]:

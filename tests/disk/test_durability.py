@@ -416,6 +416,18 @@ def test_a_detach_gives_up_nothing_of_a_file_whose_record_waits_for_the_disk(
     world.settles(changed(0, b"new"))
 
 
+@IN_PLACE
+def test_a_detach_waits_for_the_names_of_new_objects(world: World) -> None:
+    """The disk tier does not have them. It is a second, without a deadline."""
+    world.synced(b"new", key="new", mode="xb")
+    gate = world.store.gate("sync")
+    ending = Task(world.volume.detach)
+    gate.wait_entered()
+    assert ending.waits(3 * SLICE)
+    assert not world.volume.engine.aborted
+    assert ending.result(opening=gate) == []
+
+
 def test_what_is_held_is_readable_and_is_saved_only_after_resume(world: World) -> None:
     for key in ("k", "other"):
         file = world.open(key, "a+b")
