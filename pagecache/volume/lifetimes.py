@@ -176,7 +176,7 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
             elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
                 barrier.flush(inode, version=True)
             if on_disk:
-                inode.journaled.confirm_saved()  # a crash must not bring back what was replaced since
+                inode.confirm_saved()  # a crash must not bring back what was replaced since
     finally:
         release(use)
 

@@ -37,7 +37,7 @@ from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
-from pagecache.volume import detach
+from pagecache.volume import detach, lifetimes
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, beside, eventually, raises, raising
 from tests.file.test_interrupts import interrupted_at
@@ -789,6 +789,33 @@ def test_an_fsync_of_a_clean_file_confirms_that_it_is_saved(world: World, level:
         asyncio.run(save())
     else:
         file.fsync(durability=level)
+    assert journal._confirmed == journal.last
+
+
+@pytest.mark.parametrize("how", ["fsync", "close"])
+def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_before(world: World, how: str) -> None:
+    """Else a power cut brings the bytes of the former file back over those of this one."""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"older", 0)  # the close puts it into the journal, the background into the store
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
+
+        def is_freed() -> bool:
+            world.volume.drop_clean()
+            lifetimes.prune(world.volume)
+            return world.volume.inodes.get("k") is None
+
+        eventually(is_freed)
+    journal = world.journal()
+    assert not journal.has_unsaved()
+    assert journal._confirmed < journal.last
+    file = world.volume.open("k", "r+b")
+    file.pwrite(b"newer", 0)
+    if how == "fsync":
+        file.fsync(durability="backend")
+    else:
+        barrier.drive(barrier.FileSync(file._inode), None, "fsync")
+    file.close()
     assert journal._confirmed == journal.last
 
 

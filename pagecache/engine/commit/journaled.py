@@ -81,6 +81,7 @@ class VolumeJournal:
         self._journal: Journal | None = None
         self.numbers: set[int] = set()
         self._marked = 0  # epochs of marks
+        self.freed = 0  # LSN of the last record of a file that was freed: its object may have another file by now
         self._lock = threading.RLock()  # a signal handler may discard what its thread appends
         self._waiting: dict[Journaled, None] = {}
         self._turn: deque[Journaled] = deque()
@@ -192,8 +193,8 @@ class VolumeJournal:
             OSError: the disk fails: it might.
         """
         file.journaled.confirm_saved()
-        if self._journal is not None and self._journal.owes():
-            self.confirm_saved(self._journal.last)
+        if (journal := self._journal) is not None:
+            self.confirm_saved(journal.last if journal.owes() else self.freed)
 
     # -- saving in the background, on the flusher
 
@@ -525,6 +526,9 @@ class Journaled:
                         self._saved(self._owner.journal())
                 except OSError as error:
                     self._owner.failed(error)
+            if self._last:
+                with self._owner._lock:
+                    self._owner.freed = max(self._owner.freed, self._last)
 
     # -- beside it
 
