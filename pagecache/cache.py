@@ -453,7 +453,7 @@ class PageCache:
         self._check_open()
         deadline = Deadline(self.clock, timeout)
         errors: list[OSError] = []
-        tickets = self._begin_syncs(errors, deadline)
+        tickets = self._begin_syncs(errors)
         waits = [(ticket, ticket._deadline(deadline.timeout())) for ticket in tickets]
         for ticket, until in waits:
             try:
@@ -463,13 +463,13 @@ class PageCache:
         if errors:
             raise closing.together(WritebackError, errors, "could not be saved")
 
-    def _begin_syncs(self, errors: list[OSError], deadline: Deadline) -> list[SyncTicket]:
-        """Begin one ticket per volume, those first that wait for no disk; `errors`: of ended volumes and hung disks."""
+    def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
+        """Begin one ticket per volume, those first that wait for no disk; `errors`: of ended volumes."""
         tickets = []
         for volume in sorted(self.volumes(), key=lambda each: each.engine.durability == "disk"):
             try:
-                tickets.append(volume._begin_sync(None, deadline))
-            except (ShutdownError, TimeoutError) as error:
+                tickets.append(volume.begin_sync())
+            except ShutdownError as error:
                 errors.append(error)
         return tickets
 

@@ -104,7 +104,7 @@ def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "
 def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     lost: list[LostRange] = []
     unsaved: list[UnsavedDataError] = []
-    cache._begin_syncs([], deadline)  # concurrently: a dead backend does not delay the data of others
+    cache._begin_syncs([])  # concurrently: a dead backend does not delay the data of others
     # A volume may store into volumes that were attached earlier.
     for volume in reversed(cache.volumes()):
         try:

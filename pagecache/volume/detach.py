@@ -42,9 +42,14 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
     if turn is None:
         return []
     try:
+        failed: list[OSError] = []
+        if volume.engine.durability == "disk" and not volume.engine.aborted:
+            volume.begin_sync()  # a call that holds a file keeps no other one from the disk
         if volume.recovery is not None:
+            if volume.engine.durability == "backend":
+                failed = volume.recovery.outlast(deadline)
             volume.recovery.stop(deadline)
-        return _end(volume, turn, deadline, on_failed)
+        return _end(volume, turn, deadline, on_failed, failed)
     finally:
         turn.over()
         if volume.recovery is not None and not volume.detached:
@@ -128,12 +133,14 @@ def _stand_by(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal
     return None
 
 
-def _end(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
+def _end(
+    volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal["raise", "discard"], failed: list[OSError]
+) -> list[LostRange]:
     lost: list[LostRange] = []
     if not volume.detached:  # otherwise an interrupt struck the other thread after the saving
         turn.seal()
         try:
-            lost = _save(volume, deadline, on_failed)
+            lost = _save(volume, deadline, on_failed, failed)
         except OSError:
             if not volume.detached:  # by a signal handler in this thread
                 raise
@@ -157,13 +164,15 @@ def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     )
 
 
-def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
-    """Save everything, or report the discarded ranges.
+def _save(
+    volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"], failed: list[OSError]
+) -> list[LostRange]:
+    """Save everything, or report the discarded ranges. `failed`: of recovered files that could not be laid.
 
     Raises:
         UnsavedDataError: not everything could be saved.
     """
-    cause: OSError | None = None
+    cause = failed[0] if failed else None
     try:
         if not volume.engine.aborted:
             abandoned = _drain(volume, deadline)

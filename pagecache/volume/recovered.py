@@ -40,7 +40,8 @@ from typing import TYPE_CHECKING
 
 from ..engine.attempts import Attempts
 from ..engine.commit import remote
-from ..engine.park import SLICE, Deadline, start_thread
+from ..engine.foreign import as_os_error
+from ..engine.park import SLICE, Deadline, deadline_error, start_thread
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
@@ -67,6 +68,8 @@ AGAIN = 5.0
 """Seconds between two tries."""
 PAUSE = 1.0
 """Most seconds after the attach, in which a program can look at the files that were found."""
+TICK = 0.02
+"""Seconds between two checks whether all is laid."""
 STEP = 1 << 20
 """Bytes that are laid at a time."""
 
@@ -81,6 +84,9 @@ class _Left:
         self.unsaved, self.key, self.held = unsaved, key, held
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.laying: Job[None] | None = None  # the last one
+        self.failed: list[
+            Exception
+        ] = []  # the error of the last try of the thread, if it failed: another list each time
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
         self.sought = True  # it is looked for without a call
@@ -98,6 +104,28 @@ class _Left:
     def waits(self) -> bool:
         """Return whether it is to be laid without a call for it."""
         return self.sought and not (self.held or self.over)
+
+
+class Laying:
+    """A file that is laid for a sync: that is over, or fails, after this was made."""
+
+    def __init__(self, left: _Left) -> None:
+        self._left, self._before = left, left.failed
+        self.key = left.key
+
+    def error(self) -> OSError | None:
+        failed = self._left.failed
+        return None if failed is self._before else as_os_error(failed[0], self.key)
+
+    def waits(self) -> bool:
+        return self._left.waits() and self.error() is None
+
+    def inode(self) -> Inode | None:
+        """Return its object, whose bytes are local; None: there are none."""
+        return self._left.inode
+
+    def late(self, what: str) -> TimeoutError:
+        return deadline_error(what, self.key, then="recovered bytes are laid over the object")
 
 
 class Recovery:
@@ -120,6 +148,7 @@ class Recovery:
         self._starting = threading.RLock()  # held briefly; signal handlers may make calls in between
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._hurry = threading.Event()  # ends a pause of the thread
 
     # -- what there is
 
@@ -168,16 +197,39 @@ class Recovery:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")
         return [*takewhile(lambda each: is_below(each, name), self._sorted[begin:])]
 
-    def all_first(self, deadline: Deadline) -> list[OSError]:
-        """Lay all files that are not held, before a sync; return the errors."""
-        failed: list[OSError] = []
-        for each in self._left:
-            if each.waits():
-                try:
-                    self._lay(each, self._tries(each, deadline.timeout()))
-                except OSError as error:
-                    failed.append(error)
-        return failed
+    def hurry(self) -> list[Laying]:
+        """Have the thread lay all files that are not held, for a sync; none after `stop`.
+
+        Raises:
+            BlockingIOError: Python or the system refuses the thread.
+        """
+        if self._stop.is_set():
+            return []
+        laying = [Laying(each) for each in self._left if each.waits()]  # first: a failure after this counts
+        if laying:
+            self.start()
+            self._hurry.set()
+        return laying
+
+    def outlast(self, deadline: Deadline) -> list[OSError]:
+        """Wait until all files that are not held are laid, before a detach; return the errors."""
+        engine = self._volume.engine
+        try:
+            laying = [] if engine.aborted else self.hurry()
+        except OSError as error:
+            return [error]
+
+        def waits() -> bool:
+            return not engine.aborted and any(each.waits() for each in laying)
+
+        def wait() -> None:
+            while waits() and not deadline.passed():
+                engine.park.wait("volume", engine.native.address, engine.native.event_seq(), min(deadline.left(), TICK))
+
+        if waits():
+            during(Reason("the recovery of objects", engine.native), wait)
+        late = next((each.late("detach") for each in laying if each.waits()), None) if waits() else None
+        return [error for error in (late, *(each.error() for each in laying)) if error is not None]
 
     def _tries(self, each: _Left, timeout: float | None = None) -> Attempts:
         return self._volume._attempts("open", each.key, timeout)
@@ -346,6 +398,7 @@ class Recovery:
     def stop(self, deadline: Deadline) -> None:
         """Let the thread end after the file that it lays, and wait for all that are laid."""
         self._stop.set()
+        self._hurry.set()
         while (thread := self._thread) is not None and thread.is_alive() and not deadline.passed():
             thread.join(min(SLICE, deadline.left()))
         for job in [each.laying for each in self._left if each.laying is not None]:
@@ -364,8 +417,9 @@ class Recovery:
 
     def _run(self) -> None:
         said = False
-        self._stop.wait(min(PAUSE, self._volume.cache.config.flush_interval))
+        self._hurry.wait(min(PAUSE, self._volume.cache.config.flush_interval))
         while True:
+            self._hurry.clear()
             failed = False
             for each in self._left:
                 if self._stop.is_set():
@@ -373,14 +427,14 @@ class Recovery:
                 try:
                     if each.waits():
                         self._lay(each, self._tries(each))
-                except ShutdownError:
+                except ShutdownError as error:
                     with self._starting:
                         if self._volume.engine.aborted or self._volume.detached:
                             self._thread = None  # a reconnect starts another one
                             return
-                    failed = True
+                    failed, each.failed = True, [error]
                 except Exception as error:
-                    failed = True
+                    failed, each.failed = True, [error]
                     if not said:
                         said = True
                         next = "they stay in the disk tier, and are tried again"
@@ -390,7 +444,7 @@ class Recovery:
                 if not failed and not any(each.waits() for each in self._left):
                     self._thread = None
                     return
-            self._stop.wait(AGAIN)
+            self._hurry.wait(AGAIN)
 
 
 def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery | None:

@@ -7,6 +7,8 @@ over only after the earlier ones, but for those of the disk tier.
 
 An advance polls the files whose event has moved. CORE finds them by comparing one number per file. Changes without an
 event (a time that has come, a removed file) are found by polls in turn, some files every tenth of a second.
+
+Other threads do what comes first: they lay recovered bytes, and append files to the journal that calls hold.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from ..native import Events
 
 if TYPE_CHECKING:
     from ..engine.file import EngineFile
+    from ..engine.runner import Job
+    from .recovered import Laying, Recovery
     from .volume import Volume
 
 WINDOW = 5.0
@@ -78,11 +82,12 @@ class SyncTicket:
         *,
         names: bool = True,
         asked: bool = True,
-        failed: Sequence[OSError] = (),
+        recovery: Recovery | None = None,
+        busy: Sequence[EngineFile] = (),
     ) -> None:
         """Begin a sync of these files; None: of all that are unsaved. `names`: also of names, by `Backend.sync`;
-        `asked`: by a caller; otherwise it is over without the earlier ones, and saves whole objects up to their last
-        fsync at "disk"; `failed`: the first errors.
+        `asked`: by a caller; otherwise it saves whole objects up to their last fsync at "disk". Without one of these it
+        is over without the earlier ones. `recovery`: of files to be laid; `busy`: files that the journal gets later.
         """
         engine = volume.engine
         self._engine, self._aside = engine, volume.aside
@@ -98,7 +103,15 @@ class SyncTicket:
         self._events = Events()
         self._timed: set[int] = set()  # those that wait for a time
         self._turn: Iterator[int] = iter(())  # of those that are polled in any case
-        self._errors: list[OSError] = [*failed]
+        self._errors: list[OSError] = []
+        self._laying: list[Laying] = []
+        self._appending: list[Job[list[EngineFile]]] = []
+        try:
+            self._laying = [] if recovery is None else recovery.hurry()
+            for file in busy:
+                self._appending.append(engine.journal.append_later(file))  # type: ignore[union-attr]
+        except BlockingIOError as error:
+            self._errors = [error]
         self._name_sync: NameSyncCall | None = None
         self._checked_at = float("-inf")
         self._finished = False
@@ -198,9 +211,12 @@ class SyncTicket:
             if not self._taken_up:
                 with self._counting:
                     self._take_up()
+            if self._laying or self._appending:
+                self._take_later()
             if self._pending:
                 self._advance_files()
-            over = (first or not self._asked) and self._taken_up and not self._pending and self._names_done()
+            left = not self._taken_up or self._laying or self._appending or self._pending
+            over = not left and (first or not (self._asked and self._names)) and self._names_done()
         except ShutdownError as error:
             self._errors, over = [*self._errors, error], True
         if over:
@@ -214,6 +230,7 @@ class SyncTicket:
             self._finished = True
             self._pending, self._unsent, self._parked = {}, {}, {}
             self._files, self._taken_up = None, True
+            self._laying, self._appending = [], []
 
     def _pause(self) -> float:
         """Return the seconds until the next advance is due even without an event."""
@@ -236,9 +253,30 @@ class SyncTicket:
         if end == len(files):
             self._files, self._taken_up = None, True
 
-    def _take(self, file: EngineFile) -> None:
+    def _take_later(self) -> None:
+        """Collect files that were laid, and those that the journal could not take."""
+        self._engine.check_alive(None, self._began)
+        with self._counting:
+            for laying in [each for each in self._laying if not each.waits()]:
+                if (error := laying.error()) is not None:
+                    self._errors = [*self._errors, error]
+                elif (inode := laying.inode()) is not None:
+                    self._take(inode, self._engine.native.take_epoch())
+                self._laying.remove(laying)
+            for job in [each for each in self._appending if each.finished()]:
+                try:
+                    for file in job.wait(lambda: None):
+                        self._take(file)
+                except ShutdownError:
+                    raise
+                except Exception as failed:
+                    self._errors = [*self._errors, as_os_error(failed, job.key)]
+                self._appending.remove(job)
+
+    def _take(self, file: EngineFile, stamp: int | None = None) -> None:
         gone = file.freed or file.removed or file.abandoned
-        stamp = self._stamp if self._asked or not file.limits().commit_on_close else file.journaled.asked
+        if stamp is None:
+            stamp = self._stamp if self._asked or not file.limits().commit_on_close else file.journaled.asked
         if gone or file.withheld or file.recovering or file.is_synced(stamp):
             return
         sync = FileSync(file, stamp, asked=self._asked)
@@ -366,6 +404,10 @@ class SyncTicket:
         if call is not None:
             wait = None if call.submitted else call.poll_delay()
             return deadline_error("sync", failed=call.tries.failed, wait=wait)
+        if laying := next((each for each in list(self._laying) if each.waits()), None):
+            return laying.late("sync")
+        if job := next(iter(self._appending), None):
+            return deadline_error("sync", job.key, then="another call holds the file")
         return deadline_error("sync", then="the syncs before it are not over")
 
     def _raise(self) -> None:

@@ -26,7 +26,7 @@ from ..engine.aside import Aside
 from ..engine.attempts import Attempts
 from ..engine.blocking import blocking, original
 from ..engine.commit import overdue, remote
-from ..engine.park import NEVER, Deadline, Signal
+from ..engine.park import Deadline, Signal
 from ..engine.report.notices import spans
 from ..engine.volume import EngineVolume
 from ..errors import FailedRange, Key, LostRange, ShutdownError
@@ -419,22 +419,20 @@ class Volume:
             TimeoutError: I/O goes on.
         """
         deadline = Deadline(self.engine.clock, timeout)
-        self._begin_sync(durability, deadline).wait(deadline.timeout())
+        self.begin_sync(durability=durability).wait(deadline.timeout())
 
     def begin_sync(self, *, durability: Durability | None = None) -> SyncTicket:
         """Begin a sync without waiting: return a ticket for "everything written so far". With "disk" the tier has it on
-        return, and the ticket is about what it could not take. Recovered files that are not held are opened first.
+        return, and the ticket is about what it could not take, and files that a call holds. Recovered files that are
+        not held are opened first.
         """
-        return self._begin_sync(durability, NEVER)
-
-    def _begin_sync(self, durability: Durability | None, deadline: Deadline) -> SyncTicket:
         self._check_alive()
         self.engine.check_reentry("sync")
         if self.engine.level(durability) == "backend" or self.engine.journal is None:
-            failed = [] if self.recovery is None else self.recovery.all_first(deadline)
-            return self._add_ticket(SyncTicket(self, failed=failed))
-        left = self.engine.journal.append(self.engine.dirty_files(), deadline.until())
-        return self._add_ticket(SyncTicket(self, left, names=False))
+            return self._add_ticket(SyncTicket(self, recovery=self.recovery))
+        busy: builtins.list[EngineFile] = []
+        left = self.engine.journal.append(self.engine.dirty_files(), busy=busy)
+        return self._add_ticket(SyncTicket(self, left, busy=busy, names=False))
 
     def _add_ticket(self, ticket: SyncTicket) -> SyncTicket:
         self.engine.add_ticket(ticket)

@@ -10,6 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import ConflictError, DiskTier, LostRange, PageCache, Volume, closing
+from pagecache import ConflictError, DiskTier, LostRange, PageCache, UnsavedDataError, Volume, closing
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import tier
 from pagecache.disk.device import OS
@@ -26,10 +27,11 @@ from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
+from pagecache.observe.client import ask
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, beside, eventually, raises
 from tests.file.test_interrupts import interrupted_at
-from tests.stores import ObjectBackend, StoredObject
+from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from .test_durability import IN_PLACE, OLD, WHOLE, Make, World, changed, disk_fails, failing, losing_a_sync
 from .test_tier import read
@@ -460,6 +462,99 @@ def test_a_sync_at_the_disk_has_a_deadline_beside_a_truncate_that_hangs(world: W
         gate.wait_entered()
         raises(TimeoutError, Task(world.volume.sync, 0.2).result)
     cut.result()
+
+
+@pytest.mark.parametrize("call", ["sync", "detach", "close", "discard"])
+def test_a_call_that_holds_a_file_keeps_no_other_one_from_the_disk(world: World, call: str) -> None:
+    ways: dict[str, Callable[[], Any]] = {
+        "sync": partial(world.volume.sync, timeout=0.3),
+        "detach": partial(world.volume.detach, timeout=0.3),
+        "close": partial(world.cache.close, timeout=0.3),
+        "discard": partial(world.cache.close, timeout=0.3, on_failed="discard"),
+    }
+    file = world.open()
+    file.pwrite(b"new", 0)
+    with hanging(world, "truncate", "write_from", "commit"):
+        gate = next(gate for gate in world.store.gates if gate.op == "truncate")
+        cut = Task(file.truncate, 10)
+        gate.wait_entered()
+        other = world.open("other", "x+b")
+        other.pwrite(b"kept", 0)
+        end = Task(ways[call])
+        if call == "discard":
+            assert [lost.key for lost in end.result(10)] == ["k"]
+        else:
+            raises((TimeoutError, UnsavedDataError), end.result)
+        assert other._inode.journaled.has_all()
+        assert world.journal()._confirmed == world.journal().last
+    with contextlib.suppress(OSError):
+        cut.result()
+
+
+def test_a_sync_at_the_disk_ends_once_no_call_holds_a_file(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    with hanging(world, "write_from", "commit"), hanging(world, "truncate"):
+        gate = world.store.gates[-1]
+        cut = Task(file.truncate, 10)
+        gate.wait_entered()
+        sync, ticket = Task(world.volume.sync), world.volume.begin_sync()
+        assert sync.waits(0.3)
+        assert not ticket.done()
+        gate.open()
+        cut.result()
+        sync.result(10)
+        ticket.wait(10)
+        assert file._inode.journaled.has_all()
+    assert world.crash().read() == b"new" + OLD[3:10]
+
+
+def test_a_sync_at_the_store_that_hangs_delays_none_at_the_disk(world: World) -> None:
+    with hanging(world, "write_from", "commit"):
+        file = world.open()
+        file.pwrite(b"new", 0)
+        ticket = world.volume.begin_sync(durability="backend")
+        world.volume.sync(timeout=10)
+        assert file._inode.journaled.has_all()
+        assert not ticket.done()
+
+
+@pytest.mark.parametrize("call", ["sync", "close"])
+def test_recovered_files_of_a_store_that_hangs_keep_no_other_volume_from_being_saved(make: Make, call: str) -> None:
+    after = left(make(), durability="backend", flush_interval=5.0)
+    store = RecordingBackend({"x": b"old"})
+    other = after.cache.attach(store)
+    with hanging(after, "open", "stat"):
+        with other.open("x", "r+b") as file:
+            file.pwrite(b"new", 0)
+        raises((TimeoutError, UnsavedDataError), Task(getattr(after.cache, call), timeout=0.5).result)
+        assert store.committed("x") == b"new"
+        store.open_all_gates()
+
+
+def test_a_sync_is_begun_at_once_beside_recovered_files_of_a_store_that_hangs(make: Make, tmp_path: Path) -> None:
+    """Also by `pagecache drain`: the live server answers others, and ends."""
+    after = left(make(), flush_interval=5.0)
+    path = str(tmp_path / "socket")
+    after.cache.serve_stats(path)
+    with hanging(after, "open", "stat"):
+        ticket = Task(after.volume.begin_sync, durability="backend").result(5)
+        for method, document in (("POST", "/v1/sync"), ("GET", "/v1/stats")):
+            ask(path, document, method=method, timeout=5)
+        assert not ticket.done()
+        live = after.cache.live
+        assert live is not None
+        Task(live.stop).result(5)
+    ticket.wait(10)
+    assert after.saved() == changed(8192, b"gone", changed(0, b"kept"))
+
+
+def test_a_sync_that_lays_recovered_files_has_their_errors(make: Make) -> None:
+    after = left(make(), durability="backend", flush_interval=5.0)
+    after.store.fault("open", PermissionError(errno.EACCES, "refused"), key="k", times=1)
+    raises(OSError, Task(after.volume.sync, 10).result, match="refused")
+    after.volume.sync(10)
+    assert after.saved() == changed(8192, b"gone", changed(0, b"kept"))
 
 
 @pytest.mark.parametrize("op", ["write_from", "commit"])

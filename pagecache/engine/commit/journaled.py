@@ -26,15 +26,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
 from ...native import END, LOCK
-from ..park import SLICE, Deadline, deadline_error
+from ..park import SLICE, Deadline, deadline_error, start_thread
 from ..report.notices import cause
+from ..runner import Job
 from .staging import NotStagedError
 
 if TYPE_CHECKING:
@@ -49,6 +52,8 @@ TURN = 64
 """Files of one check by the flusher."""
 AGAIN = 5.0
 """Seconds between two tries to save files that could not be saved."""
+GRACE = 0.01
+"""Seconds in which a sync waits for files that calls hold, before threads wait for these."""
 SAVING_MAX = 64
 """Running saves. Objects that hang keep no other one waiting below that."""
 
@@ -85,6 +90,7 @@ class VolumeJournal:
         self._lock = threading.RLock()  # a signal handler may discard what its thread appends
         self._waiting: dict[Journaled, None] = {}
         self._turn: deque[Journaled] = deque()
+        self._later: dict[EngineFile, Job[list[EngineFile]]] = {}  # that wait for the inode lock
         self._saving: dict[Any, list[Journaled]] = {}  # running tickets
         self._not_before = self._confirm_at = -1.0
 
@@ -122,10 +128,14 @@ class VolumeJournal:
 
     # -- fsync
 
-    def append(self, files: Iterable[EngineFile], until: float | None = None) -> list[EngineFile]:
+    def append(
+        self, files: Iterable[EngineFile], until: float | None = None, busy: list[EngineFile] | None = None
+    ) -> list[EngineFile]:
         """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
-        the store.
+        the store. `busy`: is given those that a call holds, for which nothing waits then.
         """
+        if busy is not None:
+            until = time.monotonic() + GRACE
         done: list[tuple[EngineFile, int]] = []
         left: list[EngineFile] = []
         clean: list[EngineFile] = []
@@ -135,7 +145,13 @@ class VolumeJournal:
             if not (file.has_local() or file.journaled.is_live()):
                 clean.append(file)
                 continue
-            generation = file.journal().begin(until)
+            try:
+                generation = file.journal().begin(until)
+            except TimeoutError:
+                if busy is None:
+                    raise
+                busy.append(file)
+                continue
             if generation is None:
                 left.append(file)
             else:
@@ -145,6 +161,29 @@ class VolumeJournal:
             left += [file for file, generation in done if error or generation != journal.generation]
             left += clean if error else []
         return [file for file in left if not (file.withheld and file.journaled.has_all())]  # what was recovered
+
+    def append_later(self, file: EngineFile) -> Job[list[EngineFile]]:
+        """Do `append` once the call that holds a file has ended, on a thread.
+
+        Raises:
+            BlockingIOError: Python or the system refuses the thread.
+        """
+        with self._lock:
+            job = self._later.get(file)
+            if job is None:
+                job = Job(partial(self._append_later, file), key=file.key, then=self.volume.cache.native.wake_all)
+                thread = threading.Thread(target=job.run, name="pagecache-journal", daemon=True)
+                start_thread(thread, f"that waits for {file.key!r}")
+                self._later[file] = job  # last: an interrupt leaves none that does not run
+        return job
+
+    def _append_later(self, file: EngineFile) -> list[EngineFile]:
+        try:
+            file.run(LOCK, "holding", lambda: self.volume.check_alive(file.key))
+        finally:
+            with self._lock:
+                self._later.pop(file, None)  # first: a later sync is perhaps about later bytes
+        return self.append([file])
 
     def confirm(self, lsn: int) -> OSError | None:
         """Wait until the device has all records up to this one; return the error that keeps it from that."""
