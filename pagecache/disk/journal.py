@@ -463,6 +463,10 @@ class Journal:
         """Return whether it lacks any, or has them anew and unconfirmed: a crash might bring older bytes back."""
         return self.lacks() or self._restated > self._confirmed
 
+    def is_behind(self) -> bool:
+        """Return whether a record that counts is not confirmed, or it owes any."""
+        return self._counts > self._confirmed or self.owes()
+
     def restate(self) -> None:
         """State files anew after a failed call: what has happened counts again, once it is confirmed."""
         with self._lock:

@@ -24,12 +24,12 @@ from ..engine.io.barrier import FileSync
 from ..engine.namesync import NameSyncCall
 from ..engine.park import SLICE, Deadline, deadline_error
 from ..engine.report.reason import Reason, during
+from ..engine.runner import Job
 from ..errors import FailedRange, ShutdownError, WritebackError
-from ..native import Events
+from ..native import NAMES, Events
 
 if TYPE_CHECKING:
     from ..engine.file import EngineFile
-    from ..engine.runner import Job
     from .recovered import Laying, Recovery
     from .volume import Volume
 
@@ -84,10 +84,12 @@ class SyncTicket:
         asked: bool = True,
         recovery: Recovery | None = None,
         busy: Sequence[EngineFile] = (),
+        failed: OSError | None = None,
     ) -> None:
         """Begin a sync of these files; None: of all that are unsaved. `names`: also of names, by `Backend.sync`;
         `asked`: by a caller; otherwise it saves whole objects up to their last fsync at "disk". Without one of these it
-        is over without the earlier ones. `recovery`: of files to be laid; `busy`: files that the journal gets later.
+        is over without the earlier ones. `recovery`: of files to be laid; `busy`: files that the journal gets later;
+        `failed`: the first error.
         """
         engine = volume.engine
         self._engine, self._aside = engine, volume.aside
@@ -103,7 +105,7 @@ class SyncTicket:
         self._events = Events()
         self._timed: set[int] = set()  # those that wait for a time
         self._turn: Iterator[int] = iter(())  # of those that are polled in any case
-        self._errors: list[OSError] = []
+        self._errors: list[OSError] = [] if failed is None else [failed]
         self._laying: list[Laying] = []
         self._appending: list[Job[list[EngineFile]]] = []
         try:
@@ -111,8 +113,10 @@ class SyncTicket:
             for file in busy:
                 self._appending.append(engine.journal.append_later(file))  # type: ignore[union-attr]
         except BlockingIOError as error:
-            self._errors = [error]
+            self._errors = [*self._errors, error]
         self._name_sync: NameSyncCall | None = None
+        self._records = names  # whether the journal is to know of what was saved
+        self._recording: Job[OSError | None] | None = None
         self._checked_at = float("-inf")
         self._finished = False
         # Guards the fields below; held while dirty data is counted, without waits. A signal handler may come in between
@@ -216,7 +220,7 @@ class SyncTicket:
             if self._pending:
                 self._advance_files()
             left = not self._taken_up or self._laying or self._appending or self._pending
-            over = not left and (first or not (self._asked and self._names)) and self._names_done()
+            over = not left and (first or not (self._asked and self._names)) and self._names_done() and self._recorded()
         except ShutdownError as error:
             self._errors, over = [*self._errors, error], True
         if over:
@@ -275,6 +279,7 @@ class SyncTicket:
 
     def _take(self, file: EngineFile, stamp: int | None = None) -> None:
         gone = file.freed or file.removed or file.abandoned
+        self._records = True
         if stamp is None:
             stamp = self._stamp if self._asked or not file.limits().commit_on_close else file.journaled.asked
         if gone or file.withheld or file.recovering or file.is_synced(stamp):
@@ -345,9 +350,29 @@ class SyncTicket:
             call = self._name_sync
             if call.covers >= self._mark and call.error is not None:
                 self._errors = [*self._errors, call.error]
+                self._name_sync, self._mark = None, 0  # it is over
                 return True
             self._name_sync = self._engine.name_sync.begin(self._mark)
         return self._name_sync is None
+
+    def _recorded(self) -> bool:
+        """Have the journal record what the store has, by a thread of the volume."""
+        journal = self._engine.journal
+        if self._recording is None:
+            if journal is None or not (self._asked and self._records and journal.lacks_saved()):
+                return True
+            then = self._engine.cache.native.wake_all
+            self._recording = self._engine.runner.submit(NAMES, Job(journal.record_saved, what="record", then=then))
+        if not self._recording.finished():
+            return False
+        try:
+            error = self._recording.wait(lambda: None)
+        except ShutdownError:
+            raise
+        except Exception as failed:
+            error = as_os_error(failed)
+        self._errors = self._errors if error is None else [*self._errors, error]
+        return True
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is over. A backend that is not trusted is waited for at most its `sync_timeout`.
@@ -382,9 +407,6 @@ class SyncTicket:
 
         if first is not None:
             during(Reason("sync", self._engine.native), sleep)
-        journal = self._engine.journal
-        if journal is not None and (error := journal.record_saved(deadline)) is not None:
-            self._errors = [*self._errors, error]
         self._raise()
 
     def _standing(self, deadline: Deadline) -> int | None:
@@ -406,6 +428,8 @@ class SyncTicket:
             return deadline_error("sync", failed=call.tries.failed, wait=wait)
         if laying := next((each for each in list(self._laying) if each.waits()), None):
             return laying.late("sync")
+        if self._recording is not None:
+            return deadline_error("sync", then="the disk tier is busy")
         if job := next(iter(self._appending), None):
             return deadline_error("sync", job.key, then="another call holds the file")
         return deadline_error("sync", then="the syncs before it are not over")

@@ -792,6 +792,28 @@ def test_an_fsync_of_a_clean_file_confirms_that_it_is_saved(world: World, level:
     assert journal._confirmed == journal.last
 
 
+@pytest.mark.parametrize(("level", "before"), [("backend", True), ("backend", False), ("disk", True)])
+def test_a_sync_is_over_once_what_it_has_saved_is_confirmed(world: World, level: Any, *, before: bool) -> None:
+    """Also without a wait for it, and for files that were saved before it."""
+    file, journal = world.synced(b"older"), world.journal()
+    file.pwrite(b"newer", 0)
+    if before:
+        barrier.drive(barrier.FileSync(file._inode), None, "fsync")
+    ticket = world.volume.begin_sync(durability=level)
+    eventually(ticket.done)
+    assert not ticket.errors
+    assert not journal.has_unsaved()
+    assert journal._confirmed == journal.last
+
+
+def test_a_sync_whose_save_the_disk_cannot_record_has_its_error(world: World) -> None:
+    world.synced(b"older").pwrite(b"newer", 0)
+    with disk_fails("fdatasync", "fallocate"):
+        ticket = world.volume.begin_sync(durability="backend")
+        eventually(ticket.done)
+        assert "the journal" in str(ticket.errors)
+
+
 @pytest.mark.parametrize("how", ["fsync", "close"])
 def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_before(world: World, how: str) -> None:
     """Else a power cut brings the bytes of the former file back over those of this one."""

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from ...backends.spool import Ranges
 from ...disk import records
 from ...native import END, LOCK
-from ..park import SLICE, Deadline, deadline_error, start_thread
+from ..park import NEVER, SLICE, Deadline, deadline_error, start_thread
 from ..report.notices import cause
 from ..runner import Job
 from .staging import NotStagedError
@@ -197,12 +197,17 @@ class VolumeJournal:
             return error
         return None
 
-    def record_saved(self, deadline: Deadline) -> OSError | None:
+    def lacks_saved(self) -> bool:
+        """Return whether `record_saved` has anything to do."""
+        journal = self._journal
+        return journal is not None and (journal.is_behind() or any(file.is_saved() for file in list(self._waiting)))
+
+    def record_saved(self) -> OSError | None:
         """Record what the store has, and wait for the device: a crash must not bring bytes back that were saved since.
         Return the error.
         """
         for file in list(self._waiting):
-            if (error := file.settle(deadline)) is not None:
+            if (error := file.settle(NEVER)) is not None:
                 return error
         return self.confirm_all()
 
@@ -574,6 +579,11 @@ class Journaled:
     def is_live(self) -> bool:
         """Return whether the journal has unsaved records of the file."""
         return len(self._marks) > 0
+
+    def is_saved(self) -> bool:
+        """Return whether the store has what its next SAVED is about."""
+        oldest = self._oldest()
+        return oldest is not None and (self.file.freed or self.file.is_synced(oldest.stamp))
 
     def has_all(self, deadline: Deadline | None = None) -> bool:
         """Return whether the journal has all that is local, as it is now; not while an append hangs. A call with a
