@@ -83,6 +83,8 @@ def _pass_on() -> None:
             if left_out:
                 logger.warning("%d lines were left out: log handlers are slow", left_out)
         except BaseException:  # SystemExit too: the thread serves all lines
+            with _lock:
+                _left_out += left_out
             with contextlib.suppress(Exception):
                 traceback.print_exc()
 

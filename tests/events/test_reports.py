@@ -275,14 +275,19 @@ def test_no_handler_of_the_log_is_called_with_a_lock_held(make: Make) -> None:
         eventually(lambda: len(answers) >= 2)
 
 
-def test_slow_handlers_of_the_log_hold_up_nothing_and_fill_no_memory(lines: Callable[[int], list[str]]) -> None:
-    """Lines below WARNING leave room for the others."""
+@pytest.mark.parametrize("failing", [None, "line 0"])
+def test_slow_handlers_of_the_log_hold_up_nothing_and_fill_no_memory(
+    lines: Callable[[int], list[str]], failing: str | None
+) -> None:
+    """Lines below WARNING leave room for others; one reports the number of those left out, if a handler raises too."""
     logger, entered, go_on = logging.getLogger("pagecache.volume"), threading.Event(), threading.Event()
 
     class Waits(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             entered.set()
             go_on.wait(20)
+            if record.getMessage() == failing:
+                raise FULL
 
     logger.addHandler(wait := Waits())
     try:
@@ -296,7 +301,7 @@ def test_slow_handlers_of_the_log_hold_up_nothing_and_fill_no_memory(lines: Call
         found = lines(logging.INFO)
     finally:
         logger.removeHandler(wait)
-    assert len(found) == 2 * loglines.WAITING_MAX + 2
+    assert len(found) == 2 * loglines.WAITING_MAX + 2 - bool(failing)
     assert len([line for line in found if "loss" in line]) == loglines.WAITING_MAX
     assert [line for line in found if "left out" in line] == [
         "WARNING pagecache.volume 11 lines were left out: log handlers are slow"
