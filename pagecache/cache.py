@@ -33,7 +33,7 @@ from .engine.volume import EngineVolume
 from .errors import ConflictError, DeadlockError, ForkedError, LostRange, PageCacheError, ShutdownError, WritebackError
 from .native import NativeCache, NativeVolume, TooManyViews
 from .objects import Event
-from .volume import lifetimes
+from .volume import detach, lifetimes
 from .volume.ticket import SyncTicket
 from .volume.volume import Volume, options_for
 
@@ -342,13 +342,17 @@ class PageCache:
                     self.tier.journal()
                 store = TieredBackend(store, self.tier, volume_id or named)
             volume = Volume(self, store, label, chosen, second, timeout, prompt, retry, folder)
-            self._volumes.append(volume)
-            if isinstance(store, TieredBackend):
-                self._use_tier(volume, store, durability, on_recovery)
-        self._divide_limit()
-        volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")
-        if volume.recovery is not None:
-            volume.recovery.start()
+            try:
+                self._volumes.append(volume)
+                if isinstance(store, TieredBackend):
+                    self._use_tier(volume, store, durability, on_recovery)
+                self._divide_limit()
+                volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")
+                if volume.recovery is not None:
+                    volume.recovery.start()
+            except BaseException:
+                detach.not_attached(volume)
+                raise
         return volume
 
     def _use_tier(

@@ -391,6 +391,12 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
             inode.drop_clean()
 
 
+def not_attached(volume: Volume) -> None:
+    """End a volume whose attach has failed; the backend stays open, and can be attached again."""
+    volume.backend_closed = True
+    _finish(volume, Deadline(volume.engine.clock, 0.0))
+
+
 def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> None:
     """Close the backend once, whatever the result: everything important was committed or reported before."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy
+from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy, Volume
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.device import OS
@@ -22,7 +22,7 @@ from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine.commit.overlay import Overlay
 from pagecache.native import STAMP_MAX, UNSTABLE
-from pagecache.volume import reconnect
+from pagecache.volume import reconnect, recovered
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
@@ -783,6 +783,31 @@ def test_an_interrupted_end_leaves_the_recovery_going(world: World, monkeypatch:
     beside(monkeypatch, Recovery, "stop", raising(KeyboardInterrupt()), after=True)
     raises(KeyboardInterrupt, after.cache.close)
     eventually(lambda: after.saved() == changed(0, b"new"))
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "error"),
+    [
+        (recovered, "start_thread", BlockingIOError(errno.EAGAIN, "no thread")),
+        (recovered, "_memory", OSError(errno.EIO, "the disk fails")),
+        (Recovery, "start", KeyboardInterrupt()),
+    ],
+    ids=["no thread", "the disk", "an interrupt"],
+)
+def test_an_attach_that_failed_can_be_made_again(world: World, of: Any, name: str, error: BaseException) -> None:
+    world.synced(b"new")
+    world.volume.detach()
+    world.store = world._after()
+
+    def attach() -> Volume:
+        return world.cache.attach(world.store, name="again", durability="disk", volume_id="store", read_ahead=0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of, name, raising(error))
+        raises(type(error), attach)
+    assert world.cache.volumes() == ()
+    world.volume = attach()
+    world.settles(changed(0, b"new"))
 
 
 def test_a_close_that_saves_in_the_store_saves_what_is_held(make: Make) -> None:
