@@ -440,8 +440,9 @@ class CachedFile(Handle, io.RawIOBase):
     # -- the end
 
     def _is_unsaved(self) -> bool:
-        """Return whether closing it may take a while, as there may be data to write back."""
-        return self._writable and (self._inode.has_local() or self._inode.versions.stale)
+        """Return whether closing it may take a while, as there may be data to write back, or records to confirm."""
+        inode = self._inode
+        return self._writable and (inode.has_local() or inode.versions.stale or inode.journaled.has_records())
 
     def _changed(self) -> bool:
         """Return whether changes may have been made through this handle."""

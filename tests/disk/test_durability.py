@@ -841,6 +841,34 @@ def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_bef
     assert journal._confirmed == journal.last
 
 
+def test_a_close_by_a_task_confirms_on_another_thread_that_the_file_is_saved(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that hangs keeps no other task waiting."""
+    sync, threads = OS.fdatasync, set[int]()
+
+    def noted(fd: int) -> None:
+        threads.add(threading.get_ident())
+        sync(fd)
+
+    async def run() -> None:
+        file = await pagecache.aio.open(world.volume, "k", "r+b")
+        await file.pwrite(b"new", 0)
+        await file.fsync()
+        inode = file._file._inode
+        barrier.drive(barrier.FileSync(inode), None, "fsync")
+        inode.journaled.settle(Deadline(world.volume.engine.clock, None))
+        assert not inode.has_local()
+        monkeypatch.setattr(OS, "fdatasync", noted)
+        await file.close()
+
+    asyncio.run(run())
+    journal = world.journal()
+    assert journal._confirmed == journal.last
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 # -- given up
 
 
