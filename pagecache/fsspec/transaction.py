@@ -110,6 +110,8 @@ class DeferredFile(io.FileIO):
         if mode[0] == "x" and there:
             raise FileExistsError(errno.EEXIST, "File exists", path)
         self._changes = mode[0] in "ra"
+        if self._changes and there:
+            self._save()
         self._base = self._stored()
         self._digest = b""  # of the content that was copied
         self._scratch = tempfile.TemporaryFile(prefix="pagecache-")  # noqa: SIM115
@@ -203,6 +205,13 @@ class DeferredFile(io.FileIO):
     def _conflict(self, now: str | int | None) -> NoReturn:
         what = "the object was changed since it was opened in this transaction"
         raise ConflictError(what, self.path, base=str(self._base), remote=str(now))
+
+    def _save(self) -> None:
+        """Save in the store what the disk tier has of the object: a later save would look like another writer."""
+        volume = self.fs.volume
+        inode = volume._inode_at(volume._canonical(self._key))
+        if inode is not None and inode.journaled.is_live():
+            volume._begin_saving([inode]).wait()
 
     def _stored(self) -> str | int | None:
         """Return the identity of the stored object: its version, or its size if it has none; None: no object."""

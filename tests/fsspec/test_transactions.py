@@ -11,6 +11,7 @@ import fsspec
 import pytest
 
 import pagecache
+from pagecache.engine.commit.journaled import VolumeJournal
 from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.transaction import DeferredFile
 
@@ -111,6 +112,23 @@ def test_unsaved_changes_of_another_handle_are_not_overwritten(
             else:
                 fs.end_transaction()
         assert fs.cat_file(path) == below.cat_file(path) == (b"NEWER56789" if later else b"new3456789TAIL")
+
+
+@pytest.mark.parametrize("mode", ["ab", "r+b"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_object_that_the_disk_tier_alone_has_can_be_changed(
+    make: Make, protocol: str, root: str, tmp_path: Path, monkeypatch: Patch, mode: str, *, saved: bool
+) -> None:
+    """It was closed, and its own save in the background is no other writer. [2.28]"""
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    fs = make(protocol, disk=str(tmp_path / "tier"), disk_size="512MiB", durability="disk")
+    fs.pipe_file(f"{root}/k", b"one")
+    with fs.transaction, fs.open(f"{root}/k", mode) as file:
+        file.seek(0, os.SEEK_END)
+        file.write(b"two")
+        if saved:
+            fs.volume.sync(durability="backend")
+    assert fs.cat_file(f"{root}/k") == b"onetwo"
 
 
 def test_another_writer_that_gives_up_takes_nothing_of_a_transaction_along(
