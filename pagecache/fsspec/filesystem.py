@@ -26,6 +26,7 @@ from fsspec.utils import stringify_path, tokenize
 from ..backends.fsspec.objects import STAGE
 from ..cache import PageCache
 from ..config import Size
+from ..engine.park import NEVER
 from ..errors import LostRange
 from ..objects import FileStat
 from ..options import OpenMode
@@ -137,16 +138,24 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     # -- state of files
 
+    def _differing(self) -> Volume | None:
+        """Return the volume, if its files may differ from the target: an earlier process may have left some on disk."""
+        return self.volume if self._wanted.durability == "disk" else self._wanted.open_volume()
+
     def _unseen(self) -> dict[str, FileStat]:
         """Return the files whose cached state the target does not show, by path."""
-        volume = self._wanted.open_volume()
-        return {} if volume is None else {f"{self.root_marker}{stat.key}": stat for stat in volume.unsaved(hidden=True)}
+        if (volume := self._differing()) is None:
+            return {}
+        if volume.recovery is not None:
+            volume.recovery.all_first(NEVER)
+        return {f"{self.root_marker}{stat.key}": stat for stat in volume.unsaved(hidden=True)}
 
     def _unseen_at(self, path: str, *, hidden: bool = True) -> FileStat | None:
         """Return the cached state of one file if the target does not show it; not `hidden`: of an uncommitted file."""
-        volume, key = self._wanted.open_volume(), self._key(path)
+        volume, key = self._differing(), self._key(path)
         if volume is not None and key:
             with contextlib.suppress(ValueError, FileNotFoundError, NotADirectoryError):  # no file can be there
+                volume._recover_first(volume._attempts("stat", key, None), volume._canonical(key))
                 known = next(iter(volume.unsaved(key, hidden=hidden)), None)
                 return known or self._identified(hidden).get(self._identity(key))
         return None

@@ -22,6 +22,7 @@ from pagecache.backends.passing import PassingBackend
 from pagecache.cli import main
 from pagecache.disk import records
 from pagecache.disk.tier import Tier
+from pagecache.engine.commit.journaled import VolumeJournal
 from tests.commands import call
 from tests.disk.copying import copy_tier
 from tests.disk.test_tier import MIB, content, read
@@ -132,6 +133,61 @@ def test_fsspec_reads_from_the_tier_of_an_earlier_process(tmp_path: Path) -> Non
         files.close()
     with pytest.raises(ValueError, match="size: '1MiB' is less than 4 segments"):
         fsspec.filesystem("pagecache", target_protocol="file", disk=str(tmp_path / "tier"), disk_size="1MiB")
+
+
+def parent(path: str) -> str:
+    return str(Path(path).parent)
+
+
+def copied_to(files: Any, path: str) -> None:
+    files.pipe_file(f"{path}2", b"other")
+    files.cp_file(f"{path}2", path)
+
+
+def copied_from(files: Any, path: str) -> None:
+    files.cp_file(path, f"{path}2")
+    files.mv(f"{path}2", path)
+
+
+@pytest.mark.parametrize("protocol", ["file", "memory"])
+@pytest.mark.parametrize(
+    ("asked", "expected", "after"),
+    [
+        (lambda files, path: files.info(path)["size"], 5, b"newer"),
+        (lambda files, path: files.size(path), 5, b"newer"),
+        (lambda files, path: files.exists(path), True, b"newer"),
+        (lambda files, path: [each["size"] for each in files.ls(parent(path)) if each["name"] == path], [5], b"newer"),
+        (lambda files, path: path in files.find(parent(path)), True, b"newer"),
+        (lambda files, path: files.ukey(path) != files.ukey(path), True, b"newer"),
+        (copied_from, None, b"newer"),
+        (copied_to, None, b"other"),
+        (lambda files, path: files.touch(path, truncate=False), None, b"newer"),
+    ],
+    ids=["info", "size", "exists", "ls", "find", "ukey", "cp from", "cp to", "touch"],
+)  # fmt: skip
+def test_the_first_call_of_fsspec_after_a_restart_sees_what_the_journal_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, asked: Any, expected: object, after: bytes
+) -> None:
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    below, root = fsspec.filesystem(protocol), tmp_path / "data"
+    paths = [str(root / "stored"), str(root / "made" / "new")]
+    for path in paths:
+        below.makedirs(parent(path))
+    below.pipe_file(paths[0], b"old")
+    options = {"target_protocol": protocol, "disk": str(tmp_path / "tier"), "disk_size": "512MiB"}
+    for first in (True, False):
+        files = fsspec.filesystem("pagecache", skip_instance_cache=True, durability="disk", **options)
+        for path in paths:
+            if first:
+                files.pipe_file(path, b"newer")
+            else:
+                assert asked(files, path) == expected
+                assert files.cat_file(path) == after
+        if not first:
+            files.volume.sync(durability="backend")
+            assert [below.cat_file(path) for path in paths] == [after, after]
+        files.close()
+    below.rm(str(root), recursive=True)
 
 
 def test_stores_of_pagecache_have_a_name_of_their_own(tmp_path: Path) -> None:
