@@ -33,6 +33,8 @@ from .device import OS, Device
 from .segments import PAUSE, RESCUED, RESCUED_MAX, Segments
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .catalogue import Catalogue
     from .journal import Journal
 
@@ -155,6 +157,7 @@ class Tier:
         self.described, self._place = described, place
         self.errors = 0
         self._volumes: WeakSet[Told] = WeakSet()
+        self._left: dict[int, Callable[[], object]] = {}  # files with calls of ended volumes -> whether one still runs
         self._users: set[object] = set()
         self._lock = threading.Lock()
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
@@ -558,6 +561,18 @@ class Tier:
     def detached(self, volume: Told) -> None:
         with self._lock:
             self._volumes.discard(volume)
+
+    def leave(self, number: int, is_busy: Callable[[], object]) -> None:
+        """Record that calls of a volume that ends run on a file of the journal. `is_busy`: whether they still do."""
+        with self._lock:
+            self._left[number] = is_busy
+
+    def is_left_busy(self, number: int) -> bool:
+        """Return whether a call of a volume that has ended still runs on a file of the journal."""
+        with self._lock:
+            if (is_busy := self._left.get(number)) is not None and not is_busy():
+                del self._left[number]
+            return number in self._left
 
     def volumes(self) -> tuple[Told, ...]:
         """Return the volumes that are attached."""

@@ -378,6 +378,10 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     reason = Reason("the end of the volume's threads", volume.engine.native)
     stopped = during(reason, lambda: volume.engine.stop(patience))
     volume.aside.stop()
+    if (tier := volume.cache.tier) is not None:
+        for inode in inodes:  # first: as soon as it is forgotten, another volume may have its store
+            if inode.journaled.is_live() and inode.in_old_hands():
+                tier.leave(inode.journaled.number, inode.in_old_hands)
     volume.cache._forget(volume)
     with volume.inodes_lock:
         volume.inodes.clear()

@@ -9,6 +9,8 @@
 Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was. Bytes that were laid
 in part, as a store failed or the volume ended, are dropped again.
 
+A call of an ended volume that still runs on the object returns first: it may land over later bytes.
+
 Whether the stored object is the one that they were written over:
 
     its version is the recorded one                        yes
@@ -265,6 +267,10 @@ class Recovery:
     def _lay_or_miss(self, each: _Left) -> None:
         if each.over:
             return
+        while self._is_busy(each):
+            self._volume._check_alive(each.key)
+            if self._stop.wait(SLICE):
+                raise _busy_error(each)
         try:
             self._check_room(each)
             each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
@@ -283,6 +289,10 @@ class Recovery:
                 next = "discard gives them up, resume looks again"
                 self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
             each.gone, each.sought = True, False
+
+    def _is_busy(self, each: _Left) -> bool:
+        """Return whether a call of an ended volume runs on the object, which may land over later bytes."""
+        return self._tier.is_left_busy(each.unsaved.number)
 
     def _check_room(self, each: _Left) -> None:
         """Take memory for bytes that nothing writes back, as a part of the volume's share of the dirty limit."""
@@ -310,6 +320,8 @@ class Recovery:
         """Give up the bytes of an object that were not laid; return the losses."""
         lost: list[LostRange] = []
         for each in self._named(name):
+            if self._is_busy(each):
+                raise _busy_error(each)
             settled = False
             while not settled:
                 if (job := each.laying) is not None:
@@ -425,7 +437,9 @@ class Recovery:
                 if self._stop.is_set():
                     return
                 try:
-                    if each.waits():
+                    if each.waits() and self._is_busy(each):
+                        failed = True
+                    elif each.waits():
                         self._lay(each, self._tries(each))
                 except ShutdownError as error:
                     with self._starting:
@@ -487,6 +501,10 @@ def _canonical(volume: Volume, key: Key) -> Key:
         return volume._canonical(key)
     except Exception:  # the first call for it raises that
         return key
+
+
+def _busy_error(each: _Left) -> OSError:
+    return OSError(errno.EBUSY, "a call of a volume that has ended still runs on the object", each.key)
 
 
 def _described(left: _Left) -> RecoveredFile:

@@ -810,6 +810,25 @@ def test_an_attach_that_failed_can_be_made_again(world: World, of: Any, name: st
     world.settles(changed(0, b"new"))
 
 
+def test_a_running_call_of_a_volume_that_has_ended_lands_before_later_bytes(world: World) -> None:
+    gate = world.store.gate("write_from", times=1)
+    world.synced(b"first").close()  # saved in the background
+    gate.wait_entered()
+    for _ in range(2):
+        world.volume.detach(timeout=0.5, on_failed="discard")
+        world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
+        raises(TimeoutError, world.volume.open, "k", "r+b", timeout=0.2)
+        raises(TimeoutError, world.volume.remove, "k", timeout=0.2)
+        raises(OSError, world.volume.discard, "k", match="still runs")
+        world.open("other", "w+b").fsync(durability="backend")
+    gate.open()
+    with world.open() as file:
+        assert file.read() == changed(0, b"first")
+        file.pwrite(b"newer", 0)
+        file.fsync(durability="backend")
+    world.settles(changed(0, b"newer"))
+
+
 def test_a_close_that_saves_in_the_store_saves_what_is_held(make: Make) -> None:
     world = make(durability="backend")
     world.open().pwrite(b"new", 0)

@@ -767,6 +767,11 @@ class Journaled:
                 self._known = self.file.versions.base
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
 
+    @property
+    def number(self) -> int:
+        """The file of the journal; 0: none."""
+        return self._number
+
     def has_adopted(self, number: int) -> bool:
         """Return whether its bytes are those of this file of the journal."""
         return self.is_live() and self._number == number
