@@ -77,6 +77,7 @@ FOR_TYPES = {
     "volume": ["volume.volume"],
     "volume.inode": ["file", "volume.namespace", "volume.lifetimes"],  # its handles, and its removal or rename
     "volume.reconnect": ["volume.namespace"],
+    "volume.ticket": ["volume.recovered"],
     "volume.volume": ["cache", "volume.recovered"],
     "file": ["volume.volume"],
     "closing": ["cache"],

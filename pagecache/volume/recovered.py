@@ -86,9 +86,7 @@ class _Left:
         self.unsaved, self.key, self.held = unsaved, key, held
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.laying: Job[None] | None = None  # the last one
-        self.failed: list[
-            Exception
-        ] = []  # the error of the last try of the thread, if it failed: another list each time
+        self.laying_error: list[Exception] = []  # of the thread's last failed try: another list each time
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
         self.sought = True  # it is looked for without a call
@@ -112,11 +110,11 @@ class Laying:
     """A file that is laid for a sync: that is over, or fails, after this was made."""
 
     def __init__(self, left: _Left) -> None:
-        self._left, self._before = left, left.failed
+        self._left, self._before = left, left.laying_error
         self.key = left.key
 
     def error(self) -> OSError | None:
-        failed = self._left.failed
+        failed = self._left.laying_error
         return None if failed is self._before else as_os_error(failed[0], self.key)
 
     def waits(self) -> bool:
@@ -446,9 +444,9 @@ class Recovery:
                         if self._volume.engine.aborted or self._volume.detached:
                             self._thread = None  # a reconnect starts another one
                             return
-                    failed, each.failed = True, [error]
+                    failed, each.laying_error = True, [error]
                 except Exception as error:
-                    failed, each.failed = True, [error]
+                    failed, each.laying_error = True, [error]
                     if not said:
                         said = True
                         next = "they stay in the disk tier, and are tried again"

@@ -432,7 +432,7 @@ class Volume:
             return self._add_ticket(SyncTicket(self, recovery=self.recovery))
         busy: builtins.list[EngineFile] = []
         left = self.engine.journal.append(self.engine.dirty_files(), busy=busy)
-        error = self.engine.journal.record_saved()  # here: a store that hangs has the threads of the volume
+        error = self.engine.journal.confirm_all()  # here: a store that hangs has the threads of the volume
         return self._add_ticket(SyncTicket(self, left, busy=busy, names=False, failed=error))
 
     def _add_ticket(self, ticket: SyncTicket) -> SyncTicket:

@@ -132,10 +132,12 @@ class VolumeJournal:
         self, files: Iterable[EngineFile], until: float | None = None, busy: list[EngineFile] | None = None
     ) -> list[EngineFile]:
         """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
-        the store. `busy`: is given those that a call holds, for which nothing waits then.
+        the store. `busy`: is given those that a call holds, for which nothing waits then; what was saved of others is
+        recorded, too.
         """
         if busy is not None:
             until = time.monotonic() + GRACE
+            files = dict.fromkeys([*files, *(each.file for each in list(self._waiting) if each.is_saved())])
         done: list[tuple[EngineFile, int]] = []
         left: list[EngineFile] = []
         clean: list[EngineFile] = []
