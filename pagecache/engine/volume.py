@@ -508,9 +508,11 @@ class EngineVolume:
             with self._lock:
                 tickets = list(self._tickets)
             left: list[SyncTicket] = []
+            first = True
             for ticket in tickets:
-                if not ticket._advance(first=not left):
+                if not ticket._advance(first=first):
                     left.append(ticket)
+                    first &= not ticket._asked  # no caller waits for a save in the background
             with self._lock:
                 self._tickets = left + self._tickets[len(tickets) :]
                 return min((ticket._pause() for ticket in self._tickets), default=float("inf"))

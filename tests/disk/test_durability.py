@@ -256,6 +256,18 @@ def test_a_store_that_hangs_keeps_no_fsync(world: World) -> None:
     assert world.saved() == OLD
 
 
+def test_a_save_in_the_background_that_hangs_keeps_no_sync_and_no_detach(world: World) -> None:
+    gate = world.store.gate("write_from", times=1)
+    world.synced(b"new").close()
+    gate.wait_entered()
+    world.open("other", "w+b").pwrite(b"other", 0)
+    world.volume.sync(timeout=10)
+    world.volume.begin_sync(durability="disk").wait(10)
+    assert world.volume.detach(timeout=10) == []
+    assert set(world.copied(on_recovery="hold").left()) == {"k", "other"}
+    gate.open()
+
+
 def test_a_later_fsync_appends_only_what_was_written_since(world: World) -> None:
     file = world.synced(b"a" * 8192)
     before = world.journal()._current.used
