@@ -114,7 +114,11 @@ class OpenFile:
         return OSError(code, f"earlier writes could not be written back: {os.strerror(code)}", file.key)
 
     def flush(self) -> None:
-        """Flush for close(2), which waits for it; called once for each duplicated descriptor."""
+        """Flush for close(2), which waits for it; called once for each duplicated descriptor.
+
+        A store in place gets the bytes even if fsync ends at the disk tier: a later write-back would change the times
+        that `tar` and `cp` set by name after the close.
+        """
         file, written, wrote = self.file, self.written_ns, self.take_wrote()
         try:
             if wrote and file._commits_on_close():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pagecache.cli import main
 from pagecache.disk import records
 from pagecache.disk.tier import Tier
 from pagecache.engine.commit.journaled import VolumeJournal
+from pagecache.fuse import Server
 from tests.commands import call
 from tests.disk.copying import copy_tier
 from tests.disk.test_tier import MIB, content, read
@@ -120,6 +122,22 @@ def test_a_second_mount_reads_from_the_tier_of_the_first(tmp_path: Path) -> None
         with Mounted(tmp_path, f"dir:{store}", *words) as mounted:
             assert (mounted.path / "a").read_bytes() == content(3 * MIB)
             assert bool(mounted.number("disk_hits")) == (round == 1)
+
+
+def test_close_of_a_mounted_file_in_place_writes_back_before_its_times_are_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    (tmp_path / "data").mkdir()
+    with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="512MiB")) as cache:
+        server = Server(cache.attach(f"dir:{tmp_path}/data", durability="disk"))
+        fh, made = server.create(1, "a", 0o600, os.O_RDWR)
+        server.files.write(fh, 0, b"new")
+        server.flush(fh)
+        server.release(fh)
+        server.setattr(made.number, {"mtime_ns": 10**18})
+        server.volume.sync(durability="backend")
+        assert (tmp_path / "data" / "a").stat().st_mtime_ns == 10**18
 
 
 def test_fsspec_reads_from_the_tier_of_an_earlier_process(tmp_path: Path) -> None:
