@@ -24,7 +24,7 @@ from ..engine.park import SLICE, Deadline, Signal, deadline_error
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
-from ..errors import FailedRange, LostRange, UnsavedDataError
+from ..errors import FailedRange, LostRange, ShutdownError, UnsavedDataError
 from ..native import END, LOCK, NAMES, TOKEN, Op
 from . import lifetimes
 from .inode import Inode
@@ -44,7 +44,8 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
     try:
         failed: list[OSError] = []
         if volume.engine.durability == "disk" and not volume.engine.aborted:
-            volume.begin_sync()  # a call that holds a file keeps no other one from the disk
+            with contextlib.suppress(ShutdownError):  # of an abort beside it
+                volume.begin_sync()  # a call that holds a file keeps no other one from the disk
         if volume.recovery is not None:
             if volume.engine.durability == "backend":
                 failed = volume.recovery.outlast(deadline)

@@ -79,6 +79,15 @@ _taking = threading.RLock()
 """Guards the bytes that recoveries withhold; held briefly, as `Recovery._starting`."""
 
 
+def _after_fork() -> None:
+    """Forget in a child a lock that a thread of the parent may have had."""
+    global _taking
+    _taking = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class _Left:
     """One file that was left."""
 
@@ -297,8 +306,8 @@ class Recovery:
         if not each.held:
             return
         cache, engine = self._volume.cache, self._volume.engine
+        others = [other.recovery for other in cache.volumes() if other.recovery not in (None, self)]
         with _taking:
-            others = [other.recovery for other in cache.volumes() if other.recovery not in (None, self)]
             taken = self._count(each) + sum(recovery._count() for recovery in others if recovery is not None)
             room = max(0, cache.limits.dirty_limit // 2 - taken)
             if each.memory > room:
@@ -417,13 +426,16 @@ class Recovery:
 
     def go_on(self) -> None:
         """Begin again after `stop`: the volume has not ended."""
-        if (thread := self._thread) is not None:
-            thread.join(SLICE)
         self._stop.clear()
-        with self._starting:
-            if thread is not None and not thread.is_alive():
-                self._thread = None
         self.start()
+
+    def _stops(self) -> bool:
+        """Return whether the thread ends: `go_on` starts another one."""
+        with self._starting:
+            if self._stop.is_set():
+                self._thread = None
+                return True
+            return False
 
     def _run(self) -> None:
         said = False
@@ -432,7 +444,7 @@ class Recovery:
             self._hurry.clear()
             failed = False
             for each in self._left:
-                if self._stop.is_set():
+                if self._stops():
                     return
                 try:
                     if each.waits() and self._is_busy(each):

@@ -329,10 +329,7 @@ class SyncTicket:
         return list(dict.fromkeys(due))
 
     def _drop(self, number: int) -> None:
-        sync = self._pending.pop(number, None)
-        if sync is not None and sync.file.journaled.is_live():
-            error = sync.file.journaled.settle()
-            self._errors = self._errors if error is None else [*self._errors, error]
+        self._pending.pop(number, None)
         self._events.drop(number)
 
     def _names_done(self) -> bool:

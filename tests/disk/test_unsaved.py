@@ -28,6 +28,7 @@ from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
 from pagecache.observe.client import ask
+from pagecache.volume import recovered
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, beside, eventually, raises
 from tests.file.test_interrupts import interrupted_at
@@ -555,6 +556,81 @@ def test_a_sync_that_lays_recovered_files_has_their_errors(make: Make) -> None:
     raises(OSError, Task(after.volume.sync, 10).result, match="refused")
     after.volume.sync(10)
     assert after.saved() == changed(8192, b"gone", changed(0, b"kept"))
+
+
+@IN_PLACE
+def test_a_sync_at_the_store_is_polled_beside_a_disk_that_hangs(world: World) -> None:
+    """Also by an abort, from a signal handler of a thread that appends."""
+    file, engine = world.synced(b"new"), world.volume.engine
+    gate = world.store.gate("commit", times=1)
+    ticket = world.volume.begin_sync(durability="backend")
+    gate.wait_entered()
+    with world.journal()._lock:
+        gate.open()
+        eventually(lambda: not file._inode.has_local())
+        Task(engine.poll_tickets).result(5)
+    ticket.wait(10)
+    assert world.left() == []
+
+
+@pytest.mark.parametrize("on_failed", ["raise", "discard"])
+def test_an_abort_beside_the_begin_of_a_detach_is_no_error_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, on_failed: Any
+) -> None:
+    file, begin = world.open(), world.volume.begin_sync
+    file.pwrite(b"new", 0)
+
+    def aborted(**options: Any) -> object:
+        world.volume.abort()
+        return begin(**options)
+
+    monkeypatch.setattr(world.volume, "begin_sync", aborted)
+    if on_failed == "raise":
+        raises(UnsavedDataError, world.volume.detach, on_failed=on_failed)
+        monkeypatch.undo()
+    assert [lost.key for lost in world.volume.detach(on_failed="discard")] == ["k"]
+
+
+def test_the_recovery_goes_on_after_a_detach_that_is_refused_just_as_it_stops(make: Make) -> None:
+    make().synced(b"new")
+    world = World.made[-1].crash(on_recovery="hold", flush_interval=0.5)
+    recovery = world.volume.recovery
+    assert recovery is not None
+    seen = threading.Event()
+
+    class Stop(threading.Event):
+        def is_set(self) -> bool:
+            found = super().is_set()
+            if found and threading.current_thread().name == "pagecache-recovery":
+                seen.set()
+                eventually(lambda: not super(Stop, self).is_set())
+            return found
+
+    recovery._stop = Stop()
+    world.volume.resume()
+    recovery._stop.set()
+    assert seen.wait(10)
+    recovery.go_on()
+    eventually(lambda: world.left() == [])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_beside_a_check_of_the_room_of_held_files_leaves_no_lock() -> None:
+    taken, go_on = threading.Event(), threading.Event()
+
+    def check() -> None:
+        with recovered._taking:
+            taken.set()
+            go_on.wait(10)
+
+    checking = Task(check)
+    taken.wait(10)
+    child = os.fork()
+    if child == 0:
+        os._exit(not recovered._taking.acquire(timeout=5))
+    go_on.set()
+    checking.result()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("op", ["write_from", "commit"])
