@@ -133,13 +133,13 @@ class Outage:
 
 def divide(volumes: list[EngineVolume], limit: int) -> None:
     """Set each volume's share of the limit: the bytes that it withholds, and a part of the rest by its recent
-    completions. The shares add up to the limit.
+    completions. The shares add up to the limit, unless the volumes withhold more.
     """
     if not volumes:
         return
     floor = _floor(limit, len(volumes))
     total = sum(volume.pace.done for volume in volumes)
-    rest = limit - floor * len(volumes) - sum(volume.withheld_bytes for volume in volumes)
+    rest = max(0, limit - floor * len(volumes) - sum(volume.withheld_bytes for volume in volumes))
     for volume in volumes:
         part = volume.pace.done / total if total else 1 / len(volumes)
         least = floor + volume.withheld_bytes

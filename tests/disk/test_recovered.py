@@ -754,6 +754,19 @@ def test_held_files_have_half_of_the_memory_for_dirty_bytes_whatever_other_volum
         assert after.volume.engine.withheld_bytes == 0
 
 
+@pytest.mark.parametrize("call", ["configure", "resize"])
+def test_a_limit_below_the_held_bytes_lets_other_volumes_go_on(world: World, call: str) -> None:
+    world.synced(b"new" * (1 << 19))
+    after = world.crash(on_recovery="hold", memory="8MiB")
+    assert after.read() == changed(0, b"new" * (1 << 19))
+    store = RecordingBackend({"busy": b""})
+    with after.cache.attach(store).open("busy", "r+b") as busy:
+        after.cache.configure(dirty_expire=0.05)
+        after.cache.resize("2MiB") if call == "resize" else after.cache.configure(dirty_limit="512KiB")
+        busy.pwrite(b"written", 0)
+        eventually(lambda: store.seen("write_from"))
+
+
 def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(world: World) -> None:
     world.synced(BIG, key="big", mode="w+b")
     begun, ends = threading.Event(), threading.Event()
