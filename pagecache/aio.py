@@ -328,7 +328,7 @@ class AsyncCachedFile:
         """Close the handle, as `CachedFile.close` does. Idempotent."""
         if self._file.closed:
             return
-        if self._file._is_unsaved():
+        if self._file._close_may_wait():
             await self._aside.run("close", self._file.close, key=self.key)
         else:
             self._file.close()

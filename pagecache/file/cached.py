@@ -440,9 +440,13 @@ class CachedFile(Handle, io.RawIOBase):
     # -- the end
 
     def _is_unsaved(self) -> bool:
-        """Return whether closing it may take a while, as there may be data to write back, or records to confirm."""
-        inode = self._inode
-        return self._writable and (inode.has_local() or inode.versions.stale or inode.journaled.has_records())
+        """Return whether there may be data to write back."""
+        return self._writable and (self._inode.has_local() or self._inode.versions.stale)
+
+    def _close_may_wait(self) -> bool:
+        """Return whether its close may write data back, or wait for the disk of the journal."""
+        journal = self.volume.engine.journal
+        return self._is_unsaved() or (self._writable and journal is not None and journal.is_used())
 
     def _changed(self) -> bool:
         """Return whether changes may have been made through this handle."""

@@ -826,9 +826,8 @@ def test_a_sync_whose_save_the_disk_cannot_record_has_its_error(world: World) ->
         assert "the journal" in str(ticket.errors)
 
 
-@pytest.mark.parametrize("how", ["fsync", "close"])
-def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_before(world: World, how: str) -> None:
-    """Else a power cut brings the bytes of the former file back over those of this one."""
+def save_and_free(world: World) -> None:
+    """Have a file saved and freed, and none of that confirmed."""
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"older", 0)  # the close puts it into the journal, the background into the store
     with pytest.MonkeyPatch.context() as patch:
@@ -843,6 +842,13 @@ def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_bef
     journal = world.journal()
     assert not journal.has_unsaved()
     assert journal._confirmed < journal.last
+
+
+@pytest.mark.parametrize("how", ["fsync", "close"])
+def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_before(world: World, how: str) -> None:
+    """Else a power cut brings the bytes of the former file back over those of this one."""
+    save_and_free(world)
+    journal = world.journal()
     file = world.volume.open("k", "r+b")
     file.pwrite(b"newer", 0)
     if how == "fsync":
@@ -853,10 +859,11 @@ def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_bef
     assert journal._confirmed == journal.last
 
 
+@pytest.mark.parametrize("former", [False, True])
 def test_a_close_by_a_task_confirms_on_another_thread_that_the_file_is_saved(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, *, former: bool
 ) -> None:
-    """A disk that hangs keeps no other task waiting."""
+    """A disk that hangs keeps no other task waiting. `former`: the file that the object had before."""
     sync, threads = OS.fdatasync, set[int]()
 
     def noted(fd: int) -> None:
@@ -865,20 +872,32 @@ def test_a_close_by_a_task_confirms_on_another_thread_that_the_file_is_saved(
 
     async def run() -> None:
         file = await pagecache.aio.open(world.volume, "k", "r+b")
-        await file.pwrite(b"new", 0)
-        await file.fsync()
         inode = file._file._inode
-        barrier.drive(barrier.FileSync(inode), None, "fsync")
-        inode.journaled.settle(Deadline(world.volume.engine.clock, None))
+        if not former:
+            await file.pwrite(b"new", 0)
+            await file.fsync()
+            barrier.drive(barrier.FileSync(inode), None, "fsync")
+            inode.journaled.settle(Deadline(world.volume.engine.clock, None))
         assert not inode.has_local()
         monkeypatch.setattr(OS, "fdatasync", noted)
         await file.close()
 
+    if former:
+        save_and_free(world)
     asyncio.run(run())
     journal = world.journal()
     assert journal._confirmed == journal.last
     assert threads
     assert threading.get_ident() not in threads
+
+
+@IN_PLACE
+def test_a_flush_of_a_saved_file_succeeds_on_an_aborted_volume(world: World) -> None:
+    """As that of any clean file: it makes no call."""
+    file = world.synced(b"new")
+    file.fsync(durability="backend")
+    world.volume.abort()
+    file.flush()
 
 
 # -- given up

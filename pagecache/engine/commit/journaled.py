@@ -556,14 +556,10 @@ class Journaled:
         Raises:
             OSError: the disk fails: it might.
         """
-        if self.has_records():
+        if self._last:
             with self._lock:
                 self._settle(self._owner.journal())
             self._owner.confirm_saved(self._last)
-
-    def has_records(self) -> bool:
-        """Return whether the journal has had records of the file, so that `confirm_saved` may wait."""
-        return self._last > 0
 
     def freed(self) -> None:
         """Record that nothing of the file is unsaved: CORE has freed it."""
