@@ -828,8 +828,10 @@ def test_a_sync_whose_save_the_disk_cannot_record_has_its_error(world: World) ->
 
 def save_and_free(world: World) -> None:
     """Have a file saved and freed, and none of that confirmed."""
+    gate = world.store.gate("write_from", times=1)  # a save that ends before the close is confirmed by it
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"older", 0)  # the close puts it into the journal, the background into the store
+    gate.release.set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
 
@@ -889,6 +891,28 @@ def test_a_close_by_a_task_confirms_on_another_thread_that_the_file_is_saved(
     assert journal._confirmed == journal.last
     assert threads
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_a_close_waits_for_no_records_of_other_files_after_a_failed_sync(world: World, *, former: bool) -> None:
+    """What was saved of the file, or of the one that the object had before, is stated anew and confirmed by then."""
+    journal, volume_journal = world.journal(), world.volume.engine.journal
+    assert volume_journal is not None
+    if former:
+        save_and_free(world)
+        file = world.open()
+    else:
+        file = world.synced(b"new")
+        barrier.drive(barrier.FileSync(file._inode), None, "fsync")
+        file._inode.journaled.settle(Deadline(world.volume.engine.clock, None))
+    with losing_a_sync(world) as lost:
+        assert volume_journal.confirm_all() is None
+    assert lost
+    world.open("other", "x+b").pwrite(b"x", 0)
+    world.files[-1]._inode.journal().begin()
+    assert journal._confirmed < journal.last
+    file.close()
+    assert journal._confirmed < journal.last
 
 
 @IN_PLACE

@@ -225,12 +225,13 @@ class VolumeJournal:
             OSError: of the disk.
         """
         journal = self.journal()
-        if not journal.owes():
+        if not (owes := journal.owes()):
             with contextlib.suppress(OSError):
                 journal.confirm(lsn)
                 return
         journal.restate()
-        journal.confirm(journal.last)
+        if owes or journal.owes():  # else all was stated anew and confirmed after a sync that failed
+            journal.confirm(journal.last)
 
     def confirm_file(self, file: EngineFile) -> None:
         """Record that the store has a file, and wait for the device: a crash must bring no older bytes back.
