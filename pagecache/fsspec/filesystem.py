@@ -147,7 +147,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         if (volume := self._differing()) is None:
             return {}
         if volume.recovery is not None:
-            volume.recovery.outlast(NEVER)
+            volume.recovery.outlast(NEVER, again=False)
         return {f"{self.root_marker}{stat.key}": stat for stat in volume.unsaved(hidden=True)}
 
     def _unseen_at(self, path: str, *, hidden: bool = True) -> FileStat | None:

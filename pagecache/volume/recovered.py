@@ -126,6 +126,10 @@ class Laying:
         failed = self._left.laying_error
         return None if failed is self._before else as_os_error(failed[0], self.key)
 
+    def has_failed(self) -> bool:
+        """Return whether a try had failed before this was made."""
+        return bool(self._before)
+
     def waits(self) -> bool:
         return self._left.waits() and self.error() is None
 
@@ -220,13 +224,16 @@ class Recovery:
             self._hurry.set()
         return laying
 
-    def outlast(self, deadline: Deadline) -> list[OSError]:
-        """Wait until all files that are not held are laid, before a detach; return the errors."""
+    def outlast(self, deadline: Deadline, *, again: bool = True) -> list[OSError]:
+        """Wait until all files that are not held are laid, or have failed; return the errors. Not `again`: those that
+        have failed before are tried in the background.
+        """
         engine = self._volume.engine
         try:
             laying = [] if engine.aborted else self.hurry()
         except OSError as error:
             return [error]
+        laying = [each for each in laying if again or not each.has_failed()]
 
         def waits() -> bool:
             return not engine.aborted and any(each.waits() for each in laying)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -25,11 +26,14 @@ from pagecache.disk import records
 from pagecache.disk.tier import Tier
 from pagecache.engine.commit.journaled import VolumeJournal
 from pagecache.fuse import Server
+from pagecache.testing import Gate
+from pagecache.volume import recovered
 from tests.commands import call
 from tests.disk.copying import copy_tier
 from tests.disk.test_tier import MIB, content, read
+from tests.file.rig import Task, eventually
 from tests.fuse.mounts import Mounted, needs_mounts
-from tests.stores import ObjectBackend
+from tests.stores import WAIT_LIMIT_S, ObjectBackend
 
 pytestmark = pytest.mark.contract("D4", "D8")
 
@@ -206,6 +210,37 @@ def test_the_first_call_of_fsspec_after_a_restart_sees_what_the_journal_has(
             assert [below.cat_file(path) for path in paths] == [after, after]
         files.close()
     below.rm(str(root), recursive=True)
+
+
+def test_a_listing_of_fsspec_waits_for_one_try_to_recover_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try may take as long as a call is repeated, and `find` lists many directories."""
+    path, options = str(tmp_path / "data" / "new"), {"target_protocol": "file", "disk": str(tmp_path / "tier")}
+    os.mkdir(parent(path))
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    for first in (True, False):
+        files = fsspec.filesystem("pagecache", skip_instance_cache=True, durability="disk", **options)
+        if first:
+            files.pipe_file(path, b"newer")
+            files.close()
+    tries = []
+
+    def fail(*_arguments: object) -> None:
+        tries.append(path)
+        if len(tries) > 1:
+            gate.enter(WAIT_LIMIT_S)
+        raise OSError(errno.EIO, "the store fails")
+
+    with Gate() as gate, monkeypatch.context() as patch:
+        patch.setattr(recovered, "_lay", fail)
+        for _ in range(2):
+            assert [each["size"] for each in Task(files.ls, parent(path)).result(5)] == [0]
+        gate.wait_entered()
+    (left,) = files.volume.recovery._left
+    eventually(left.laying.finished)
+    assert files.cat_file(path) == b"newer"
+    files.close()
 
 
 def test_stores_of_pagecache_have_a_name_of_their_own(tmp_path: Path) -> None:
