@@ -33,8 +33,6 @@ from .device import OS, Device
 from .segments import PAUSE, RESCUED, RESCUED_MAX, Segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .catalogue import Catalogue
     from .journal import Journal
 
@@ -146,6 +144,14 @@ class Told(Protocol):  # a volume that the tier serves
     def spooled_bytes(self) -> int: ...
 
 
+class Called(Protocol):  # a file on which calls run that a volume has left behind; these keep it alive
+    def in_old_hands(self) -> bool: ...
+
+
+_left: dict[str, WeakValueDictionary[int, Called]] = {}
+"""By the real path of the directory, as a call may outlast the tier; then by the number of the file in the journal."""
+
+
 class Tier:
     """A running disk tier.
 
@@ -157,7 +163,7 @@ class Tier:
         self.described, self._place = described, place
         self.errors = 0
         self._volumes: WeakSet[Told] = WeakSet()
-        self._left: dict[int, Callable[[], object]] = {}  # files with calls of ended volumes -> whether one still runs
+        self._left = _left.setdefault(place, WeakValueDictionary())
         self._users: set[object] = set()
         self._lock = threading.Lock()
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
@@ -562,17 +568,14 @@ class Tier:
         with self._lock:
             self._volumes.discard(volume)
 
-    def leave(self, number: int, is_busy: Callable[[], object]) -> None:
-        """Record that calls of a volume that ends run on a file of the journal. `is_busy`: whether they still do."""
-        with self._lock:
-            self._left[number] = is_busy
+    def leave(self, number: int, file: Called) -> None:
+        """Record that calls of a volume that ends run on a file of the journal."""
+        self._left[number] = file
 
     def is_left_busy(self, number: int) -> bool:
         """Return whether a call of a volume that has ended still runs on a file of the journal."""
-        with self._lock:
-            if (is_busy := self._left.get(number)) is not None and not is_busy():
-                del self._left[number]
-            return number in self._left
+        file = self._left.get(number)
+        return file is not None and file.in_old_hands()
 
     def volumes(self) -> tuple[Told, ...]:
         """Return the volumes that are attached."""
@@ -776,6 +779,7 @@ def _after_fork() -> None:
         tier.forked()
     _running.clear()
     _opening.clear()
+    _left.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -382,7 +382,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     if (tier := volume.cache.tier) is not None:
         for inode in inodes:  # first: as soon as it is forgotten, another volume may have its store
             if inode.journaled.is_live() and inode.in_old_hands():
-                tier.leave(inode.journaled.number, inode.in_old_hands)
+                tier.leave(inode.journaled.number, inode)
     volume.cache._forget(volume)
     with volume.inodes_lock:
         volume.inodes.clear()

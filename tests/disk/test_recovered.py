@@ -823,13 +823,19 @@ def test_an_attach_that_failed_can_be_made_again(world: World, of: Any, name: st
     world.settles(changed(0, b"new"))
 
 
-def test_a_running_call_of_a_volume_that_has_ended_lands_before_later_bytes(world: World) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_running_call_of_a_volume_that_has_ended_lands_before_later_bytes(world: World, *, closed: bool) -> None:
+    """Also if the cache was closed, and its tier has ended."""
     gate = world.store.gate("write_from", times=1)
     world.synced(b"first").close()  # saved in the background
     gate.wait_entered()
     for _ in range(2):
-        world.volume.detach(timeout=0.5, on_failed="discard")
-        world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
+        if closed:
+            world.cache.close(timeout=0.5, on_failed="discard")
+            world = World(world.folder, world.store)
+        else:
+            world.volume.detach(timeout=0.5, on_failed="discard")
+            world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
         raises(TimeoutError, world.volume.open, "k", "r+b", timeout=0.2)
         raises(TimeoutError, world.volume.remove, "k", timeout=0.2)
         raises(OSError, world.volume.discard, "k", match="still runs")
