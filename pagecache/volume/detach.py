@@ -380,9 +380,11 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     stopped = during(reason, lambda: volume.engine.stop(patience))
     volume.aside.stop()
     if (tier := volume.cache.tier) is not None:
-        for inode in inodes:  # first: as soon as it is forgotten, another volume may have its store
-            if inode.journaled.is_live() and inode.in_old_hands():
-                tier.leave(inode.journaled.number, inode)
+        left = [(inode.journaled.number, inode) for inode in inodes if inode.journaled.is_live()]
+        left += [] if volume.recovery is None else volume.recovery.begun()
+        for number, inode in left:  # first: as soon as it is forgotten, another volume may have its store
+            if inode.in_old_hands():
+                tier.leave(number, inode)
     volume.cache._forget(volume)
     with volume.inodes_lock:
         volume.inodes.clear()

@@ -172,6 +172,10 @@ class Recovery:
         unsaved = set(self._tier.unsaved(self._volume_id))
         return [_described(each) for each in self._left if each.unsaved.number in unsaved]
 
+    def begun(self) -> list[tuple[int, Inode]]:
+        """Return the files that are being laid, or were, as numbers in the journal and objects."""
+        return [(each.unsaved.number, each.begun) for each in self._left if each.begun is not None]
+
     def size(self, name: Key, identity: Hashable | None) -> int | None:
         """Return the size of an object with bytes that are to be laid; None: it has none."""
         known = (None, self._volume.engine.lasting_identity(identity)) if name in self._names else ()

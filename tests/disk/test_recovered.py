@@ -848,6 +848,30 @@ def test_a_running_call_of_a_volume_that_has_ended_lands_before_later_bytes(worl
     world.settles(changed(0, b"newer"))
 
 
+@IN_PLACE
+def test_a_running_call_of_a_laying_that_has_ended_lands_before_later_bytes(world: World) -> None:
+    world.synced(BIG, key="big", mode="w+b")
+    after = world.crash(memory="3MiB", on_recovery="hold")
+    ends = threading.Event()
+
+    def until_the_end(offset: int) -> None:
+        assert offset < 1 << 20 or ends.wait(WAIT_LIMIT_S)
+
+    with after.store.gate("write_from", times=1) as gate:
+        with before_read(until_the_end):
+            after.volume.resume()
+            gate.wait_entered()
+            after.volume.detach(timeout=0.5, on_failed="discard")
+            ends.set()
+        after.volume = after.cache.attach(after.store, durability="disk", volume_id="store", read_ahead=0)
+        raises(TimeoutError, after.volume.open, "big", "r+b", timeout=0.2)
+    with after.open("big") as file:
+        assert file.read() == BIG
+        file.pwrite(b"newer", 0)
+        file.fsync(durability="backend")
+    after.settles(changed(0, b"newer", BIG), "big")
+
+
 def test_a_close_that_saves_in_the_store_saves_what_is_held(make: Make) -> None:
     world = make(durability="backend")
     world.open().pwrite(b"new", 0)
