@@ -33,7 +33,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from .device import OS, Device
 from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, discarded, packed, saved, span, summed
@@ -51,6 +51,10 @@ RESERVE_SHARE = 16
 AHEAD_SHARE, AHEAD_MAX = 64, 1 << 20
 """Zeros written behind a small record: one part in so many of a segment, at most so many bytes. A sync of blocks that
 were never written changes metadata: on ext4 it takes three times as long. Large records would only be written twice."""
+
+
+class Writer(Protocol):  # a volume
+    ended: bool  # the next one may have its files by now
 
 
 class JournalFull(OSError):
@@ -195,20 +199,20 @@ class Journal:
             self._next_file += 1
             return self._next_file - 1
 
-    def append(self, record: Record, buffers: Sequence[Any] = ()) -> int:
+    def append(self, record: Record, buffers: Sequence[Any] = (), by: Writer | None = None) -> int:
         """Append a record, and return its LSN. The bytes of `buffers` must not change before the return.
 
         Raises:
             JournalFull: it would pass the limit.
-            OSError: of the disk. The record is not in the journal.
+            OSError: of the disk, or `by` has ended. The record is not in the journal.
         """
         if record.kind == Kind.DATA and sum(memoryview(part).nbytes for part in buffers) != record.length:
             raise ValueError(f"the buffers of a DATA record of {record.length} bytes have another length")
         try:
-            return self._append(record, buffers)
+            return self._append(record, buffers, by)
         except JournalFull:
             self._make_room()
-        return self._append(record, buffers)
+        return self._append(record, buffers, by)
 
     def _check_open(self) -> None:
         if self._closed:  # another process may have it
@@ -221,9 +225,11 @@ class Journal:
         self.confirm(last)
         self._remove()
 
-    def _append(self, record: Record, buffers: Sequence[Any]) -> int:
+    def _append(self, record: Record, buffers: Sequence[Any], by: Writer | None) -> int:
         with self._lock:
             self._check_open()
+            if by is not None and by.ended:  # here: the next one takes the lock before it looks for its files
+                raise OSError(errno.EBADF, "the volume has ended, and appends nothing more", self._folder)
             file = self._files.get(record.file)
             if record.kind == Kind.FILE:
                 file = file or _File(FileState(record.file))
@@ -633,12 +639,12 @@ class Journal:
                 file.released = True
                 self._drop(file)
 
-    def forget(self, number: int) -> None:
+    def forget(self, number: int, by: Writer | None = None) -> None:
         """Give up the unsaved bytes of a recovered file, or drop it after its bytes were saved elsewhere."""
         with self._lock:
             file = self._files.get(number)
         if file is not None:  # otherwise another call has
-            self.confirm(self.append(discarded(number, file.state.size)))
+            self.confirm(self.append(discarded(number, file.state.size), by=by))
             self.release(number)
 
     def _drop(self, file: _File) -> None:

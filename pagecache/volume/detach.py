@@ -385,6 +385,8 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         for number, inode in left:  # first: as soon as it is forgotten, another volume may have its store
             if inode.in_old_hands():
                 tier.leave(number, inode)
+    if volume.engine.journal is not None:  # so too
+        volume.engine.journal.end()
     volume.cache._forget(volume)
     with volume.inodes_lock:
         volume.inodes.clear()

@@ -359,7 +359,7 @@ class Recovery:
     def _forget(self, each: _Left) -> list[LostRange]:
         if each.inode is not None or each.unsaved.number not in self._tier.unsaved(self._volume_id):
             return []
-        _journal(self._volume).journal().forget(each.unsaved.number)
+        _journal(self._volume).forget(each.unsaved.number)
         ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
         return [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
 
@@ -555,7 +555,7 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
             return None  # it was given up
         if handle is None:
             try:
-                _journal(volume).journal().forget(unsaved.number)
+                _journal(volume).forget(unsaved.number)
             except OSError as error:  # of the disk, and no error of the call: the next start looks again
                 _journal(volume).failed(error)
             return None

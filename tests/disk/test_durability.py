@@ -734,11 +734,11 @@ def test_a_change_of_a_name_that_the_disk_refuses_to_record_is_recorded_later(
     world.synced(b"former").close()
     append = Journal.append
 
-    def fail(self: Journal, record: records.Record, buffers: Any = ()) -> int:
+    def fail(self: Journal, record: records.Record, *more: Any, **by: Any) -> int:
         if record.kind in (records.Kind.REMOVED, records.Kind.DISCARDED, records.Kind.RENAMED):
             with disk_fails("pwritev"):
-                return append(self, record, buffers)
-        return append(self, record, buffers)
+                return append(self, record, *more, **by)
+        return append(self, record, *more, **by)
 
     monkeypatch.setattr(Journal, "append", fail)
     if change == "rename":

@@ -16,10 +16,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy, Volume
 from pagecache.backends.fsspec import FsspecBackend
+from pagecache.disk import records
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.commit.overlay import Overlay
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume import reconnect, recovered
@@ -870,6 +872,32 @@ def test_a_running_call_of_a_laying_that_has_ended_lands_before_later_bytes(worl
         file.pwrite(b"newer", 0)
         file.fsync(durability="backend")
     after.settles(changed(0, b"newer", BIG), "big")
+
+
+@IN_PLACE
+def test_an_append_of_a_volume_that_has_ended_comes_after_no_newer_bytes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ends, put, at = threading.Event(), threading.Event(), Journaled._put, 1 << 18
+
+    def pausing(self: Journaled, journal: Journal, record: records.Record, *more: Any) -> None:
+        if record.kind == records.Kind.DATA and record.offset == at and not begun.is_set():
+            begun.set()
+            assert ends.wait(WAIT_LIMIT_S)
+        put(self, journal, record, *more)
+
+    monkeypatch.setattr(Journaled, "_put", pausing)
+    file = world.open()
+    file.pwrite(b"a" * (1 << 20), 0)
+    fsync = Task(file.fsync)
+    assert begun.wait(WAIT_LIMIT_S)
+    world.volume.detach(timeout=0.5, on_failed="discard")
+    world.store = world._after()
+    world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
+    world.synced(b"newer", at + 1000)
+    ends.set()
+    raises(OSError, fsync.result)
+    assert world.copied().read()[at + 1000 : at + 1005] == b"newer"
 
 
 def test_a_close_that_saves_in_the_store_saves_what_is_held(make: Make) -> None:

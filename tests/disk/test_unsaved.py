@@ -752,8 +752,8 @@ def test_a_rename_of_a_new_object_over_unsaved_bytes_is_atomic_beside_a_kill(
         file.write(data)
         file.fsync()
 
-    def killed(self: Journal, *arguments: Any) -> int:
-        lsn = append(self, *arguments)
+    def killed(self: Journal, *arguments: Any, **by: Any) -> int:
+        lsn = append(self, *arguments, **by)
         copies.append(tmp_path / f"after {len(copies)}")
         copy_tier(tmp_path / "tier", copies[-1])
         return lsn

@@ -72,6 +72,7 @@ class VolumeJournal:
 
     Attributes:
         numbers: of its files in the journal that have unsaved records.
+        ended: it appends nothing more: the next volume may have these files by now.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class VolumeJournal:
         self._open = open_journal
         self._journal: Journal | None = None
         self.numbers: set[int] = set()
+        self.ended = False
         self._marked = 0  # epochs of marks
         self.freed = 0  # LSN of the last record of a file that was freed: its object may have another file by now
         self._lock = threading.RLock()  # a signal handler may discard what its thread appends
@@ -101,6 +103,16 @@ class VolumeJournal:
             self.volume.native.set_logged()  # first: files that are local before are appended as a whole
             self._journal = journal
         return self._journal
+
+    def end(self) -> None:
+        """Record what was saved, and append nothing more, not even for a call that the volume has left behind."""
+        for file in [] if self.volume.aborted else list(self._waiting):  # after an abort the disk may hang
+            file.settle()
+        self.ended = True
+
+    def forget(self, number: int) -> None:
+        """Give up the unsaved bytes of a recovered file."""
+        self.journal().forget(number, self)
 
     def is_used(self) -> bool:
         """Return whether any call has asked for "disk"."""
@@ -476,7 +488,7 @@ class Journaled:
             begin += len(room)
 
     def _put(self, journal: Journal, record: Record, buffers: list[memoryview] | None = None) -> None:
-        self._last = journal.append(record, buffers or ())
+        self._last = journal.append(record, buffers or (), self._owner)
         self._size = records.size_after(record, self._size)
 
     def _add_mark(self) -> None:
@@ -536,7 +548,7 @@ class Journaled:
         version = None if self.file.versions.stale else self.file.versions.base
         stored = self.file.number("saved_size")
         size = (stored - 1,) if stored else ()
-        self._last = journal.append(records.saved(self._number, mark.lsn, version, *size))
+        self._last = journal.append(records.saved(self._number, mark.lsn, version, *size), by=self._owner)
         self._marks.popleft()
         self.due = self._owner.volume.clock.now()
         if not self._marks:
