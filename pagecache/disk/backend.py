@@ -426,9 +426,8 @@ class TieredBackend(PassingBackend):
             self._drop(src, tree=tree)
             self._drop(dst, tree=tree)
             raise
-        if tree:  # a read beside it may have begun a copy
-            self._drop(src, tree=True)
-            self._drop(dst, tree=True, but=moved)
+        self._drop(src, tree=tree, but=moved)  # a read beside it may have begun a copy
+        self._drop(dst, tree=tree, but=moved)
         if moved is not None and after is not None:
             self.tier.put_back(moved, after)
 

@@ -425,6 +425,32 @@ def test_a_name_that_another_cache_gives_away_beside_a_rename_has_no_copy(tier: 
     assert read_once(tier, other, "b") == content(MIB, seed=2)
 
 
+@pytest.mark.parametrize("name", ["a", "b"], ids=["the old name", "the new one"])
+@pytest.mark.parametrize("copied", [False, True], ids=["it has no copy", "it has one"])
+def test_what_another_cache_reads_under_a_name_of_a_rename_before_it_is_carried_out_is_not_found_there(
+    tier: DiskTier, name: str, *, copied: bool
+) -> None:
+    former, moved = content(MIB), content(MIB, seed=2)
+    store = RecordingBackend({"a": moved, "b": former})
+    other = store.successor(lose=False)
+    with on_tier(tier, store) as ours, on_tier(tier, other) as theirs:
+        if copied:
+            read(ours, "a")
+        gate, renaming = at_gate(store.gate("rename"), ours.rename, "a", "b")
+        assert read(theirs, name) == (moved if name == "a" else former)
+        running = ours.cache.tier
+        assert running is not None
+        orders.written(running)
+        running._save()
+        renaming.result(opening=gate)
+        store.objects["a"] = StoredObject(former)
+        found = {key: running._catalogue.find("store", key) for key in (b"sa", b"sb")}  # after a kill
+        for key, saved in found.items():
+            assert saved is None or saved[0] == running._copies["store", key].number
+        assert (read(ours, "a"), read(ours, "b")) == (former, moved)
+    assert (read_once(tier, other, "a"), read_once(tier, other, "b")) == (former, moved)
+
+
 def test_a_copy_that_is_found_beside_a_remove_is_not_that_of_the_name(running: Tier) -> None:
     copy = running.bind("store", b"sa", "1", running.names)
     copy.put(0, 10, 1)
