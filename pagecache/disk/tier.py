@@ -21,6 +21,7 @@ import logging
 import os
 import threading
 from io import FileIO
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Protocol
 from weakref import WeakSet, WeakValueDictionary
@@ -171,9 +172,10 @@ class Tier:
         self._moving: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()  # by the names they will get
         self._unsaved: set[Copy] = set()
         self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, until the next save
+        self._announced: set[tuple[str, bytes]] = set()  # names to forget; grows without a lock
         self._noting = threading.Lock()  # held briefly, over the note of a failed drop: a kill leaves the names there
-        self.names = 0  # changes of names so far: see `publish`
-        self._wake = threading.Event()
+        self._names = 0
+        self._woken: SimpleQueue[None] = SimpleQueue()
         self._save_every = SAVE_EVERY
         self._ending = False
         self._swept = 0
@@ -209,14 +211,14 @@ class Tier:
                 self._count(OSError(errno.EIO, f"{what}; the tier begins empty", path))
                 _note(self._mark, wrong=False)
             self._next = self._catalogue.next
-            self._segments.work = self._wake.set
-            self._wake.set()  # the size may be smaller than before
+            self._segments.work = self._wake
+            self._wake()  # the size may be smaller than before
             self._thread = threading.Thread(target=self._work, name="pagecache-disk", daemon=True)
             self._thread.start()
             _running[place] = self
         except BaseException:
             self._ending = True  # an interrupt may have left the thread running
-            self._wake.set()
+            self._wake()
             leave(self._mark)
             raise
 
@@ -263,9 +265,10 @@ class Tier:
         """The lock of the directory is held."""
         if not self._mark.closed:  # else an interrupt came when it was done, and others may have the directory
             self._ending = True
-            self._wake.set()
+            self._wake()
             self._thread.join()
-            self._catalogue.close(remove=bool(self._undropped))  # a next start would find others' bytes by these names
+            wrong = bool(self._undropped or self._announced)  # a next start would find others' bytes by these names
+            self._catalogue.close(remove=wrong)
             with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
                 if self._journal is not None:
                     self._journal.close()
@@ -327,13 +330,21 @@ class Tier:
 
     def others_grow(self) -> None:
         """Have the writer make room for the journal, or for spools."""
-        self._wake.set()
+        self._wake()
 
     # -- copies
+
+    @property
+    def names(self) -> int:
+        """Changes of names so far: see `publish`."""
+        with self._lock:
+            self._forget_announced()
+            return self._names
 
     def find(self, volume: str, key: bytes) -> bool:
         """Return whether there is a copy of any version of an object."""
         with self._lock:
+            self._forget_announced()
             copy = self._copies.get((volume, key))
         if copy is not None:
             return copy.version is not None
@@ -341,8 +352,8 @@ class Tier:
 
     def _saved(self, volume: str, key: bytes) -> tuple[int, str, int] | None:
         try:
-            wrong = self._catalogue.damaged or (volume, key) in self._undropped
-            return None if wrong else self._catalogue.find(volume, key)
+            wrong = (volume, key) in self._announced or (volume, key) in self._undropped
+            return None if wrong or self._catalogue.damaged else self._catalogue.find(volume, key)
         except OSError as error:
             self._count(error)
             return None
@@ -350,20 +361,22 @@ class Tier:
     def bind(self, volume: str, key: bytes, version: str, names: int) -> Copy:
         """Return the copy of a version of an object, an empty one if there is none. `names`: as of `publish`."""
         with self._lock:
+            self._forget_announced()
             copy = self._copies.get((volume, key))
         if copy is not None and copy.version == version:
             return copy
         saved = self._saved(volume, key) if copy is None else None
         with self._lock:
+            self._forget_announced()
             other = self._copies.get((volume, key))
             if other is not None and other.version == version:
                 return other
             made = None
-            if saved is not None and saved[1] == version and other is copy and names == self.names:
+            if saved is not None and saved[1] == version and other is copy and names == self._names:
                 made = self._saved_copy(volume, key, saved)
             if made is None:
                 made = self._new(volume, key, version)
-            if names == self.names:
+            if names == self._names:
                 self._set_copy(made)
             return made
 
@@ -414,7 +427,8 @@ class Tier:
         own = {each.number for each in (copy, former) if each is not None}
         saved = self._saved(copy.volume, copy.key)
         with self._lock:
-            if names != self.names:
+            self._forget_announced()
+            if names != self._names:
                 return
             other = self._copies.get((copy.volume, copy.key))
             found = [] if other is None else [(other.number, other.version)]
@@ -435,7 +449,7 @@ class Tier:
     def _save_soon(self, copy: Copy) -> None:
         """The lock is held."""
         if not self._unsaved:
-            self._wake.set()  # the writer may wait for bytes alone
+            self._wake()  # the writer may wait for bytes alone
         self._unsaved.add(copy)
 
     def drop(self, volume: str, key: bytes, *, tree: bool = False, but: Copy | None = None) -> None:
@@ -455,18 +469,30 @@ class Tier:
         self._drop_saved(volume, key, tree=tree)
 
     def forget(self, volume: str, key: bytes) -> None:
-        """Have files that are opened later find no copy under a name. Waits for no disk: the next save drops it."""
-        with self._lock:
-            self._pop(volume, key)  # first: a save beside it saves the copy no longer, or comes before the next one
-            self._undropped.add((volume, key))
-        self._wake.set()
+        """Have files that are opened later find no copy under a name, nor the one that a rename moves to it or from it.
+        Waits for no disk: the next save drops it. Takes no lock: the thread of a signal handler may hold it.
+        """
+        self._announced.add((volume, key))
+        self._wake()
+
+    def _forget_announced(self) -> None:
+        """The lock is held: only then copies get names."""
+        for name in list(self._announced):
+            self._pop(*name)  # first: a save beside it saves the copy no longer, or comes before the next one
+            for to in [to for to, copy in self._moving.items() if name in (to, (copy.volume, copy.key))]:
+                self._moving.pop(to, None)
+            self._undropped.add(name)
+            self._announced.discard(name)  # last: `_saved` takes no lock, and an interrupt repeats all
 
     def take_out(self, volume: str, key: bytes, to: bytes | None) -> Copy | None:
         """Return the copy of an object that gets another name, which no file finds until `put_back`."""
+        names = self.names
         saved = self._saved(volume, key)
         with self._lock:
+            self._forget_announced()
+            known = names == self._names
             copy = self._pop(volume, key)
-            if copy is None and saved is not None:
+            if copy is None and saved is not None and known:
                 copy = self._saved_copy(volume, key, saved)
             if copy is not None and to is not None:
                 self._moving[volume, to] = copy
@@ -478,6 +504,7 @@ class Tier:
         is none: it is not known which call came last.
         """
         with self._lock:
+            self._forget_announced()
             if self._moving.pop((copy.volume, key), None) is copy:
                 self._pop(copy.volume, key)
                 copy.renamed(key)
@@ -488,7 +515,7 @@ class Tier:
 
     def _pop(self, volume: str, key: bytes) -> Copy | None:
         """The lock is held."""
-        self.names += 1
+        self._names += 1
         copy = self._copies.pop((volume, key), None)
         if copy is not None:
             copy.replaced = True  # a save that runs may have it
@@ -504,7 +531,7 @@ class Tier:
                 self._undropped.add((volume, key))
                 _note(self._mark, wrong=True)
             self._catalogue.damaged |= tree or len(self._undropped) > UNDROPPED_MAX
-            self._wake.set()
+            self._wake()
             self._count(error)
 
     def _note_dropped(self) -> None:
@@ -606,12 +633,17 @@ class Tier:
 
     # -- the writer's thread
 
+    def _wake(self) -> None:
+        """Have the writer look for work. Takes no lock: see `forget`."""
+        if self._woken.empty():
+            self._woken.put(None)
+
     def _work(self) -> None:
         saved = monotonic()
         while True:
-            owes = self._unsaved or self._undropped or self._catalogue.damaged
-            self._wake.wait(self._save_every if owes else None)
-            self._wake.clear()
+            owes = self._unsaved or self._announced or self._undropped or self._catalogue.damaged
+            with contextlib.suppress(Empty):
+                self._woken.get(timeout=self._save_every if owes else None)
             ending = self._ending
             try:
                 self._segments.shrink()
@@ -631,6 +663,7 @@ class Tier:
     def _save(self) -> None:
         self._save_every = SAVE_EVERY
         with self._lock:
+            self._forget_announced()
             copies = [copy for copy in self._unsaved if copy.version is not None]
             copies = [copy for copy in copies if self._copies.get((copy.volume, copy.key)) is copy]  # files find it
             self._unsaved.clear()

@@ -101,6 +101,22 @@ def test_no_later_file_reads_bytes_that_an_announced_change_has_replaced(tier: D
     assert read_once(tier, store, "a")[:8192] == content(8192, seed=2)
 
 
+@pytest.mark.parametrize("name", ["a", "b"], ids=["by the old name", "by the new one"])
+def test_a_change_that_is_announced_beside_a_rename_leaves_no_copy_to_the_new_name(tier: DiskTier, name: str) -> None:
+    """The rename is carried out, and its answer is late."""
+    store = RecordingBackend({"a": bytes(MIB)})
+    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
+        file.pwrite(content(8192), 0)
+        file.fsync()
+    with on_tier(tier, store) as volume:
+        gate, renaming = at_gate(store.gate("rename answer"), volume.rename, "a", "b")
+        store.objects["b"].written[:8192] = content(8192, seed=2)
+        volume.invalidate_remote(name, 0, 8192)
+        renaming.result(opening=gate)
+        assert read(volume, "b")[:8192] == content(8192, seed=2)
+    assert read_once(tier, store, "b")[:8192] == content(8192, seed=2)
+
+
 @pytest.mark.parametrize("refused", ["write_from", "read_into"])
 @pytest.mark.parametrize("policy", ["fail", "take_remote"])
 def test_bytes_that_another_program_has_overwritten_are_none_of_its_version(
@@ -254,7 +270,7 @@ def test_a_catalogue_that_cannot_begin_anew_fails_no_call(tier: DiskTier, monkey
         with monkeypatch.context() as refusing:
             refusing.setattr(sqlite3, "connect", refuse)
             found._catalogue.damaged = True
-            found._wake.set()
+            found._wake()
             eventually(lambda: found.errors > 0)
             assert read(volume, "b") == content(MIB, seed=2)
             volume.remove("a")

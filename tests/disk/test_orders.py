@@ -367,6 +367,25 @@ def test_an_announcement_waits_for_no_save_of_the_catalogue(tier: Tier) -> None:
     assert tier._catalogue.find("store", b"sk") is None
 
 
+@pytest.mark.contract("K8")
+def test_an_announcement_by_a_signal_handler_waits_for_no_lock_that_its_thread_has(tier: Tier) -> None:
+    copy = unsaved(tier)
+    with tier._lock:
+        Task(tier.forget, "store", b"sk").result()
+    assert not tier.find("store", b"sk")
+    tier._save()
+    assert (copy.replaced, tier._catalogue.find("store", b"sk")) == (True, None)
+
+
+def test_a_copy_that_is_found_beside_an_announcement_gets_no_other_name(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsaved(tier)
+    tier._save()
+    beside(monkeypatch, tier, "_saved", lambda: tier.forget("store", b"sk"), after=True)
+    assert tier.take_out("store", b"sk", b"sn") is None
+
+
 @pytest.mark.parametrize("how", ["published", "renamed", "changed"])
 def test_a_copy_is_saved_soon_also_without_bytes_to_write(
     tier: Tier, monkeypatch: pytest.MonkeyPatch, how: str

@@ -827,7 +827,7 @@ def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkey
         running = volume.cache.tier
         assert running is not None
         for number in range(1, 6):  # each begins when the last one is over
-            running._wake.set()
+            running._wake()
             eventually(partial(reached, number))
         assert len(tries) == 1
         monkeypatch.setattr(Catalogue, "save", save)
