@@ -33,7 +33,7 @@ from ..errors import Key
 from .copies import CHUNK, Copy, Found, encoded
 
 if TYPE_CHECKING:
-    from .tier import Tier
+    from .tier import Senders, Tier
 
 EXTENT_MAX = 1 << 20
 """Bytes of one extent, of at most one chunk and a quarter of a segment."""
@@ -82,6 +82,7 @@ class TieredFile(PassingFile):
         self._version: str | None = None
         self._reader: Callable[[], Reader | None] = lambda: None
         self._next: Copy | None = None  # the bytes sent since, under the number of their future copy
+        self._senders: Senders | None = None  # in place, since `_changed` has bytes sent
 
     @property
     def seen(self) -> object:
@@ -120,7 +121,7 @@ class TieredFile(PassingFile):
         elif self._copy is None or self._version != version or self._copy.version != version:
             self._copy = self._tier.bind(self._backend.volume_id, self._key, version, names)
             self._version = version
-        self._changed = self._next = None
+        self._changed = self._next = self._senders = None
 
     def _labelled(self, version: str) -> str:
         """Return a version as copies have it."""
@@ -242,6 +243,8 @@ class TieredFile(PassingFile):
         with self._lock:
             if self._copy is None and self._changed is None:
                 self._current()  # what the change leaves as it is stays on disk
+            if begin < end and self._senders is None and not self._whole():
+                self._senders = self._tier.sends(self._backend.volume_id, self._key)
             self._turn += 1
             self._running += 1
             if begin < end:
@@ -322,6 +325,8 @@ class TieredFile(PassingFile):
 
     def _advance(self, version: str, changed: Ranges, names: int) -> None:
         """Make the copy one of the version that changes have made. The lock is held."""
+        if self._senders is not None and self._senders.several:
+            self._next = None
         copy, coming, self._next = self._copy, self._next, None  # an interrupt leaves nothing to lay over it again
         if copy is None or not self._whole():
             copy = coming or self._tier.new(self._backend.volume_id, self._key)

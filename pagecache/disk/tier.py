@@ -153,6 +153,16 @@ _left: dict[str, WeakValueDictionary[int, Called]] = {}
 """By the real path of the directory, as a call may outlast the tier; then by the number of the file in the journal."""
 
 
+class Senders:
+    """Files that have sent bytes of one object in place since they last asked for its version.
+
+    Attributes:
+        several: these have been more than one file, whose bytes the store has in an unknown order.
+    """
+
+    several = False
+
+
 class Tier:
     """A running disk tier.
 
@@ -170,6 +180,7 @@ class Tier:
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
         self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         self._moving: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()  # by the names they will get
+        self._senders: WeakValueDictionary[tuple[str, bytes], Senders] = WeakValueDictionary()  # files have them
         self._unsaved: set[Copy] = set()
         self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, until the next save
         self._announced: set[tuple[str, bytes]] = set()  # names to forget; grows without a lock
@@ -412,6 +423,16 @@ class Tier:
         self._next += 1
         made = self._numbers[number] = Copy(number, volume, key, version, self._load)
         return made
+
+    def sends(self, volume: str, key: bytes) -> Senders:
+        """Count a file among those that have sent bytes in place, as long as it has the result."""
+        with self._lock:
+            found = self._senders.get((volume, key))
+            if found is None:
+                found = self._senders[volume, key] = Senders()
+            else:
+                found.several = True
+            return found
 
     def _load(self, number: int, chunk: int) -> Chunk:
         found = self._catalogue.chunk(number, chunk, self._segments.is_live)

@@ -548,6 +548,34 @@ def test_a_version_of_two_files_has_the_bytes_of_neither(tier: Tier, saved: bool
     assert rig.store.reads == 8  # by the first of them
 
 
+@pytest.mark.parametrize(
+    "change", [lambda file: write(file, 2, "Y"), lambda file: file.truncate(2 * PAGE)], ids=["a write", "a cut"]
+)
+@pytest.mark.parametrize(("files", "asking"), [(2, 1), (3, 3)], ids=["two files, one asks", "three files, all ask"])
+def test_a_version_of_several_files_has_the_bytes_of_none_before_all_of_them_have_asked_for_it(
+    tier: Tier, change: Callable[[TieredFile], object], files: int, asking: int
+) -> None:
+    """In place, write-back in the background does not ask. Afterwards, what one file sends is kept again."""
+    rig = Rig(tier, whole=False)
+    opened = [rig.open() for _ in range(files)]
+    for file in opened[2:]:
+        write(file, 2, "Z")
+    write(opened[0], 2, "X")
+    change(opened[1])
+    rig.store.version = "2"
+    for file in opened[:asking]:
+        file.stat()
+    assert all_of(rig, tier) == all_of(rig, tier) == "".join(rig.store.written)
+    for file in opened[asking:]:
+        file.stat()
+    write(opened[0], 2, "W")
+    rig.store.version = "3"
+    opened[0].stat()
+    before = rig.store.reads
+    assert all_of(rig, tier) == "".join(rig.store.written)
+    assert rig.store.reads == before + 7
+
+
 @pytest.mark.parametrize("seen_by", ["stat", "read", "commit"])
 def test_in_place_what_was_sent_is_kept_and_nothing_that_was_there_before(tier: Tier, seen_by: str) -> None:
     rig = Rig(tier, whole=False)
