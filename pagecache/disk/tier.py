@@ -147,6 +147,7 @@ class Told(Protocol):  # a volume that the tier serves
 
 class Called(Protocol):  # a file on which calls run that a volume has left behind; these keep it alive
     def in_old_hands(self) -> bool: ...
+    def storage_busy(self) -> bool: ...
 
 
 _left: dict[str, WeakValueDictionary[int, Called]] = {}
@@ -623,7 +624,7 @@ class Tier:
     def is_left_busy(self, number: int) -> bool:
         """Return whether a call of a volume that has ended still runs on a file of the journal."""
         file = self._left.get(number)
-        return file is not None and file.in_old_hands()
+        return file is not None and (file.in_old_hands() or file.storage_busy())
 
     def volumes(self) -> tuple[Told, ...]:
         """Return the volumes that are attached."""

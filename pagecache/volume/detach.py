@@ -379,14 +379,14 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     reason = Reason("the end of the volume's threads", volume.engine.native)
     stopped = during(reason, lambda: volume.engine.stop(patience))
     volume.aside.stop()
-    if (tier := volume.cache.tier) is not None:
-        left = [(inode.journaled.number, inode) for inode in inodes if inode.journaled.is_live()]
-        left += [] if volume.recovery is None else volume.recovery.begun()
-        for number, inode in left:  # first: as soon as it is forgotten, another volume may have its store
-            if inode.in_old_hands():
-                tier.leave(number, inode)
-    if volume.engine.journal is not None:  # so too
+    if volume.engine.journal is not None:  # before it is forgotten: another volume may have its store then
         volume.engine.journal.end()
+    if (tier := volume.cache.tier) is not None:  # so too; an append that was running has made no record since
+        left = [(inode.journaled.number, inode) for inode in inodes if inode.journaled.number]
+        left += [] if volume.recovery is None else volume.recovery.begun()
+        for number, inode in left:
+            if inode.in_old_hands() or (volume.engine.aborted and inode.storage_busy()):
+                tier.leave(number, inode)
     volume.cache._forget(volume)
     with volume.inodes_lock:
         volume.inodes.clear()

@@ -441,12 +441,13 @@ class Recovery:
         self.start()
 
     def _stops(self) -> bool:
-        """Return whether the thread ends: `go_on` starts another one."""
-        with self._starting:
-            if self._stop.is_set():
-                self._thread = None
-                return True
+        """Return whether the thread ends. Takes no lock: a handler may end the volume on a thread that has one."""
+        if not self._stop.is_set():
             return False
+        self._thread = None
+        if not self._stop.is_set():  # `go_on` came in between, and found this thread
+            self.start()
+        return True
 
     def _run(self) -> None:
         said = False

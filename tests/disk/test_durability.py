@@ -846,6 +846,28 @@ def save_and_free(world: World) -> None:
     assert journal._confirmed < journal.last
 
 
+def test_a_save_fails_while_the_disk_cannot_say_that_the_file_before_was_saved(world: World) -> None:
+    gate = world.store.gate("write_from", times=1)
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"older", 0)
+    with disk_fails("pwritev"), pytest.MonkeyPatch.context() as patch:
+        gate.release.set()
+        patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
+
+        def is_freed() -> bool:
+            world.volume.drop_clean()
+            lifetimes.prune(world.volume)
+            return world.volume.inodes.get("k") is None
+
+        eventually(is_freed)
+        later = world.open()
+        later.pwrite(b"newer", 0)
+        raises(OSError, later.fsync, durability="backend", match="the disk fails|journal")
+        raises(OSError, world.volume.sync, durability="backend", match="the disk fails|journal")
+    later.fsync(durability="backend")
+    assert world.crash(lose=True).read()[:5] == b"newer"
+
+
 @pytest.mark.parametrize("how", ["fsync", "close"])
 def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_before(world: World, how: str) -> None:
     """Else a power cut brings the bytes of the former file back over those of this one."""

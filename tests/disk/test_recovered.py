@@ -21,6 +21,7 @@ from pagecache.disk.backend import TieredFile
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.engine import runner
 from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.commit.overlay import Overlay
 from pagecache.native import STAMP_MAX, UNSTABLE
@@ -875,9 +876,29 @@ def test_a_running_call_of_a_laying_that_has_ended_lands_before_later_bytes(worl
 
 
 @IN_PLACE
-def test_an_append_of_a_volume_that_has_ended_comes_after_no_newer_bytes(
+def test_a_running_direct_write_of_a_volume_that_has_ended_lands_before_later_bytes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also if its caller has not left it yet."""
+    monkeypatch.setattr(runner, "SLICE", 2.0)
+    world.synced(b"first")
+    direct = world.open(direct=True)
+    gate, write = at_gate(world.store.gate("write_from", times=1), direct.pwrite, b"D" * 4096, 8192)
+    world.volume.detach(timeout=0.5, on_failed="discard")
+    world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
+    raises(TimeoutError, world.volume.open, "k", "r+b", timeout=0.2)
+    gate.open()
+    raises(OSError, write.result)
+    world.synced(b"newer", 8192)
+    world.settles(changed(8192, b"newer" + b"D" * 4091, changed(0, b"first")))
+
+
+@IN_PLACE
+@pytest.mark.parametrize("hangs", [False, True])
+def test_an_append_of_a_volume_that_has_ended_comes_after_no_newer_bytes(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, hangs: bool
+) -> None:
+    """`hangs`: a write-back of the file beside it, which lands before later bytes as well."""
     begun, ends, put, at = threading.Event(), threading.Event(), Journaled._put, 1 << 18
 
     def pausing(self: Journaled, journal: Journal, record: records.Record, *more: Any) -> None:
@@ -889,9 +910,21 @@ def test_an_append_of_a_volume_that_has_ended_comes_after_no_newer_bytes(
     monkeypatch.setattr(Journaled, "_put", pausing)
     file = world.open()
     file.pwrite(b"a" * (1 << 20), 0)
+    gate = world.store.gate("write_from", times=1)
+    if hangs:
+        sync = Task(world.volume.sync, durability="backend")
+        gate.wait_entered()
     fsync = Task(file.fsync)
     assert begun.wait(WAIT_LIMIT_S)
     world.volume.detach(timeout=0.5, on_failed="discard")
+    if hangs:
+        world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
+        raises(TimeoutError, world.volume.open, "k", "r+b", timeout=0.2)
+        ends.set()
+        gate.open()
+        for each in (fsync, sync):
+            raises(OSError, each.result)
+        return
     world.store = world._after()
     world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
     world.synced(b"newer", at + 1000)

@@ -27,6 +27,7 @@ from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
+from pagecache.engine.park import start_thread
 from pagecache.observe.client import ask
 from pagecache.volume import recovered
 from tests.disk.copying import copy_tier
@@ -612,6 +613,23 @@ def test_the_recovery_goes_on_after_a_detach_that_is_refused_just_as_it_stops(ma
     assert seen.wait(10)
     recovery.go_on()
     eventually(lambda: world.left() == [])
+
+
+def test_a_signal_handler_ends_the_cache_beside_the_laying_of_its_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.synced(b"new")
+    after = world.crash(flush_interval=5.0)
+    ended: list[object] = []
+
+    def interrupted(thread: threading.Thread, what: str) -> None:
+        if not ended:
+            ended.append(after.cache.close())
+        start_thread(thread, what)
+
+    monkeypatch.setattr(recovered, "start_thread", interrupted)
+    raises(OSError, Task(after.volume.open, "k", "r+b").result)
+    assert ended == [[]]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -88,7 +88,8 @@ class VolumeJournal:
         self.numbers: set[int] = set()
         self.ended = False
         self._marked = 0  # epochs of marks
-        self.freed = 0  # LSN of the last record of a file that was freed: its object may have another file by now
+        self.freed = 0  # LSN of the last record of a file that was freed
+        self._refused: set[Journaled] = set()  # freed files of which the disk took no record that they are saved
         self._lock = threading.RLock()  # a signal handler may discard what its thread appends
         self._waiting: dict[Journaled, None] = {}
         self._turn: deque[Journaled] = deque()
@@ -117,6 +118,12 @@ class VolumeJournal:
     def is_used(self) -> bool:
         """Return whether any call has asked for "disk"."""
         return self._journal is not None
+
+    def note_freed(self, file: Journaled, *, recorded: bool) -> None:
+        """Note the records of a file that was freed: its object may have another file by now."""
+        with self._lock:
+            self.freed = max(self.freed, file.last)
+            (self._refused.discard if recorded else self._refused.add)(file)
 
     def add(self, file: Journaled) -> None:
         with self._lock:
@@ -252,6 +259,9 @@ class VolumeJournal:
             OSError: the disk fails: it might.
         """
         file.journaled.confirm_saved()
+        for former in list(self._refused):
+            if (error := former.freed()) is not None:
+                raise error
         if (journal := self._journal) is not None:
             self.confirm_saved(journal.last if journal.owes() else self.freed)
 
@@ -354,7 +364,8 @@ class Journaled:
                 journal = self._owner.journal()
                 generation = journal.generation  # first: what an earlier one has may stop to count at any moment
                 self._settle(journal)
-                self._lacks &= self.is_live()  # all may have been saved just as a direct write passed by
+                if not self.is_live():
+                    self._lacks = False  # all may have been saved just as a direct write passed by
                 if not file.has_local():
                     file.cut_unlogged()
                     return generation
@@ -519,14 +530,14 @@ class Journaled:
         if not self._marks:
             return None
         if self.file.freed:
-            self.freed()
+            return self.freed()
         while not self._lock.acquire(timeout=0.0 if deadline is None else min(SLICE, deadline.left())):
             if deadline is None:
                 return None
             if deadline.passed():
                 return deadline_error("sync", self.file.key, then="the disk tier is busy")
         try:
-            if self._marks and not self.file.freed:
+            if not self.file.freed:
                 self._settle(self._owner.journal())
         except OSError as error:
             self._owner.failed(error)
@@ -574,20 +585,21 @@ class Journaled:
                 self._settle(self._owner.journal())
             self._owner.confirm_saved(self._last)
 
-    def freed(self) -> None:
-        """Record that nothing of the file is unsaved: CORE has freed it."""
+    def freed(self) -> OSError | None:
+        """Record that nothing of the file is unsaved: CORE has freed it. Return the error of the disk."""
+        refused: OSError | None = None
         with self._lock:
-            if self._marks:
-                try:
-                    while self._marks:
-                        while len(self._marks) > 1:
-                            self._marks.popleft()
-                        self._saved(self._owner.journal())
-                except OSError as error:
-                    self._owner.failed(error)
+            try:
+                while self._marks:
+                    while len(self._marks) > 1:
+                        self._marks.popleft()
+                    self._saved(self._owner.journal())
+            except OSError as error:
+                refused = error
+                self._owner.failed(error)
             if self._last:
-                with self._owner._lock:
-                    self._owner.freed = max(self._owner.freed, self._last)
+                self._owner.note_freed(self, recorded=refused is None)
+        return refused
 
     # -- beside it
 
@@ -777,6 +789,11 @@ class Journaled:
             if state.renaming is not None or state.removing:  # whether that was done is known now
                 self._known = self.file.versions.base
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
+
+    @property
+    def last(self) -> int:
+        """LSN of its last record; 0: none."""
+        return self._last
 
     @property
     def number(self) -> int:
