@@ -57,7 +57,7 @@ class Binding:
 
     def __str__(self) -> str:
         ended = "still running" if self.ended == RUNNING else f"returned at {self.ended}"
-        sure = "" if self.certain else ", which failed"
+        sure = "" if self.certain else ", whose result is not certain"
         who = worker_name(self.worker)
         return f"{who}, {self.what}: {described(self.values)}, called at {self.begun}, {ended}{sure}"
 

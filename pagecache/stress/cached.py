@@ -40,6 +40,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, IO, WAYS, other, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
 from pagecache.testing import FaultyBackend
+from pagecache.volume.inode import Inode
 
 T = TypeVar("T")
 
@@ -577,16 +578,18 @@ class CachedTarget(Target):
         many = way == "parallel" and self.backend.limits.parallel_direct_writes
         return {"direct": way in PAST, "write_through": way == "through", "parallel_direct_writes": many}
 
-    def quiet(self, name: str) -> int | None:
-        """Return a number that changes with each change of storage by the cache, for the object of a name; None: one
-        is about to begin. -1: there is no such object, or no other program.
+    def quiet(self, name: str) -> tuple[Inode | None, int | None]:
+        """Return the file that the cache has by a name, and a number that changes with each change of storage by the
+        cache; None: one is about to begin. A new file begins with 0.
         """
-        files = self.volume.engine.files() if self.withholds and "others" in self.ways else ()
-        return next((file.versions.quiet() for file in files if file.key == self.key(name)), -1)
+        inode = self.volume._inode_at(self.volume._canonical(self.key(name)))
+        return inode, 0 if inode is None else inode.versions.quiet()
 
-    def entered(self, handle: CachedFile, before: int | None) -> CachedFile:
+    def entered(self, handle: CachedFile, before: tuple[Inode | None, int | None]) -> CachedFile:
         """Register a handle on a shared name, and return it; `before`: `quiet` before the open."""
-        self.entries[handle] = before is not None and before in (-1, handle._inode.versions.quiet())
+        (known, number), inode = before, handle._inode
+        same = known in (None, inode)  # not a file that has lost the name meanwhile
+        self.entries[handle] = same and number is not None and number == inode.versions.quiet()
         return handle
 
     def has_compared(self, handle: CachedFile | aio.AsyncCachedFile) -> bool:

@@ -338,7 +338,7 @@ def describe(write: Write) -> str:
     if not write.worker:
         return "the content that the file began with"
     ended = "still running" if write.ended == RUNNING else f"returned at {write.ended}"
-    sure = "" if write.certain else ", which failed"
+    sure = "" if write.certain else ", whose result is not certain"
     way = f" ({write.way})" if write.way else ""
     return (
         f"{worker_name(write.worker)}, write {write.sequence}: {write!r}{way}, called at {write.begun}, {ended}{sure}"

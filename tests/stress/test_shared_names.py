@@ -30,7 +30,7 @@ from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
 from ..check_backend.backends import backends, rename_that_copies
-from ..file.rig import Task, at_gate, held, raises
+from ..file.rig import Task, at_gate, eventually, held, raises
 from ..planted.settings import Factory, object_store, store_by_name, whole_objects
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
@@ -517,10 +517,38 @@ def test_an_open_compares_unless_the_cache_changes_the_object(whole: World) -> N
     target.act(target.enter("shared0", "buffered", "x+b"), "close")
     first = target.enter("shared0", "buffered", "r+b")
     assert target.has_compared(first)
-    target.quiet = lambda name: None  # type: ignore[method-assign]
+    target.quiet = lambda name: (None, None)  # type: ignore[method-assign]
     again = target.enter("shared0", "buffered", "r+b")
     assert not target.has_compared(again)
     for handle in (first, again):
+        target.act(handle, "close")
+    target.remove("shared0")
+
+
+def test_a_file_that_has_lost_its_name_does_not_say_whether_an_open_compares(
+    whole: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same number of changes, and is quiet while the file that has the name is committed."""
+    target = whole.target
+    assert isinstance(target, CachedTarget)
+    old = target.enter("shared0", "buffered", "x+b")
+    old.pwrite(b"old", 0)
+    old.fsync()
+    target.elsewhere("put", "shared0", b"other", "shared-other")
+    target.act(target.enter("shared0", "buffered", "r+b"), "close")  # which finds the other object
+    target.remove("shared0")
+    new = target.enter("shared0", "buffered", "x+b")
+    new.pwrite(b"new", 0)
+    gate, task = at_gate(held(monkeypatch, new._inode.backend_file, "commit", after=True), new.fsync)
+    target.elsewhere("put", "shared0", b"third", "shared-other")
+    before = target.quiet("shared0")
+    again = target.volume.open(target.key("shared0"), "r+b")
+    task.result(opening=gate)
+    eventually(lambda: old._inode.versions.quiet() == new._inode.versions.quiet())
+    target.entered(again, before)
+    assert again.pread(5, 0) == b"new"
+    assert not target.has_compared(again)
+    for handle in (old, new, again):
         target.act(handle, "close")
     target.remove("shared0")
 
