@@ -279,7 +279,7 @@ class Tier:
             self._ending = True
             self._wake()
             self._thread.join()
-            wrong = bool(self._undropped or self._announced)  # a next start would find others' bytes by these names
+            wrong = self._has_wrong_names()  # a next start would find others' bytes by them
             self._catalogue.close(remove=wrong)
             with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
                 if self._journal is not None:
@@ -549,16 +549,27 @@ class Tier:
         try:
             self._catalogue.drop(volume, key, tree)
         except OSError as error:
-            with self._noting:
-                self._undropped.add((volume, key))
-                _note(self._mark, wrong=True)
-            self._catalogue.damaged |= tree or len(self._undropped) > UNDROPPED_MAX
+            self._undropped.add((volume, key))
+            self._note_wrong(all=tree)
             self._wake()
             self._count(error)
 
+    def _has_wrong_names(self) -> bool:
+        return bool(self._undropped or self._announced or self._catalogue.damaged)
+
+    def _note_wrong(self, *, all: bool = False) -> None:
+        """Have a next start find none of the names that a failing catalogue has wrongly, also if the process is killed.
+        `all`: it may have any name wrongly.
+        """
+        with self._noting:
+            if all or len(self._undropped) > UNDROPPED_MAX:
+                self._catalogue.damaged = True
+            if self._has_wrong_names():
+                _note(self._mark, wrong=True)
+
     def _note_dropped(self) -> None:
         with self._noting:
-            if not self._undropped:
+            if not self._undropped and not self._catalogue.damaged:
                 _note(self._mark, wrong=False)
 
     # -- bytes
@@ -663,7 +674,9 @@ class Tier:
     def _work(self) -> None:
         saved = monotonic()
         while True:
-            owes = self._unsaved or self._announced or self._undropped or self._catalogue.damaged
+            if self._save_every == PAUSE:  # the next save is not soon
+                self._note_wrong()
+            owes = self._unsaved or self._has_wrong_names()
             with contextlib.suppress(Empty):
                 self._woken.get(timeout=self._save_every if owes else None)
             ending = self._ending
@@ -712,6 +725,9 @@ class Tier:
         except OSError as error:
             self._report(error)
             self._save_every = PAUSE
+            self._note_wrong()
+            if self._catalogue.damaged:
+                self._undropped.clear()  # all names are wrong
             if self._ranges <= RANGES_MAX:
                 with self._lock:
                     self._unsaved.update(copies)

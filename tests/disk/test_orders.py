@@ -9,6 +9,7 @@ import pytest
 
 from pagecache import BackendLimits, DiskTier, ObjectStat
 from pagecache.backends.protocol import Backend, BackendFile
+from pagecache.disk import tier as module
 from pagecache.disk.backend import TieredBackend, TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import Copy
@@ -384,6 +385,44 @@ def test_a_copy_that_is_found_beside_an_announcement_gets_no_other_name(
     tier._save()
     beside(monkeypatch, tier, "_saved", lambda: tier.forget("store", b"sk"), after=True)
     assert tier.take_out("store", b"sk", b"sn") is None
+
+
+def test_announced_names_that_cannot_be_dropped_stay_up_to_a_number(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it, the catalogue begins anew."""
+    monkeypatch.setattr(module, "UNDROPPED_MAX", 2)
+    numbers = list[int]()
+    with monkeypatch.context() as full:
+        for call in ("drop", "begin_anew"):
+            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
+        for number in range(4):
+            tier.forget("store", b"s%d" % number)
+            tier._save()
+            numbers.append(len(tier._undropped))
+    assert numbers == [1, 2, 0, 0]
+    assert module._has_note(tier._mark)
+    tier._save()
+    assert (tier._catalogue.damaged, module._has_note(tier._mark)) == (False, False)
+
+
+def test_a_name_that_is_dropped_beside_a_failing_drop_of_all_below_it_leaves_that_noted(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop = Catalogue.drop
+
+    def dropping(self: Catalogue, volume: str, key: bytes, tree: bool = False) -> None:
+        if tree:
+            raise OSError(28, "database or disk is full")
+        tier.drop("store", b"sd", tree=True)
+        drop(self, volume, key)
+
+    monkeypatch.setattr(Catalogue, "drop", dropping)
+    for where, name in ((module, "SAVE_EVERY"), (tier, "_save_every")):  # the writer saves nothing beside
+        monkeypatch.setattr(where, name, 600.0)
+    tier.forget("store", b"sd")
+    tier._save()
+    assert (tier._catalogue.damaged, module._has_note(tier._mark)) == (True, True)
 
 
 @pytest.mark.parametrize("how", ["published", "renamed", "changed"])

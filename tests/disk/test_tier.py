@@ -621,6 +621,31 @@ def test_a_kill_while_the_disk_is_full_keeps_no_name_that_was_removed(
         kept(killed, store, "a")
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["before a save fails", "afterwards"])
+def test_a_kill_while_the_disk_is_full_keeps_no_copy_whose_change_was_announced(
+    tier: DiskTier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool
+) -> None:
+    """Each object of this store counts its own versions."""
+    monkeypatch.setattr(module, "PAUSE", 600.0)
+    store = RecordingBackend({name: content(MIB, seed) for seed, name in enumerate("abc")})
+    read_once(tier, store, "b")
+    with on_tier(tier, store) as volume, monkeypatch.context() as full:
+        running = volume.cache.tier
+        assert running is not None
+        for call in ("drop", "save"):
+            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
+        if late:
+            read(volume, "a")
+            eventually(lambda: running._save_every == 600.0)
+            assert not module._has_note(running._mark)
+        store.rename("c", "b")  # by another program
+        volume.invalidate_remote("b")
+        eventually(lambda: module._has_note(running._mark))
+        copy_tier(folder, tmp_path / "killed")
+    killed = DiskTier(tmp_path / "killed", size="64MiB", segment="4MiB")
+    assert read_once(killed, store, "b") == content(MIB, seed=2)
+
+
 def test_what_waits_for_the_first_segment_stays_in_the_catalogue(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
