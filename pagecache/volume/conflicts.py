@@ -54,7 +54,7 @@ def announce(volume: Volume, inode: Inode, offset: int, length: int | None, vers
     if inode.versions.is_base(version):
         return  # this cache's own change, or a known one
     start, end = extent(offset, length, inode.size)
-    remote.announced(inode, version, start, END if length is None else end)
+    remote.announced(inode, (inode.key, *inode.aliases), version, start, END if length is None else end)
     what = f"another writer changed [{start}, {end})"
     next = "cached bytes of it are read again" if not inode.has_local() else "unsaved bytes are kept"
     volume.engine.emit("invalidated", inode.key, ((start, end - start),), message=what, next=next)

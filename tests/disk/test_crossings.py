@@ -101,6 +101,22 @@ def test_no_later_file_reads_bytes_that_an_announced_change_has_replaced(tier: D
     assert read_once(tier, store, "a")[:8192] == content(8192, seed=2)
 
 
+@pytest.mark.parametrize("name", ["a", "b", None])
+def test_an_announced_change_of_an_object_with_two_names_leaves_no_copy_under_either(
+    tier: DiskTier, name: str | None
+) -> None:
+    store = RecordingBackend({"a": content(MIB)}, identities=True)
+    store.objects["b"] = store.objects["a"]
+    for key in ("a", "b"):
+        read_once(tier, store, key)
+    store.objects["a"].written[:] = content(MIB, seed=2)  # the version stays
+    with on_tier(tier, store) as volume, volume.open("a"), volume.open("b"):
+        volume.invalidate_remote(name)
+        assert read(volume, "a") == content(MIB, seed=2)
+    for key in ("a", "b"):
+        assert read_once(tier, store, key) == content(MIB, seed=2)
+
+
 @pytest.mark.parametrize("name", ["a", "b"], ids=["by the old name", "by the new one"])
 def test_a_change_that_is_announced_beside_a_rename_leaves_no_copy_to_the_new_name(tier: DiskTier, name: str) -> None:
     """The rename is carried out, and its answer is late."""

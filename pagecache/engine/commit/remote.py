@@ -16,12 +16,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import open_to_read
 from ...backends.protocol import BackendFile, ObjectStat
-from ...errors import ConflictError, LostRange, PageCacheError
+from ...errors import ConflictError, Key, LostRange, PageCacheError
 from ...native import END, FORGET_CUTS, STAMP_MAX
 from ..foreign import errno_of
 from ..report.notices import cause, spans
@@ -119,14 +119,15 @@ def refused(file: EngineFile, *, read: bool = False) -> bool:
             return not same
 
 
-def announced(file: EngineFile, version: str | None, start: int, end: int) -> None:
-    """Record an announced change of [start, end) of the stored object. Never waits, and may be called from anywhere
-    [K8].
+def announced(file: EngineFile, names: Iterable[Key], version: str | None, start: int, end: int) -> None:
+    """Record an announced change of [start, end) of the stored object, which has `names`. Never waits, and may be
+    called from anywhere [K8].
     """
     file.versions.distrust()
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
-    file.volume.announced(file.key)
+    for name in names:
+        file.volume.announced(name)
     file.invalidate_range(start, end)
     file.give_up_copy("the object was changed by another writer")
     local = file.local_ranges()
