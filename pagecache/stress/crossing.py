@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pagecache.stress.bindings import Binding, Sight, Value
-from pagecache.stress.history import FOREVER, Broken, Model, Write
+from pagecache.stress.history import FOREVER, Broken, Model
 from pagecache.stress.profiles import Operation, other, shared_names
 from pagecache.stress.shared import HEADER, Grip, name_beside
 from pagecache.stress.targets import READ_ALL, Verb
@@ -140,7 +140,6 @@ class Crossing:
         if model is None:
             return
         name, number, extra = self._name(operation), model.number, operation.extra
-        self._shared.changes(number)
         beside = "" if other(extra) % 2 else name_beside(number)
         if beside:
             handle = yield from self._steps.calling(operation.kind, ("enter", beside, operation.way, "w+b"))
@@ -163,16 +162,11 @@ class Crossing:
         if early:
             yield from self._keep(operation, grip)
 
-    def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
-        """Return a new write of an object, which begins at once."""
-        self._shared.changes(model.number)
-        return self._steps.new(model, kind, way, start, length, **fields)
-
     def _first(self, operation: Operation, grip: Grip) -> Step:
         """Write the first bytes of an object, with its header."""
         model = grip.model
         length = HEADER + operation.length % self._world.plan.size_bytes
-        write = self._new(model, "first write", operation.way, 0, length)
+        write = self._steps.new(model, "first write", operation.way, 0, length)
         done = yield from self._steps.changing(
             model, write, operation.kind, ("act", grip.handle, "pwrite", write.data(0, length), 0)
         )
@@ -266,6 +260,7 @@ class Crossing:
         model.begin(write)
         model.finish(write)
         self._shared.bare.discard(model.number)
+        self._shared.saves(model.number, self._world.clock.tick())
         binding = self._binding(operation, self._name(operation), model.number, takes=True)
         yield from self._elsewhere(operation, "put", [binding], write.data(0, length), f"shared-other{model.number}")
 
@@ -298,7 +293,7 @@ class Crossing:
 
     def _held_write(self, operation: Operation, grip: Grip) -> Step:
         start, end = self._range(operation, grip)
-        write = self._new(grip.model, operation.kind, grip.way, start, end - start)
+        write = self._steps.new(grip.model, operation.kind, grip.way, start, end - start)
         verb = ("act", grip.handle, "pwrite", write.data(start, end), start)
         if (yield from self._steps.changing(grip.model, write, operation.kind, verb)):
             self._shared.wrote(write)
@@ -307,13 +302,12 @@ class Crossing:
         model, length = grip.model, operation.length
         if model.largest() + length > self._world.plan.size_bytes:
             return
-        self._shared.changes(model.number)
         verb, read = ("act", grip.handle, "append"), ("act", grip.handle, "pread", READ_ALL, 0)
         yield from self._steps.appending(replace(operation, way=grip.way), model, length, verb, read)
 
     def _held_truncate(self, operation: Operation, grip: Grip) -> Step:
         start, _end = self._range(operation, grip)
-        write = self._new(grip.model, "truncate", "", start, FOREVER - start, size=start, zero=True)
+        write = self._steps.new(grip.model, "truncate", "", start, FOREVER - start, size=start, zero=True)
         yield from self._steps.changing(grip.model, write, operation.kind, ("act", grip.handle, "truncate", start))
 
     def _held_fsync(self, operation: Operation, grip: Grip) -> Step:

@@ -281,6 +281,11 @@ class Model:
             self.extents.assign(write.start, write.end, pieces)
             self._resize(write)
 
+    def changed_since(self, time: float) -> bool:
+        """Return whether a change runs, or has ended since a time."""
+        with self.lock:
+            return bool(self.running) or self.ended[-1].ended >= time
+
     def shrink(self, write: Write) -> None:
         """Allow any size down to 0: a discard took the end with it."""
         with self.lock:

@@ -65,7 +65,6 @@ class Shared:
         self._contested: set[int] = set()  # objects under whose names another program may have changed the store
         self._stored_over: dict[int, Binding] = {}  # object -> such a change, of the only name that it had
         self._wrote: dict[int, float] = {}  # object -> begin of its last write by a handle that stays open
-        self._changed: dict[int, float] = {}  # object -> begin of its last change
         self._saved: dict[int, float] = {}  # object -> begin of its last save
         self._lock = threading.Lock()
 
@@ -162,12 +161,8 @@ class Shared:
         return frozenset(
             number
             for number in self.contested()
-            if not compared or self._changed.get(number, -1) >= self._saved.get(number, 0)
+            if not compared or number in self.bare or self.models[number].changed_since(self._saved.get(number, 0))
         )
-
-    def changes(self, number: int) -> None:
-        """Record that a call that changes an object begins."""
-        self._changed[number] = self._world.clock.tick()
 
     def wrote(self, write: Write) -> None:
         """Record a write that has returned."""

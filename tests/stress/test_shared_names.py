@@ -428,10 +428,11 @@ def whole() -> Iterator[World]:
 
 
 def put_over(world: World) -> tuple[Model, Model]:
-    """An object of a shared name, and one that another program has stored in its place."""
+    """A saved object of a shared name, and one that another program has stored in its place."""
     shared, names = world.shared, world.shared.names
     model, other = objects_of(world)
     bound(names, binding("shared0", model.number))
+    shared.saves(model.number, world.clock.tick())
     put = Binding("shared0", "put", 1, frozenset({other.number}), takes=True, foreign=True)
     names.begin([put])
     assert shared.contested() == {model.number}
@@ -508,6 +509,22 @@ def test_an_open_of_an_object_that_another_program_has_replaced_is_found(whole: 
     assert next(step)[0] == "enter"
     assert step.send("a handle") == ("act", "a handle", "pread", HEADER, 0)
     raises(Broken if compared else StopIteration, step.send, header_of(whole, model.number))
+    ended(whole)
+
+
+def test_an_open_may_find_a_replaced_object_whose_write_ran_beside_the_last_save(whole: World) -> None:
+    """The save may have left it out."""
+    shared, clock, (model, _other) = whole.shared, whole.clock, put_over(whole)
+    assert not shared.outlasting(True)
+    shared.grips[1, 0] = Grip("a handle", model, "")
+    write = Steps(whole, 1).conduct(Operation("held_write", 0, length=1))
+    next(write)
+    shared.saves(model.number, clock.tick())
+    assert shared.outlasting(True) == {model.number}
+    raises(StopIteration, write.send, 1)
+    assert shared.outlasting(True) == {model.number}
+    shared.saves(model.number, clock.tick())
+    assert not shared.outlasting(True)
     ended(whole)
 
 
