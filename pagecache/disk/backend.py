@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +44,9 @@ class Reader(Protocol):
 
     @property
     def key(self) -> Key: ...
+
+    @property
+    def identity(self) -> Hashable | None: ...
 
     def settled_version(self, backend_file: BackendFile) -> str | None:
         """Return the version, `labelled`, that every byte has that a read of this file delivers now; None: it is not
@@ -82,7 +85,7 @@ class TieredFile(PassingFile):
         self._version: str | None = None
         self._reader: Callable[[], Reader | None] = lambda: None
         self._next: Copy | None = None  # the bytes sent since, under the number of their future copy
-        self._senders: Senders | None = None  # in place, since `_changed` has bytes sent
+        self._senders: list[Senders] = []  # in place, since `_changed` has bytes sent
 
     @property
     def seen(self) -> object:
@@ -121,7 +124,7 @@ class TieredFile(PassingFile):
         elif self._copy is None or self._version != version or self._copy.version != version:
             self._copy = self._tier.bind(self._backend.volume_id, self._key, version, names)
             self._version = version
-        self._changed = self._next = self._senders = None
+        self._changed, self._next, self._senders = None, None, []
 
     def _labelled(self, version: str) -> str:
         """Return a version as copies have it."""
@@ -243,8 +246,10 @@ class TieredFile(PassingFile):
         with self._lock:
             if self._copy is None and self._changed is None:
                 self._current()  # what the change leaves as it is stays on disk
-            if begin < end and self._senders is None and not self._whole():
-                self._senders = self._tier.sends(self._backend.volume_id, self._key)
+            if begin < end and not self._senders and not self._whole():
+                reader = self._reader()
+                identity = () if reader is None or reader.identity is None else (reader.identity,)
+                self._senders = self._tier.sends(self._backend.volume_id, self._key, *identity)
             self._turn += 1
             self._running += 1
             if begin < end:
@@ -325,7 +330,7 @@ class TieredFile(PassingFile):
 
     def _advance(self, version: str, changed: Ranges, names: int) -> None:
         """Make the copy one of the version that changes have made. The lock is held."""
-        if self._senders is not None and self._senders.several:
+        if any(senders.several for senders in self._senders):
             self._next = None
         copy, coming, self._next = self._copy, self._next, None  # an interrupt leaves nothing to lay over it again
         if copy is None or not self._whole():

@@ -20,6 +20,7 @@ import fcntl
 import logging
 import os
 import threading
+from collections.abc import Hashable
 from io import FileIO
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -155,7 +156,7 @@ _left: dict[str, WeakValueDictionary[int, Called]] = {}
 
 
 class Senders:
-    """Files that have sent bytes of one object in place since they last asked for its version.
+    """Files that sent bytes in place since they last asked for the version, of an object with one name or identity.
 
     Attributes:
         several: these have been more than one file, whose bytes the store has in an unknown order.
@@ -181,7 +182,7 @@ class Tier:
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
         self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         self._moving: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()  # by the names they will get
-        self._senders: WeakValueDictionary[tuple[str, bytes], Senders] = WeakValueDictionary()  # files have them
+        self._senders: WeakValueDictionary[tuple[str, Hashable], Senders] = WeakValueDictionary()  # files have them
         self._unsaved: set[Copy] = set()
         self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, until the next save
         self._announced: set[tuple[str, bytes]] = set()  # names to forget; grows without a lock
@@ -425,15 +426,20 @@ class Tier:
         made = self._numbers[number] = Copy(number, volume, key, version, self._load)
         return made
 
-    def sends(self, volume: str, key: bytes) -> Senders:
-        """Count a file among those that have sent bytes in place, as long as it has the result."""
+    def sends(self, volume: str, *names: Hashable) -> list[Senders]:
+        """Count a file among those that have sent bytes in place, as long as it has the result. `names`: what the
+        object is known by; each other file is counted that shares one of them.
+        """
+        senders = list[Senders]()
         with self._lock:
-            found = self._senders.get((volume, key))
-            if found is None:
-                found = self._senders[volume, key] = Senders()
-            else:
-                found.several = True
-            return found
+            for name in names:
+                found = self._senders.get((volume, name))
+                if found is None:
+                    found = self._senders[volume, name] = Senders()
+                else:
+                    found.several = True
+                senders.append(found)
+        return senders
 
     def _load(self, number: int, chunk: int) -> Chunk:
         found = self._catalogue.chunk(number, chunk, self._segments.is_live)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,7 @@ class Rig:
     """Files of the object as the cache has them."""
 
     key = "k"
+    identity: Hashable | None = None
 
     def __init__(self, tier: Tier, *, whole: bool) -> None:
         self.store = Store(whole=whole)
@@ -105,7 +106,7 @@ class Rig:
         return True
 
     def open(self) -> TieredFile:
-        file = self.backend.open("k")
+        file = self.backend.open(self.key)
         assert isinstance(file, TieredFile)
         file.follow(self)
         return file
@@ -613,6 +614,19 @@ def test_a_version_of_several_files_has_the_bytes_of_none_before_all_of_them_hav
     before = rig.store.reads
     assert all_of(rig, tier) == "".join(rig.store.written)
     assert rig.store.reads == before + 7
+
+
+def test_a_version_of_files_with_two_names_of_one_object_has_the_bytes_of_neither(tier: Tier) -> None:
+    """Files of two caches, which have opened it by two links. The second one has not asked for the version."""
+    rig, other = Rig(tier, whole=False), Rig(tier, whole=False)
+    other.backend, other.key = TieredBackend(rig.store, tier, "store"), "link"
+    rig.identity = other.identity = 1
+    first, second = rig.open(), other.open()
+    write(first, 2, "X")
+    write(second, 2, "Y")
+    rig.store.version = "2"
+    first.stat()
+    assert all_of(rig, tier) == "abYdefgh" == "".join(rig.store.written)
 
 
 @pytest.mark.parametrize("seen_by", ["stat", "read", "commit"])
