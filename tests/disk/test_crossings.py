@@ -101,6 +101,21 @@ def test_no_later_file_reads_bytes_that_an_announced_change_has_replaced(tier: D
     assert read_once(tier, store, "a")[:8192] == content(8192, seed=2)
 
 
+def test_a_version_that_is_found_beside_an_announcement_keeps_no_bytes_that_it_has_replaced(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours were sent before, by a write-back that did not ask for the version."""
+    store = RecordingBackend({"a": bytes(MIB)})
+    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
+        backend_file = file._inode.backend_file
+        assert isinstance(backend_file, TieredFile)
+        backend_file.write_from(0, [memoryview(content(8192))])
+        store.objects["a"].written[:8192] = content(8192, seed=2)
+        beside(monkeypatch, TieredFile, "forget", backend_file.stat)
+        volume.invalidate_remote("a", 0, 8192)
+    assert read_once(tier, store, "a")[:8192] == content(8192, seed=2)
+
+
 @pytest.mark.parametrize("name", ["a", "b", None])
 def test_an_announced_change_of_an_object_with_two_names_leaves_no_copy_under_either(
     tier: DiskTier, name: str | None

@@ -126,9 +126,9 @@ def announced(file: EngineFile, names: Iterable[Key], version: str | None, start
     file.versions.distrust()
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
-    for name in names:
-        file.volume.announced(name)
     file.invalidate_range(start, end)
+    for name in names:  # afterwards: a look beside it may have kept bytes that were sent before
+        file.volume.announced(name)
     file.give_up_copy("the object was changed by another writer")
     local = file.local_ranges()
     if whole:
