@@ -110,8 +110,8 @@ class SyncTicket:
         self._appending: list[Job[list[EngineFile]]] = []
         try:
             self._laying = [] if recovery is None else recovery.hurry()
-            for file in busy:
-                self._appending.append(engine.journal.append_later(file))  # type: ignore[union-attr]
+            if (journal := engine.journal) is not None:
+                self._appending += [journal.append_later(file) for file in busy]
         except BlockingIOError as error:
             self._errors = [*self._errors, error]
         self._name_sync: NameSyncCall | None = None

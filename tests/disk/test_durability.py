@@ -11,7 +11,6 @@ import random
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -405,7 +404,7 @@ def test_a_detach_gives_up_nothing_of_a_file_whose_record_waits_for_the_disk(
     for op in ("write_from", "commit"):
         world.store.fault(op, PermissionError(errno.EACCES, "refused"), times=float("inf"))
     files = [world.synced(b"new", key=key, mode="a+b") for key in keys]
-    lock, busy = files[0]._inode.journaled._lock, threading.Event()
+    lock, busy, recorded = files[0]._inode.journaled._lock, threading.Event(), threading.Event()
     others: list[Any] = [7] if on_failed == "discard" else []
     for key in others:
         world.open(key, "a+b").pwrite(b"lost", 0)
@@ -413,14 +412,19 @@ def test_a_detach_gives_up_nothing_of_a_file_whose_record_waits_for_the_disk(
     def record() -> None:
         with lock:
             busy.set()
-            time.sleep(5 * SLICE)
+            assert recorded.wait(WAIT_LIMIT_S)
 
     def meanwhile() -> None:
         Task(record)
         assert busy.wait(WAIT_LIMIT_S)
 
     beside(monkeypatch, detach, step, meanwhile)
-    assert [entry.key for entry in world.volume.detach(on_failed=on_failed)] == others
+    ending = Task(world.volume.detach, on_failed=on_failed)
+    if step == "_unsaved":
+        assert ending.waits(3 * SLICE)
+        recorded.set()
+    assert [entry.key for entry in ending.result()] == others
+    recorded.set()
     world.store.clear_faults()
     world.store = world._after()
     world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
@@ -826,12 +830,8 @@ def test_a_sync_whose_save_the_disk_cannot_record_has_its_error(world: World) ->
         assert "the journal" in str(ticket.errors)
 
 
-def save_and_free(world: World) -> None:
-    """Have a file saved and freed, and none of that confirmed."""
-    gate = world.store.gate("write_from", times=1)  # a save that ends before the close is confirmed by it
-    with world.volume.open("k", "r+b") as file:
-        file.pwrite(b"older", 0)  # the close puts it into the journal, the background into the store
-    gate.release.set()
+def free(world: World) -> None:
+    """Wait until a file that nobody has open is freed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
 
@@ -841,6 +841,15 @@ def save_and_free(world: World) -> None:
             return world.volume.inodes.get("k") is None
 
         eventually(is_freed)
+
+
+def save_and_free(world: World) -> None:
+    """Have a file saved and freed, and none of that confirmed."""
+    gate = world.store.gate("write_from", times=1)  # a save that ends before the close is confirmed by it
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"older", 0)  # the close puts it into the journal, the background into the store
+    gate.release.set()
+    free(world)
     journal = world.journal()
     assert not journal.has_unsaved()
     assert journal._confirmed < journal.last
@@ -850,16 +859,9 @@ def test_a_save_fails_while_the_disk_cannot_say_that_the_file_before_was_saved(w
     gate = world.store.gate("write_from", times=1)
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"older", 0)
-    with disk_fails("pwritev"), pytest.MonkeyPatch.context() as patch:
+    with disk_fails("pwritev"):
         gate.release.set()
-        patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
-
-        def is_freed() -> bool:
-            world.volume.drop_clean()
-            lifetimes.prune(world.volume)
-            return world.volume.inodes.get("k") is None
-
-        eventually(is_freed)
+        free(world)
         later = world.open()
         later.pwrite(b"newer", 0)
         raises(OSError, later.fsync, durability="backend", match="the disk fails|journal")
@@ -959,12 +961,20 @@ def test_a_flush_of_a_saved_file_succeeds_on_an_aborted_volume(world: World) -> 
     ],
     ids=["all", "a part", "the tail", "more"],
 )
-def test_discarded_bytes_are_not_recovered(world: World, which: tuple[int, ...], expected: bytes) -> None:
+@pytest.mark.parametrize("fsync", [True, False])
+def test_discarded_bytes_are_not_recovered(
+    world: World, which: tuple[int, ...], expected: bytes, *, fsync: bool
+) -> None:
+    """`fsync`: it saves the rest in the store; else the process is killed before."""
     file = world.synced(b"y" * 20000)
+    longer = which == (8192, 4096) and not fsync
+    if longer:
+        file.pwrite(b"later", 40000)
     world.volume.discard("k", *which)
-    raises(DataLossError, file.fsync)
-    file.fsync()
-    assert file.pread(1 << 20, 0) == expected
+    if fsync:
+        raises(DataLossError, file.fsync)
+        file.fsync()
+    assert file.pread(1 << 20, 0) == (changed(40000, b"later", expected) if longer else expected)
     after = world.crash()
     assert after.read() == expected
     after.volume.sync(durability="backend")

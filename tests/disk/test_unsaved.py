@@ -24,6 +24,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import tier
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
+from pagecache.engine.commit import journaled
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
@@ -31,7 +32,7 @@ from pagecache.engine.park import start_thread
 from pagecache.observe.client import ask
 from pagecache.volume import recovered
 from tests.disk.copying import copy_tier
-from tests.file.rig import Task, beside, eventually, raises
+from tests.file.rig import Task, at_gate, beside, eventually, raises, raising
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
@@ -572,6 +573,25 @@ def test_a_sync_at_the_store_is_polled_beside_a_disk_that_hangs(world: World) ->
         Task(engine.poll_tickets).result(5)
     ticket.wait(10)
     assert world.left() == []
+
+
+@IN_PLACE
+def test_a_system_that_refuses_a_thread_keeps_no_other_file_from_the_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call holds one file. Its bytes are an error of that sync, and saved by the next one."""
+    file = world.open()
+    file.pwrite(b"one", 0)
+    world.open("other", "w+b").pwrite(b"two", 0)
+    gate, holding = at_gate(world.store.gate("truncate", times=1), file.truncate, 5000)
+    with monkeypatch.context() as patch:
+        patch.setattr(journaled, "start_thread", raising(BlockingIOError(errno.EAGAIN, "no thread")))
+        ticket = world.volume.begin_sync()
+    raises(BlockingIOError, ticket.wait)
+    assert [found.state.key for found in world.journal().read().files] == ["other"]
+    holding.result(opening=gate)
+    world.volume.sync()
+    assert world.copied().read() == changed(0, b"one")[:5000]
 
 
 @pytest.mark.parametrize("on_failed", ["raise", "discard"])
