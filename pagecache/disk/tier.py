@@ -147,8 +147,7 @@ class Told(Protocol):  # a volume that the tier serves
 
 
 class Called(Protocol):  # a file on which calls run that a volume has left behind; these keep it alive
-    def in_old_hands(self) -> bool: ...
-    def storage_busy(self) -> bool: ...
+    def is_called(self) -> bool: ...
 
 
 _left: dict[str, WeakValueDictionary[int, Called]] = {}
@@ -641,7 +640,7 @@ class Tier:
     def is_left_busy(self, number: int) -> bool:
         """Return whether a call of a volume that has ended still runs on a file of the journal."""
         file = self._left.get(number)
-        return file is not None and (file.in_old_hands() or file.storage_busy())
+        return file is not None and file.is_called()
 
     def volumes(self) -> tuple[Told, ...]:
         """Return the volumes that are attached."""

@@ -316,6 +316,10 @@ class EngineFile(NativeInode):
         """Return whether the object has its name, and no call of this cache changes that."""
         return not self.is_renamed()
 
+    def is_called(self) -> bool:
+        """Return whether a call runs that may change its stored object, or can still land."""
+        return self.in_old_hands() or self.storage_busy() or self.owed.is_paying()
+
     def about_to_commit(self) -> None:
         """Let the journal know that a commit of a whole object begins."""
         if self.volume.journal is not None and self.volume.journal.is_used():

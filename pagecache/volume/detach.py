@@ -385,7 +385,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         left = [(inode.journaled.number, inode) for inode in inodes if inode.journaled.number]
         left += [] if volume.recovery is None else volume.recovery.begun()
         for number, inode in left:
-            if inode.in_old_hands() or (volume.engine.aborted and inode.storage_busy()):
+            if inode.in_old_hands() or (volume.engine.aborted and inode.is_called()):
                 tier.leave(number, inode)
     volume.cache._forget(volume)
     with volume.inodes_lock:

@@ -65,6 +65,9 @@ class Inode(EngineFile):
         """Return whether the object has its name, and no call of this cache changes that."""
         return self.naming is None and super().is_named()
 
+    def is_called(self) -> bool:
+        return self.naming is not None or super().is_called()
+
     def names_are_facts(self) -> bool:
         """Return whether only the volume changes the names of the object: the store knows it by its name, or does not
         have it before a commit.

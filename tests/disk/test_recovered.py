@@ -852,6 +852,42 @@ def test_a_running_call_of_a_volume_that_has_ended_lands_before_later_bytes(worl
 
 
 @IN_PLACE
+@pytest.mark.parametrize("call", ["a remove", "a cut that a read makes"])
+def test_a_running_call_that_holds_no_file_of_a_volume_that_has_ended_lands_before_later_bytes(
+    make: Make, call: str
+) -> None:
+    """A remove of an object with identity, and a call that the file owes the store, leave write-back alone."""
+    world = make(retry=RetryPolicy(attempts=1))
+    world.store.identities = True
+    world.store.fault("write_from", OSError(errno.ECONNREFUSED, "no server"), times=float("inf"))
+    file = world.synced(b"first")
+    if call == "a remove":
+        gate = world.store.gate("remove", times=1)
+        raises(TimeoutError, world.volume.remove, "k", timeout=0.2)
+    else:
+        world.store.fault("truncate", OSError(errno.ECONNRESET, "the answer is lost"), times=1)
+        raises(OSError, file.truncate, 8192, match="lost")
+        gate = world.store.gate("truncate", times=1)
+        reading = Task(file.pread, 10, 4096)
+    gate.wait_entered()
+    world.volume.detach(timeout=0.5, on_failed="discard")
+    world.store.clear_faults()
+    world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
+    raises(TimeoutError, world.volume.open, "k", "r+b", timeout=0.2)
+    gate.open()
+    if call == "a remove":
+        raises(FileNotFoundError, world.volume.open, "k")
+        return
+    raises(OSError, reading.result)
+    with world.open() as file:
+        file.pwrite(b"newer", 16000)
+        file.fsync(durability="backend")
+        content = file.read()
+    assert content[:5] == b"first"
+    world.settles(content)
+
+
+@IN_PLACE
 def test_a_running_call_of_a_laying_that_has_ended_lands_before_later_bytes(world: World) -> None:
     world.synced(BIG, key="big", mode="w+b")
     after = world.crash(memory="3MiB", on_recovery="hold")

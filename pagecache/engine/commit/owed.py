@@ -212,6 +212,10 @@ class Owed:
         """
         self._file.outlast(lambda: len(self._steps) > 0 and self._file.in_old_hands(), "a call that was left behind")
 
+    def is_paying(self) -> bool:
+        """Return whether a call runs that can still land."""
+        return self._paying.locked()
+
     def fence(self) -> None:
         """Record that the paying thread's call can no longer land, and may never return: the next payer does not wait
         for it.
