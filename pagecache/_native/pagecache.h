@@ -202,6 +202,7 @@ enum {
 	PC_BY_SAVED_SIZE,  /* of the stored object as of the last commit, + 1; 0: the inode is gone */
 	PC_BY_SENT_END,    /* of the remote size and of bytes in flight, which the backend may have already */
 	PC_BY_STAGED,
+	PC_BY_WRITE_PINNED, /* that writable views show */
 	PC_BY_UNLOGGED,    /* 0 nothing, 1 some ranges, 2 all that is local: not in the journal as it is now */
 	PC_BY_STAGED_END,  /* of the last staged byte; 0: there is none */
 	PC_BY_EVENT,       /* the number of its event */

@@ -40,9 +40,9 @@ def invalidate(inode: Inode, offset: int, length: int | None) -> None:
                 barrier.fsync(inode)
         if inode.invalidate_range(start, END if length is None else end) or inode.withheld:
             return
-        if inode.usage()["write_pinned"]:
+        if inode.number("write_pinned"):
             gc.collect()  # a view in a reference cycle is open until it is collected
-        if inode.usage()["write_pinned"]:
+        if inode.number("write_pinned"):
             raise BlockingIOError(errno.EAGAIN, "invalidate: a writable view is open", inode.key)
     raise BlockingIOError(errno.EAGAIN, "invalidate: written again and again", inode.key)
 

@@ -232,7 +232,7 @@ def _take_back(volume: Volume, abandoned: list[Inode], deadline: Deadline) -> bo
 def _cut_views(volume: Volume, deadline: Deadline) -> bool:
     """Detach open writable views from their files, which would stay dirty forever. Return whether there were any."""
     with volume.inodes_lock:
-        inodes = [inode for inode in volume.inodes.objects.values() if inode.usage()["write_pinned"]]
+        inodes = [inode for inode in volume.inodes.objects.values() if inode.number("write_pinned")]
     for inode in inodes:
         inode.run(TOKEN, "cut_views", None, deadline.until())
     return bool(inodes)

@@ -53,6 +53,7 @@ static u64 number_of(struct pc_inode *i, u32 which)
 	case PC_BY_SAVED_SIZE: return (pc_durable(i) ? pc_inode_remote_size(i) : i->committed_size) + 1;
 	case PC_BY_SENT_END: return pc_sent_end(i);
 	case PC_BY_STAGED: return pc_staged_bytes(i);
+	case PC_BY_WRITE_PINNED: return i->nr_write_pinned << shift;
 	case PC_BY_UNLOGGED: return i->unlogged_whole ? 2 : i->unlogged.nr_ranges != 0;
 	case PC_BY_STAGED_END: return pc_map_end(&i->staged.map);
 	case PC_BY_EVENT: return atomic_load(&i->event.seq);

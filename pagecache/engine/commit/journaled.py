@@ -403,8 +403,7 @@ class Journaled:
             return False
         if not self._marks and file.undone()["hole_end"] and not hasattr(file.backend_file, "rollback"):
             return False  # holes that the store has and did not commit: of such a store nothing lists them
-        usage = file.usage()
-        return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
+        return not (file.number("write_pinned") or file.direct_ranges() or file.direct_count())
 
     def _append_changes(self, journal: Journal) -> None:
         file = self.file

@@ -379,7 +379,7 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
 def _may_be_direct(file: EngineFile, write: Write) -> bool:
     limits = file.limits()
     unit = int(limits.direct_unit)
-    if is_buffered(limits) or file.is_cut_off() or file.staged_bytes() or file.usage()["write_pinned"]:
+    if is_buffered(limits) or file.is_cut_off() or file.staged_bytes() or file.number("write_pinned"):
         return False  # a view shows the cache's memory: the write must go through it
     return write.append or not (write.offset % unit or len(write.data) % unit)
 
