@@ -481,15 +481,15 @@ class Tier:
 
     def drop(self, volume: str, key: bytes, *, tree: bool = False, but: Copy | None = None) -> None:
         """Forget the copy under a name that another object may have now or soon, with the same version, and the copy
-        that is to get the name, unless it is `but`. `tree`: and those below it, by a walk of all copies.
+        that a rename moves to it or from it, unless it is `but`. `tree`: and those below it, by a walk of all copies.
         """
         first, last = below(key)
         with self._lock:
-            known = (*self._copies, *self._moving) if tree else ()
+            moved = [(copy.volume, copy.key) for copy in self._moving.values()]
+            known = (*self._copies, *self._moving, *moved) if tree else ()
             names = [key, *(name for of, name in known if of == volume and first < name < last)]
             copies = [self._pop(volume, name) for name in names]
-            moving = [(volume, name) for name in names if self._moving.get((volume, name)) is not but]
-            copies += [self._moving.pop(name, None) for name in moving]
+            copies += self._pop_moving(volume, names, but)
         for copy in copies:
             if copy is not None:
                 copy.void()  # files may have it
@@ -506,8 +506,7 @@ class Tier:
         """The lock is held: only then copies get names."""
         for name in list(self._announced):
             self._pop(*name)  # first: a save beside it saves the copy no longer, or comes before the next one
-            for to in [to for to, copy in self._moving.items() if name in (to, (copy.volume, copy.key))]:
-                self._moving.pop(to, None)
+            self._pop_moving(name[0], [name[1]])
             self._undropped.add(name)
             self._announced.discard(name)  # last: `_saved` takes no lock, and an interrupt repeats all
 
@@ -518,11 +517,13 @@ class Tier:
         with self._lock:
             self._forget_announced()
             known = names == self._names
-            copy = self._pop(volume, key)
+            copy, moving = self._pop(volume, key), self._pop_moving(volume, [key])
             if copy is None and saved is not None and known:
                 copy = self._saved_copy(volume, key, saved)
             if copy is not None and to is not None:
                 self._moving[volume, to] = copy
+        for other in moving:
+            other.void()
         self._drop_saved(volume, key)
         return copy
 
@@ -548,6 +549,17 @@ class Tier:
             copy.replaced = True  # a save that runs may have it
             self._unsaved.discard(copy)
         return copy
+
+    def _pop_moving(self, volume: str, names: list[bytes], but: Copy | None = None) -> list[Copy]:
+        """Have renames move no copy to these names, nor from them: another object may have them. The lock is held."""
+        wrong = [
+            (to, copy)
+            for to, copy in self._moving.items()
+            if copy is not but and copy.volume == volume and (to[1] in names or copy.key in names)
+        ]
+        for to, _ in wrong:
+            self._moving.pop(to, None)
+        return [copy for _, copy in wrong]
 
     def _drop_saved(self, volume: str, key: bytes, *, tree: bool = False) -> None:
         """Have the catalogue forget the copy under a name; the next save does it if that fails now."""

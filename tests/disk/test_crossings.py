@@ -472,6 +472,37 @@ def test_a_name_that_another_cache_gives_away_beside_a_rename_has_no_copy(tier: 
     assert read_once(tier, other, "b") == content(MIB, seed=2)
 
 
+@pytest.mark.parametrize("how", ["remove", "rename", "rename of the directory", "rename to a third name"])
+def test_a_source_that_another_cache_gives_away_before_a_rename_is_carried_out_lends_it_no_copy(
+    tier: DiskTier, how: str
+) -> None:
+    """The rename moves the next object of that name."""
+    moved = content(MIB, seed=2)
+    store = RecordingBackend({"d/a": content(MIB), "c": moved})
+    other = store.successor(lose=False)
+    with on_tier(tier, store) as ours, on_tier(tier, other) as theirs:
+        read(ours, "d/a")
+        gate, renaming = at_gate(store.gate("rename"), ours.rename, "d/a", "b")
+        if how == "remove":
+            theirs.remove("d/a")
+            store.objects["d/a"] = StoredObject(moved)
+        elif how == "rename":
+            theirs.rename("c", "d/a")
+        elif how == "rename of the directory":
+            running = theirs.cache.tier
+            assert running is not None
+            running.drop("store", b"sd", tree=True)
+            store.objects["d/a"] = StoredObject(moved)
+        else:
+            answer, other_renaming = at_gate(other.gate("rename answer"), theirs.rename, "d/a", "f")
+            store.objects["d/a"] = StoredObject(moved)
+        renaming.result(opening=gate)
+        if how == "rename to a third name":
+            other_renaming.result(opening=answer)
+        assert read(theirs, "b") == moved
+    assert read_once(tier, other, "b") == moved
+
+
 @pytest.mark.parametrize("name", ["a", "b"], ids=["the old name", "the new one"])
 @pytest.mark.parametrize("copied", [False, True], ids=["it has no copy", "it has one"])
 def test_what_another_cache_reads_under_a_name_of_a_rename_before_it_is_carried_out_is_not_found_there(
