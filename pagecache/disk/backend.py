@@ -22,7 +22,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..backends.passing import PassingBackend, PassingFile
@@ -440,6 +440,30 @@ class TieredBackend(PassingBackend):
         self._drop(dst, tree=tree, but=moved)
         if moved is not None and after is not None:
             self.tier.put_back(moved, after)
+
+    def __getattr__(self, name: str) -> Any:
+        plain = super().__getattr__(name)
+        return self._setattr if name == "setattr" else plain
+
+    def _setattr(self, key: Key, **changes: Any) -> ObjectStat:
+        inner: Any = self.inner
+        if changes.get("mtime_ns") is None:
+            return inner.setattr(key, **changes)  # type: ignore[no-any-return]
+        self._drop_object(key)  # the time may make the version that former bytes had
+        try:
+            return inner.setattr(key, **changes)  # type: ignore[no-any-return]
+        finally:
+            self._drop_object(key)
+
+    def _drop_object(self, key: Key) -> None:
+        """Drop the copies of an object, also under its other links: a process before may have opened it by them."""
+        identity, lasting = None, getattr(self.inner, "lasting_identity", None)
+        if lasting is not None:
+            with suppress(Exception):  # the call itself raises it
+                found = self.inner.stat(key)
+                identity = None if found.identity is None or found.nlink == 1 else lasting(found.identity)
+        if (name := self._name(key)) is not None:
+            self.tier.drop(self.volume_id, name, identity=identity)
 
     def _drop(self, key: Key, *, tree: bool = False, but: Copy | None = None) -> None:
         if (name := self._name(key)) is not None:

@@ -33,6 +33,8 @@ FIND_COPY = "SELECT number, version, high FROM copies WHERE volume = ? AND key =
 FIND_CHUNK = "SELECT ranges FROM chunks WHERE copy = ? AND chunk = ?"
 DROP_COPY = "DELETE FROM copies WHERE volume = ? AND key = ?"
 DROP_BELOW = "DELETE FROM copies WHERE volume = ? AND key > ? AND key < ?"
+DROP_OBJECT = "DELETE FROM copies WHERE volume = ?1 AND substr(version, -4 - length(?2), length(?2)) = ?2"
+"""By the end of the version, before the checksum."""
 SAVE_COPY = "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)"
 SAVE_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
 CACHED_KIB = 4096
@@ -208,6 +210,11 @@ class Catalogue:
             self._connection("_saver").execute(DROP_COPY, (_text(volume), key))
             if tree:
                 self._saver.execute(DROP_BELOW, (_text(volume), *below(key)))
+
+    def drop_object(self, volume: str, identity: str) -> None:
+        """Forget the copies of an object under all names, by a walk of all copies."""
+        with self._saving, self._errors():
+            self._connection("_saver").execute(DROP_OBJECT, (_text(volume), _text(f" {identity}")))
 
     def close(self, *, remove: bool = False) -> None:
         """Close it; `remove`: and remove it, which takes no space."""

@@ -479,21 +479,27 @@ class Tier:
             self._wake()  # the writer may wait for bytes alone
         self._unsaved.add(copy)
 
-    def drop(self, volume: str, key: bytes, *, tree: bool = False, but: Copy | None = None) -> None:
+    def drop(
+        self, volume: str, key: bytes, *, tree: bool = False, but: Copy | None = None, identity: str | None = None
+    ) -> None:
         """Forget the copy under a name that another object may have now or soon, with the same version, and the copy
-        that a rename moves to it or from it, unless it is `but`. `tree`: and those below it, by a walk of all copies.
+        that a rename moves to it or from it, unless it is `but`. `tree`: and those below it. `identity`: and those
+        whose versions have it, under any name. Both by a walk of all copies.
         """
         first, last = below(key)
         with self._lock:
             moved = [(copy.volume, copy.key) for copy in self._moving.values()]
             known = (*self._copies, *self._moving, *moved) if tree else ()
             names = [key, *(name for of, name in known if of == volume and first < name < last)]
+            if identity is not None:
+                ours = [copy for copy in (*self._copies.values(), *self._moving.values()) if copy.volume == volume]
+                names += [copy.key for copy in ours if str(copy.version).endswith(f" {identity}")]
             copies = [self._pop(volume, name) for name in names]
             copies += self._pop_moving(volume, names, but)
         for copy in copies:
             if copy is not None:
                 copy.void()  # files may have it
-        self._drop_saved(volume, key, tree=tree)
+        self._drop_saved(volume, key, tree=tree, identity=identity)
 
     def forget(self, volume: str, key: bytes) -> None:
         """Have files that are opened later find no copy under a name, nor the one that a rename moves to it or from it.
@@ -561,13 +567,15 @@ class Tier:
             self._moving.pop(to, None)
         return [copy for _, copy in wrong]
 
-    def _drop_saved(self, volume: str, key: bytes, *, tree: bool = False) -> None:
+    def _drop_saved(self, volume: str, key: bytes, *, tree: bool = False, identity: str | None = None) -> None:
         """Have the catalogue forget the copy under a name; the next save does it if that fails now."""
         try:
             self._catalogue.drop(volume, key, tree)
+            if identity is not None:
+                self._catalogue.drop_object(volume, identity)
         except OSError as error:
             self._undropped.add((volume, key))
-            self._note_wrong(all=tree)
+            self._note_wrong(all=tree or identity is not None)
             self._wake()
             self._count(error)
 

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -392,6 +392,42 @@ def test_bytes_that_were_sent_under_another_name_are_kept_under_the_present_one(
     file.commit()
     assert not running.find("store", b"sk")
     assert running.find("store", b"snew")
+
+
+@pytest.mark.parametrize("name", ["a", "b"], ids=["the name", "another link"])
+@pytest.mark.parametrize("how", ["killed", "killed in the call", "read before", "open in another cache"])
+def test_a_time_that_is_set_back_brings_back_no_bytes_of_the_version_that_had_it(
+    tier: DiskTier, tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place; as `cp -p` does. The catalogue has the former bytes until a save, under another link for good."""
+    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 3600.0)
+    former, now, root, saved = content(MIB), content(MIB, seed=2), tmp_path / "store", list[object]()
+    root.mkdir()
+    (root / "a").write_bytes(former)
+    os.link(root / "a", root / "b")
+    then = os.stat(root / "a").st_mtime_ns
+    assert read_once(tier, DirectoryBackend(root), name) == former
+    with on_tier(tier, DirectoryBackend(root)) as theirs, on_tier(tier, DirectoryBackend(root)) as ours:
+        running = ours.cache.tier
+        assert running is not None
+
+        def look() -> None:
+            saved.append(running._catalogue.find("store", b"s" + name.encode()))
+
+        with theirs.open(name) if how == "open in another cache" else nullcontext():
+            with ours.open("a", "r+") as file:
+                file.pwrite(now, 0)
+                file.fsync()
+            if how == "killed in the call":
+                beside(monkeypatch, DirectoryBackend, "setattr", look, after=True)
+            ours.setattr("a", mtime_ns=then)
+            if how == "open in another cache":
+                assert read_once(tier, DirectoryBackend(root), name) == now
+            if how == "read before":
+                assert read(ours, name) == now
+            look()
+        assert not any(saved)
+    assert read_once(tier, DirectoryBackend(root), name) == now
 
 
 @pytest.mark.parametrize("call", ["remove", "rename"])
