@@ -5,8 +5,8 @@ and identity:
 
 * `commit` is fsync of the file, and of those directories above it whose names changed since they were last synced, so
   that a new file exists after a crash. `sync` covers all other directories.
-* The version of an object is mtime_ns:size:ino. If two commits fall into one clock tick, the second moves mtime on by a
-  nanosecond.
+* The version of an object is mtime_ns:size:ino. A commit within one clock tick of the last version that was told moves
+  mtime on by a nanosecond.
 * Keys are paths relative to the root. They cannot leave it: `beneath.py` explains how.
 * The identity of an object is its device, inode number and birth time. It is exact while the object is open; the birth
   time tells the next object with that number apart, in file systems that keep it.
@@ -53,10 +53,19 @@ class DirectoryFile(names.LocalFile, BackendFile):
     def __init__(self, _directory: int, _name: str, flags: int, backend: DirectoryBackend, key: Key) -> None:
         self._backend = backend
         self._key = key
-        self._version: str | None = None
+        self._version: str | None = None  # told last; `changed` is since then
 
     def stat(self) -> ObjectStat:
-        return names.status(self.fd)
+        found, changed = None, self.changed
+        if changed:  # otherwise a write beside this call may set it now
+            self.changed = False
+        try:
+            found = names.status(self.fd)
+        finally:
+            if changed and (found is None or found.version == self._version):
+                self.changed = True  # the commit moves the time on
+        self._version = found.version
+        return found
 
     def truncate(self, size: int) -> None:
         self.need_writable()

@@ -138,7 +138,9 @@ class TieredFile(PassingFile):
         if self._changed is not None and not self._whole():
             with self._lock:
                 if turn == self._turn and quiet and self._changed is not None and isinstance(found.version, str):
-                    self._take(self._labelled(found.version))
+                    version = self._labelled(found.version)
+                    if version != self._version:  # otherwise others may have it for the bytes before
+                        self._take(version)
         return found
 
     def forget(self, begin: int, end: int) -> None:

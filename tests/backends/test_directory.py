@@ -440,6 +440,46 @@ def test_version_differs_even_within_one_tick_of_the_clock(backend: DirectoryBac
     assert file.commit() == versions[-1], "nothing changed"
 
 
+def test_a_commit_within_one_tick_of_a_version_that_was_told_makes_another_one(
+    backend: DirectoryBackend, root: Path
+) -> None:
+    """A flush asks for it, and others keep the bytes of that time under it."""
+    file = put(backend, "a", b"1111")
+    file.commit()
+    file.write_from(0, [memoryview(b"2222")])
+    told = file.stat()
+    assert told.mtime_ns is not None
+    file.write_from(0, [memoryview(b"3333")])
+    os.utime(root / "a", ns=(told.mtime_ns, told.mtime_ns))  # as a coarse clock would
+    committed = file.commit()
+    assert committed != told.version
+    assert file.stat().version == file.commit() == committed, "nothing changed"
+
+
+def test_a_time_that_was_set_after_the_last_write_stays_though_its_version_was_told(backend: DirectoryBackend) -> None:
+    file = put(backend, "a", b"1111")
+    backend.setattr("a", mtime_ns=10**18)
+    told = file.stat()
+    assert told.mtime_ns == 10**18
+    assert file.commit() == told.version
+
+
+def test_a_version_that_was_told_before_a_write_of_the_same_tick_is_not_committed(
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch
+) -> None:
+    """Nor if it is told again after the write, or if the status fails in between."""
+    file = put(backend, "a", b"1111")
+    before, tick = file.commit(), file.stat().mtime_ns
+    assert tick is not None
+    file.write_from(0, [memoryview(b"2222")])
+    os.utime(root / "a", ns=(tick, tick))
+    with monkeypatch.context() as failing:
+        failing.setattr(names, "status", raising(OSError(errno.EIO, "made up")))
+        raises(OSError, file.stat, match="made up")
+    assert file.stat().version == before
+    assert file.commit() != before
+
+
 # ------------------------------------------------------------------------------------------------ other calls
 
 

@@ -116,6 +116,20 @@ def test_a_version_that_is_found_beside_an_announcement_keeps_no_bytes_that_it_h
     assert read_once(tier, store, "a")[:8192] == content(8192, seed=2)
 
 
+def test_a_version_that_bytes_sent_have_not_changed_yet_keeps_none_of_them(tier: DiskTier) -> None:
+    """Within one tick of the store's clock; the commit moves it on, but others may have the version."""
+    store = RecordingBackend({"a": content(8192)})
+    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
+        file.read()
+        backend_file = file._inode.backend_file
+        assert isinstance(backend_file, TieredFile)
+        backend_file.write_from(0, [memoryview(content(8192, seed=2))])
+        store.objects["a"].version = 1
+        assert backend_file.stat().version == "1"
+    store.objects["a"].written[:] = content(8192)
+    assert read_once(tier, store, "a") == content(8192)
+
+
 @pytest.mark.parametrize("name", ["a", "b", None])
 def test_an_announced_change_of_an_object_with_two_names_leaves_no_copy_under_either(
     tier: DiskTier, name: str | None

@@ -655,6 +655,7 @@ def test_a_status_from_before_a_change_is_not_the_version_after_it(tier: Tier) -
     file = rig.open()
     read(file, 0)
     write(file, 0, "X")
+    rig.store.version = "that of X"
     found = file.inner.stat
 
     def stat() -> ObjectStat:
