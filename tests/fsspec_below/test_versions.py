@@ -15,7 +15,7 @@ from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import Patch, attached, raises
 from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, get, put, storing
-from tests.fsspec_below.stores import Elsewhere, Whole
+from tests.fsspec_below.stores import Elsewhere, Whole, once
 
 PLACES = EVERYWHERE
 # ------------------------------------------------------------------------------------------ other clients
@@ -204,6 +204,85 @@ def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
     put(file, 3, b"er")  # another size is another version
     file.commit()
     assert slept == []
+
+
+def waiting(monkeypatch: Patch, publish: str, wait: Callable[[Place], object]) -> tuple[Place, Any]:
+    """A place whose clock stands, and an object that was changed within its present second. The commit, which waits for
+    the next one, calls `wait`.
+    """
+    place = Place(Whole(tells="mtime"), "bucket", publish=publish)
+    place.put("key", b"old")
+    file = place.backend.open("key")
+    put(file, 0, b"new")
+    monkeypatch.setattr("pagecache.backends.fsspec.object.sleep", lambda _: wait(place))
+    return place, file
+
+
+def tick(place: Place) -> None:
+    place.fs.clock += 2
+
+
+def their_version(place: Place) -> None:
+    tick(place)
+    place.put("key", b"it!")
+
+
+def their_removal(place: Place) -> None:
+    tick(place)
+    place.take_away("key")
+
+
+PUBLISH = pytest.mark.parametrize("publish", ["put", "move"])
+
+
+@PUBLISH
+@pytest.mark.parametrize(("change", "left"), [(their_version, b"it!"), (their_removal, None)])
+def test_a_change_of_another_client_while_the_clock_is_waited_for_stays(
+    monkeypatch: Patch, publish: str, change: Callable[[Place], object], left: bytes | None
+) -> None:
+    place, file = waiting(monkeypatch, publish, change)
+    for _ in range(2):
+        assert raises(OSError, file.commit).errno == errno.ESTALE
+        assert place.content("key") == left
+
+
+@PUBLISH
+def test_a_version_that_is_shown_late_is_that_of_the_commit(monkeypatch: Patch, publish: str) -> None:
+    def show(place: Place) -> None:
+        content, serial, time = place.fs.objects["bucket/key"]
+        place.fs.objects["bucket/key"] = content, serial, time + 1
+
+    place, file = waiting(monkeypatch, publish, show)
+    before = file.stat().version
+    assert file.commit() == place.backend.stat("key").version != before
+    assert place.content("key") == b"new"
+    file.truncate(1)
+    file.commit()
+    assert place.content("key") == b"n"
+
+
+@PUBLISH
+@pytest.mark.parametrize("lost", ["the answer", "the look"])
+def test_a_commit_that_is_repeated_waits_for_the_clock_too(monkeypatch: Patch, publish: str, lost: str) -> None:
+    def away(place: Place) -> None:
+        place.fs.hooks.before["info"] = fail
+
+    def fail(path: str) -> None:
+        place.fs.hooks.before.pop("info", None)
+        monkeypatch.setattr("pagecache.backends.fsspec.object.sleep", lambda _: tick(place))
+        raise TimeoutError("no answer")
+
+    place, file = waiting(monkeypatch, publish, away)
+    before = file.stat().version
+    if lost == "the answer":
+        place.lose_commit(landed=True) if publish == "move" else place.fs.hooks.after.update(
+            pipe_file=once(TimeoutError())
+        )
+        monkeypatch.setattr("pagecache.backends.fsspec.object.sleep", lambda _: tick(place))
+    raises(OSError, file.commit)
+    assert place.content("key") == b"new"
+    assert file.commit() == place.backend.stat("key").version != before
+    assert place.content("key") == b"new"
 
 
 def test_without_versions_another_size_is_a_conflict_and_the_same_size_is_not_seen() -> None:

@@ -122,11 +122,26 @@ class FsspecObject(SpooledFile[ObjectStat]):
         self._complete(spool, objects.step, int(objects.limits.max_inflight))
         for _ in range(TICKS):
             stored = self._replace(spool)
-            known = self.draft.version()
-            if known is None or stored.version != known or tagged(stored):
+            if not self._looks_replaced(stored):
                 break
+            mark = self._sum(spool)
+            self.draft.attempted(mark)
             sleep(TICK)  # the clock of versions has not advanced
+            found = self._stored()
+            if not self.draft.replaces(found):
+                if found is None or self._mark_of(found) != mark:
+                    raise self._conflict(found)
+                return found  # the store shows a version late
         return stored
+
+    def _looks_replaced(self, stored: ObjectStat) -> bool:
+        """Return whether a stored version is that of the replaced bytes, too: its clock has not advanced."""
+        return stored.version is not None and stored.version == self.draft.version() and not tagged(stored)
+
+    def _settle_attempts(self) -> None:
+        stored = self._stored()
+        if stored is None or not self._looks_replaced(stored):  # otherwise it gets a version of its own
+            super()._settle_attempts()
 
     def _replace(self, spool: Spool) -> ObjectStat:
         """Replace the stored object by the spool; return its version."""
