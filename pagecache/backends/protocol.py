@@ -261,10 +261,13 @@ class Backend(Protocol):
     """A store of objects.
 
     Required: `open` and `stat`. Subclassing supplies all others: `remove`, `rename` and `list` raise
-    io.UnsupportedOperation, `sync` and `close` do nothing, `canonical` returns the key. This method may be absent:
+    io.UnsupportedOperation, `sync` and `close` do nothing, `canonical` returns the key. These methods may be absent:
 
         warnings(self) -> Sequence[str]    return weaknesses of the store, in sentences for users, without a request.
                                            It is called after each commit; each sentence is reported once
+        lasting_identity(self, identity) -> str | None
+                                           return an `ObjectStat.identity` as a later process finds it; None: there is
+                                           none. It tells the object of unsaved bytes on disk from a later one
 
     Attributes:
         limits: the calls that the backend accepts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import importlib.metadata
 import inspect
@@ -12,12 +13,14 @@ import re
 from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import EntryPoint, EntryPoints
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+import pagecache
 from pagecache import PageCache
 from pagecache.backends import (
     Backend,
@@ -26,15 +29,22 @@ from pagecache.backends import (
     MemoryBackend,
     NamespaceBackend,
     ObjectStat,
+    TransformBackend,
     backend_from_url,
     protocol,
     url,
 )
 from pagecache.backends.memory import MemoryFile
+from pagecache.backends.passing import PassingBackend, SlowBackend
+from pagecache.backends.plain import Completed
 from pagecache.backends.transform.file import SUPPORTED, UNCHANGED, TransformFile
+from pagecache.disk.backend import TieredBackend
+from pagecache.engine.blocking import Blocking
 from pagecache.errors import Key
+from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..file.rig import raises
+from .transforms import XorStream
 
 
 class Least(Backend):
@@ -84,6 +94,43 @@ def test_the_protocol_describes_each_optional_member_of_a_file() -> None:
 
 def test_a_transformed_file_has_a_method_for_each_optional_member_that_it_supports() -> None:
     assert [name for name in SUPPORTED - UNCHANGED if not hasattr(TransformFile, f"_{name}")] == []
+
+
+def asked() -> set[str]:
+    """The members that the cache looks for in a backend, and those that a protocol describes."""
+    docs = f"{inspect.getdoc(Backend)}\n{inspect.getdoc(NamespaceBackend)}"
+    names = {*re.findall(r"^    (\w+)\(self", docs, re.MULTILINE), *vars(NamespaceBackend)}
+    package, parts = Path(pagecache.__file__).parent, ("engine", "volume", "disk", "fuse", "fsspec")
+    for path in chain.from_iterable((package / part).rglob("*.py") for part in parts):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Name("getattr" | "hasattr"), args=[of, ast.Constant(str(name)), *_]):
+                    names |= {name} if ast.unparse(of).endswith("backend") else set()
+    return {name for name in names if not name.startswith("_")}
+
+
+WRAPPERS: list[Any] = [
+    PassingBackend,
+    SlowBackend,
+    FaultyBackend,
+    LatencyBackend,
+    Completed,
+    partial(TransformBackend, transform=XorStream()),
+    partial(TieredBackend, tier=cast(Any, None), volume_id="store"),
+    partial(Blocking, loop=cast(Any, None)),
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda made: getattr(made, "func", made).__name__)
+def test_a_wrapper_has_what_the_cache_asks_a_backend_for(wrapper: Any, tmp_path: Path) -> None:
+    names = asked() - {"inner"}
+    assert {"lstat", "mknod", "warnings", "lasting_identity", "entries", "why_read_only"} <= names
+    inner: Any = DirectoryBackend(tmp_path)
+    for name in sorted(names):
+        if not hasattr(inner, name):
+            setattr(inner, name, lambda *_: None)
+    wrapped = wrapper(inner)
+    assert [name for name in sorted(names) if not hasattr(wrapped, name)] == []
 
 
 def test_structure_is_enough() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from pagecache.backends import (
     NamespaceBackend,
     TransformBackend,
 )
+from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.transform.changes import RECENT, Changes
 from pagecache.backends.transform.units import Units
 from pagecache.errors import BackendError
@@ -132,9 +134,27 @@ def test_sizes_of_names_are_those_of_the_content(tmp_path: Path) -> None:
     assert (backend.stat("dir/key").size, backend.stat("dir/key").version) == (100, inner.stat("dir/key").version)
     assert file.stat().version == version is not None
     assert backend.stat("dir").size == inner.stat("dir").size
+    assert backend.lstat("dir/key").size == 100
+    (tmp_path / "link").symlink_to("dir/key")
+    assert [(found.kind, found.size) for found in (backend.lstat("link"), backend.stat("link"))] == [
+        ("symlink", len("dir/key")),
+        ("file", 100),
+    ]
+    assert backend.lasting_identity((1, 2, 3)) == inner.lasting_identity((1, 2, 3)) == "2:3"
     backend.rename("dir/key", "moved")
     assert get(backend.open("moved")) == content(100)
     backend.close()
+
+
+def test_directories_of_whole_objects_are_listed_with_the_sizes_of_the_content() -> None:
+    fs = fsspec.filesystem("memory", skip_instance_cache=True)
+    backend = TransformBackend(FsspecBackend(fs, "/transformed"), Sealed(UNIT))
+    put(file := backend.open("dir/key", create=True), 0, content(100))
+    file.commit()
+    try:
+        assert [(found.key, found.size) for found in backend.entries("dir")] == [("dir/key", 100)]
+    finally:
+        fs.rm("/transformed", recursive=True)
 
 
 def test_methods_are_there_where_the_inner_backend_has_them(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import ConflictError, DiskTier, LostRange, PageCache, UnsavedDataError, Volume, closing
+from pagecache.backends import DirectoryBackend, TransformBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import tier
 from pagecache.disk.device import OS
@@ -31,6 +32,7 @@ from pagecache.engine.io import barrier
 from pagecache.engine.park import start_thread
 from pagecache.observe.client import ask
 from pagecache.volume import recovered
+from tests.backends.transforms import XorStream
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, at_gate, beside, eventually, raises, raising
 from tests.file.test_interrupts import interrupted_at
@@ -325,6 +327,40 @@ def test_an_fsync_beside_the_end_puts_the_bytes_of_its_writer_on_disk(world: Wor
 
 
 # -- recovery
+
+
+def test_bytes_of_an_encrypted_file_are_not_laid_over_the_one_that_another_program_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a new file that gets the name, as editors do."""
+    # The file system may keep no birth times; both files exist at once, and have different numbers.
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda _, identity: str(identity[1]))
+    stored = tmp_path / "store" / "k"
+    stored.parent.mkdir()
+
+    def begin(tier: str) -> tuple[PageCache, Volume]:
+        return on_disk(tmp_path / tier, TransformBackend(DirectoryBackend(stored.parent), XorStream()))
+
+    cache, volume = begin("first")
+    with volume.open("k", "x+b") as file:
+        file.write(OLD)
+        file.fsync(durability="backend")
+        file.pwrite(b"new", 0)
+        file.fsync()
+        copy_tier(tmp_path / "first", tmp_path / "second")
+        old = stored.read_bytes()
+        volume.abort()
+        file.abandon()
+    cache.close(on_failed="discard")
+    (tmp_path / "fresh").write_bytes(old)
+    (tmp_path / "fresh").replace(stored)
+
+    cache, volume = begin("second")
+    with volume.open("k") as file:
+        assert file.read() == OLD
+    assert [each.key for each in volume.recovered()] == ["k"]
+    cache.close(on_failed="discard")
+    assert stored.read_bytes() == old
 
 
 def left(world: World, **options: Any) -> World:

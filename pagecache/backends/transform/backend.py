@@ -23,10 +23,11 @@ from ..protocol import Backend, BackendLimits, ObjectStat
 from .file import TransformFile
 from .units import Transform, Units
 
-# Methods of a NamespaceBackend, available if the inner backend has them.
+# Members that the cache asks a backend for, available if the inner backend has them.
 NAMES = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "mknod", "statfs"})
 NAMES |= {"getxattr", "setxattr", "listxattr", "removexattr"}
-WITH_SIZES = frozenset({"readdir", "setattr"})
+NAMES |= {"lasting_identity", "warnings", "why_read_only"}
+WITH_SIZES = frozenset({"lstat", "readdir", "entries", "setattr"})
 
 
 class TransformBackend(PassingBackend):
@@ -102,9 +103,17 @@ class TransformBackend(PassingBackend):
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         return map(self._outside, self.inner.list(prefix))
 
+    def _lstat(self, key: Key) -> ObjectStat:
+        inner: Any = self.inner
+        return self._outside(inner.lstat(key))
+
     def _readdir(self, key: Key) -> Iterable[ObjectStat]:
         inner: Any = self.inner
         return map(self._outside, inner.readdir(key))
+
+    def _entries(self, directory: str) -> Iterable[ObjectStat]:
+        inner: Any = self.inner
+        return map(self._outside, inner.entries(directory))
 
     def _setattr(self, key: Key, **attributes: Any) -> ObjectStat:
         inner: Any = self.inner
