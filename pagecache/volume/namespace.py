@@ -29,9 +29,10 @@ a call for one of its names, which succeeds if it is the same call again.
 A backend that reports no identity finds an object by its name, and a commit of a `commit_on_close` backend stores it
 under its name. So a write beside a remove could reach the next object of that name, and a commit could bring a removed
 one back. A rename holds the tokens of both files, and a remove that of such a file, until the last attempt is over:
-nothing of them is in flight. Reads take no token. Those of a backend that finds the object by its name at each call are
-refused while a call runs, and answers of earlier ones are dropped; their callers wait for the end of the call, holding
-nothing, and read again. A whole object has a version, so its reads continue until the store refuses one.
+nothing of them is in flight. Direct writes take no token: the gate keeps them out, once those that run are over. Nor do
+reads. Those of a backend that finds the object by its name at each call are refused while a call runs, and answers of
+earlier ones are dropped; their callers wait for the end of the call, holding nothing, and read again. A whole object
+has a version, so its reads continue until the store refuses one.
 
 Then the object has a new name, by which its file is opened before any other call on it, or none. An object without a
 name is cut off: no call of the backend for it follows. The files of a renamed directory lend no token, as there may be
@@ -53,6 +54,7 @@ from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..disk.backend import TieredBackend
 from ..engine.attempts import Attempts, insisting
 from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
+from ..engine.io import direct
 from ..errors import Key
 from ..native import TOKEN, Op
 from ..objects import Kind
@@ -626,6 +628,10 @@ def _run(change: NameChange, attempt: Callable[[], None], tries: Attempts, ended
 
         def lend(*ops: Op) -> None:
             lenders.extend(ops)
+            for inode in cached:
+                if inode in change.by_name:  # here: a direct write that runs needs the threads of the volume
+                    inode.close_gate()
+                    direct.outlast(inode, tries)
             wait(waits=change.may_wait())
 
         cached = [inode for inode in tries.repeated(change.lenders, what="stat") if not inode.freed]

@@ -5,16 +5,19 @@ that has its name. [2.20, I-24]
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pagecache import CachedFile, DataLossError, ObjectStat
+from pagecache.engine.io import direct
 from pagecache.errors import Key
 
-from ..stores import RecordingBackend, StoredObject
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises, wait_for
+from ..stores import Gate, RecordingBackend, StoredObject
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, pattern, raises, wait_for
+from .test_interrupts import ctrl_c
 
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
 
@@ -256,6 +259,112 @@ RENAMES: dict[str, Callable[[Rig, str], None]] = {
     "no answer": rename_without_answer,
     "not carried out": lambda store, _kind: rename_without_answer(store, landed=False),
 }
+
+
+def rename_away(store: Rig) -> None:
+    store.volume.rename(KEY, "new")
+    make_another(store, KEY)
+
+
+def rename_away_and_fail_to_open(store: Rig) -> None:
+    store.backend.fault("open", OSError(errno.EACCES, "no"), key="new")
+    raises(OSError, store.volume.rename, KEY, "new", match="no")
+    make_another(store, KEY)
+
+
+CHANGES = pytest.mark.parametrize("change", [replace_by_new, replace_by_rename, rename_away])
+WRITES = "direct writes to end"
+EXTENDED = DATA[: 2 * PAGE] + b"d" * 3 * PAGE
+
+
+def writing_directly(store: Rig, key: str = KEY) -> tuple[Gate, Task[int], CachedFile]:
+    """Return a running direct write of three calls, and the gate that holds the first one."""
+    file = store.open("r+b", key=key, direct=True)
+    return *at_gate(store.backend.gate("write_from", key), file.pwrite, b"d" * 3 * PAGE, 2 * PAGE), file
+
+
+@CHANGES
+def test_a_change_of_the_name_waits_for_a_running_direct_write(store: Rig, change: Replace) -> None:
+    """Each of its calls looks the name up: none finds the next object. [2.10, 2.20, I-24]"""
+    gate, writing, _file = writing_directly(store)
+    changing = Task(change, store)
+    wait_for(store.cache, WRITES)
+    assert not store.backend.seen("remove") + store.backend.seen("rename")
+    assert writing.result(opening=gate) == 3 * PAGE
+    changing.result()
+    assert store.backend.written(KEY) == OTHER
+    if change is rename_away:
+        assert store.backend.written("new") == EXTENDED
+
+
+@CHANGES
+def test_a_direct_write_waits_for_a_running_change_of_the_name(store: Rig, change: Replace) -> None:
+    """Then it goes to the new name, or stays in the cache. [2.10, 2.20, I-24]"""
+    file = store.open("r+b", direct=True)
+    gate, changing = at_gate(store.backend.gate("remove" if change is replace_by_new else "rename"), change, store)
+    writing = Task(file.pwrite, b"d" * 3 * PAGE, 2 * PAGE)
+    wait_for(store.cache, "the gate for direct writes")
+    changing.result(opening=gate)
+    writing.result()
+    assert file.pread(3 * PAGE, 2 * PAGE) == b"d" * 3 * PAGE
+    assert store.backend.written(KEY) == OTHER
+    if change is rename_away:
+        assert store.backend.written("new") == EXTENDED
+
+
+@pytest.mark.parametrize("change", [replace_by_new, replace_by_rename, rename_away, rename_away_and_fail_to_open])
+def test_a_direct_write_looks_again_once_it_keeps_the_name(store: Rig, monkeypatch: Patch, change: Replace) -> None:
+    """The name has changed after the write has taken its file. [2.10, 2.20, I-24]"""
+    file = store.open("r+b", direct=True)
+    beside(monkeypatch, direct, "_began", lambda: Task(change, store).result())
+    file.pwrite(b"d" * 3 * PAGE, 2 * PAGE)
+    assert file.pread(3 * PAGE, 2 * PAGE) == b"d" * 3 * PAGE
+    assert store.backend.written(KEY) == OTHER
+    if change in (rename_away, rename_away_and_fail_to_open):
+        assert store.backend.written("new") == EXTENDED
+
+
+@pytest.mark.parametrize("change", ["remove", "rename"])
+@pytest.mark.parametrize("end", ["deadline", "Ctrl-C"])
+def test_the_wait_for_a_hung_direct_write_ends_and_leaves_nothing(store: Rig, change: str, end: str) -> None:
+    """The names stay as they are, and direct writes go on. [2.20, 2.26]"""
+    gate, writing, file = writing_directly(store)
+    names = (KEY,) if change == "remove" else (KEY, "new")
+    if end == "deadline":
+        raises(TimeoutError, getattr(store.volume, change), *names, timeout=0.05)
+    else:
+        waiting = threading.Event()
+
+        def watch() -> None:
+            wait_for(store.cache, WRITES)
+            waiting.set()
+
+        watching = Task(watch)
+        with ctrl_c(waiting), pytest.raises(KeyboardInterrupt):
+            getattr(store.volume, change)(*names)
+        watching.result()
+    writing.result(opening=gate)
+    file.pwrite(b"e" * PAGE, 0)
+    assert not store.backend.seen(change)
+    assert store.backend.written(KEY) == b"e" * PAGE + EXTENDED[PAGE:]
+    Task(getattr(store.volume, change), *names).result()
+
+
+def test_removes_that_wait_for_direct_writes_leave_them_the_threads_of_the_volume(make: Make) -> None:
+    """There are as many of them as threads. [2.1, 2.20]"""
+    keys = ["a", "b", "c"]
+    backend = RecordingBackend(dict.fromkeys(keys, DATA), by_name=True, max_write=PAGE, max_inflight=1)
+    store = make(backend=backend, retry=ONCE)
+    gate, first, _file = writing_directly(store, "a")
+    files = [store.open("r+b", key=key, direct=True) for key in keys[1:]]
+    writes = [first, *[Task(file.pwrite, b"d" * 3 * PAGE, 2 * PAGE) for file in files]]
+    eventually(lambda: all(file._inode.direct_count() for file in files))
+    removes = [Task(store.volume.remove, key) for key in keys]
+    eventually(lambda: str(store.cache.waits()).count(WRITES) == len(keys))
+    gate.open()
+    assert [task.result() for task in writes] == [3 * PAGE] * 3
+    for task in removes:
+        task.result()
 
 
 def rename_twice(store: Rig, name: str) -> None:

@@ -6,10 +6,10 @@
  * punch, buffered write) finds the count drained. Its range is invalidated before the first call and again with every
  * answer, since a concurrent fill may have read the old bytes.
  *
- * The holder of the token closes the *gate* while it changes what direct writes build on: the stored end, the base, what
- * is acknowledged. None begins then, and the holder waits for those that run; a counted one waits for nothing. A commit
- * closes it unless the backend takes direct writes beside one (parallel_direct_writes); it does not hold the token while
- * it waits for them, so write-back goes on beside a call that hangs.
+ * The holder of the token closes the *gate* while it changes what direct writes build on: the name, the stored end, the
+ * base, what is acknowledged. None begins then, and the holder waits for those that run; a counted one waits for
+ * nothing. A commit closes it unless the backend takes direct writes beside one (parallel_direct_writes); it does not
+ * hold the token while it waits for them, so write-back goes on beside a call that hangs.
  *
  *   answer of a call   remote_size, size (of bytes taken), inval_seq and the folios of the range: in one section
  *   the write ends     stamp m and its range: uncommitted until a commit that was issued afterwards succeeds

@@ -41,6 +41,8 @@ from ..runner import Job
 from . import barrier, reader
 
 if TYPE_CHECKING:
+    from ...backends.protocol import BackendFile
+    from ..attempts import Attempts
     from ..file import EngineFile
 
 
@@ -294,23 +296,17 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         self.volume.check_unsealed(self.key)
         if self.tail():
             tails.cut(self)  # before the write is counted: a cut under the token waits for counted ones
-        # Take the method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
-        write_from = self.opened().write_from
-        if _began(self, op, write):
+        # Take the file before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
+        backend_file = self.still_opened()
+        if _began(self, op, write, backend_file):
             break
         op.release_lock()
-    if self.conflict is not None:  # again: a thread that settles a conflict checks whether a write has begun
-        raise self.conflict_error()
-    if write.end > FOREVER:  # the place of an append is known only now
-        raise OSError(errno.EFBIG, "the write would end beyond 2**63 - 1", self.key)
-    if len(self.owed):
-        self.owed.pay()
     extends = write.end > min(self.size, self.remote_size)
     self.journaled.outdate()
     self.invalidate_range(write.offset, write.end)
     self.versions.about_to_change()
     self.give_up_copy("a direct write does not pass through it")
-    sender = _Sender(self, op, write, write_from, in_order=extends or self.limits().ordered_writes)
+    sender = _Sender(self, op, write, backend_file.write_from, in_order=extends or self.limits().ordered_writes)
     try:
         for _ in range(ROUNDS):
             write.done = 0
@@ -328,25 +324,32 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         raise
 
 
-def _began(file: EngineFile, op: Op, write: Write) -> bool:
-    """Count the write, once the gate is open. False: the stored end may have changed, so the lock must be chosen again;
-    nothing is counted.
+def _began(file: EngineFile, op: Op, write: Write, backend_file: BackendFile) -> bool:
+    """Count the write, once the gate is open, and pay what the file owes. False: the stored end may have changed, or
+    the object has another name or none, so the lock must be chosen again; nothing is counted.
     """
-    if op.direct_begin():
-        if not write.shared or file.direct_may_share(write.offset, write.end):
-            if write.append:
-                write.offset = file.size
-            return True
-        while not op.direct_end():
-            pass  # a commit without these bytes has failed since it began
+    if not op.direct_begin():
+        file.outlast(file.gate_closed, "the gate for direct writes")
         return False
-    file.outlast(file.gate_closed, "the gate for direct writes")
+    if not write.shared or file.direct_may_share(write.offset, write.end):
+        if write.append:
+            write.offset = file.size
+        if file.conflict is not None:  # again: a thread that settles a conflict checks whether a write has begun
+            raise file.conflict_error()
+        if write.end > FOREVER:  # the place of an append is known only now
+            raise OSError(errno.EFBIG, "the write would end beyond 2**63 - 1", file.key)
+        if len(file.owed):
+            file.owed.pay()
+        if file.backend_file is backend_file:
+            return True
+    while not op.direct_end():
+        pass  # a commit without these bytes has failed since it began
     return False
 
 
-def outlast(file: EngineFile) -> None:
+def outlast(file: EngineFile, tries: Attempts | None = None) -> None:
     """Wait until no direct write runs; the caller has ensured that none begins."""
-    file.outlast(file.direct_count, "direct writes to end")
+    file.outlast(file.direct_count, "direct writes to end", tries)
 
 
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:
