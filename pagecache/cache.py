@@ -6,13 +6,15 @@ its end. In a forked child every call raises ForkedError and changes nothing (co
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
@@ -26,9 +28,10 @@ from .engine import failures, throttle
 from .engine.blocking import blocking, is_async, original
 from .engine.flusher import Flusher
 from .engine.mirror import MirrorLogs
-from .engine.park import Clock, Deadline, Park
+from .engine.park import SLICE, Clock, Deadline, Park, Signal
 from .engine.report import waits
 from .engine.report.events import Feed
+from .engine.report.reason import Reason, during
 from .engine.volume import EngineVolume
 from .errors import ConflictError, DeadlockError, ForkedError, LostRange, PageCacheError, ShutdownError, WritebackError
 from .native import NativeCache, NativeVolume, TooManyViews
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pagecache.volume")
 
 RESIZE_ROUNDS = 50
+ENDING_S = 10.0
+"""Most seconds that an attach waits for a volume of the same store to end."""
 
 _numbers = itertools.count(1)
 
@@ -292,6 +297,7 @@ class PageCache:
             ValueError: URL, option, no such spool directory, an object that another volume of this process has already,
                 or `prompt` for an asynchronous backend.
             TypeError: no backend; names all missing methods.
+            OSError: EBUSY: another volume of the store is ending, and leaves bytes in the tier perhaps.
         """
         self._check_open()
         Deadline(self.clock, timeout)  # raises the error of an invalid timeout
@@ -324,8 +330,11 @@ class PageCache:
             raise ValueError(f"volume_id: {volume_id!r} is not a text of at least one character")
         chosen = options_for(resolved.limits, options, overrides, PageCache.attach)
         kind = type(original(resolved)).__name__
-        with closing.registry(), self._lock:
-            self._check_open()
+        in_tier = None  # what the tier knows the store by
+        if self.tier is not None and disk:
+            own = getattr(original(resolved), "name", None)
+            in_tier = volume_id or (own if isinstance(own, str) else backend if isinstance(backend, str) else kind)
+        with self._attaching(in_tier):
             taken = {volume.name for volume in self._volumes}
             label = name if name is not None else f"{kind}-{next(self._names)}"
             if label in taken:
@@ -335,12 +344,10 @@ class PageCache:
                 self._check_unused(second, "mirror")
             second = None if second is None else blocking(second, self._event_loop)
             store = blocking(resolved, self._event_loop)
-            if self.tier is not None and disk:
-                own = getattr(original(resolved), "name", None)
-                named = own if isinstance(own, str) else backend if isinstance(backend, str) else kind
+            if self.tier is not None and in_tier is not None:
                 if durability == "disk":
                     self.tier.journal()
-                store = TieredBackend(store, self.tier, volume_id or named)
+                store = TieredBackend(store, self.tier, in_tier)
             volume = Volume(self, store, label, chosen, second, timeout, prompt, retry, folder)
             try:
                 self._volumes.append(volume)
@@ -354,6 +361,37 @@ class PageCache:
                 detach.not_attached(volume)
                 raise
         return volume
+
+    @contextlib.contextmanager
+    def _attaching(self, volume_id: str | None) -> Iterator[None]:
+        """Hold the locks of an attach when no other volume of a store is ending: only a later attach finds what that
+        leaves in the tier. `volume_id`: None: the volume has no tier.
+
+        Raises:
+            OSError: EBUSY: one still is, or this thread is ending it.
+        """
+        deadline = Deadline(self.clock, ENDING_S)
+        while True:
+            with closing.registry(), self._lock:
+                self._check_open()
+                if (ending := None if volume_id is None else self._ending(volume_id)) is None:
+                    yield
+                    return
+            turn = ending.turn or (0, Signal())
+            if turn[0] == threading.get_ident() or deadline.passed():
+                raise OSError(errno.EBUSY, f"volume {ending.name!r} of this store is ending; attach when it has ended")
+            reason = Reason("the end of another volume of the store", ending.engine.native)
+            during(reason, partial(turn[1].wait, min(SLICE, deadline.left())))
+
+    def _ending(self, volume_id: str) -> Volume | None:
+        """Return a volume of a store that is ending, and may leave bytes in the tier."""
+        for cache in closing.caches():
+            for volume in () if cache.tier is not self.tier or cache.native.forked else tuple(cache._volumes):
+                journal = volume.engine.journal
+                if journal is not None and journal.volume_id == volume_id and journal.may_leave():
+                    if volume.turn is not None or volume.detached or closing.is_ending(cache):
+                        return volume
+        return None
 
     def _use_tier(
         self, volume: Volume, store: TieredBackend, durability: Durability, on_recovery: Literal["resume", "hold"]

@@ -79,6 +79,11 @@ def caches() -> list[PageCache]:
         return [*{*_open, *_dropped}]
 
 
+def is_ending(cache: PageCache) -> bool:
+    """Return whether a cache was dropped, and its end is to begin or runs. If that is refused, it goes on."""
+    return cache in _dropped and cache.flusher.is_ending()
+
+
 @atexit.register
 def _at_exit() -> None:
     for cache in caches():

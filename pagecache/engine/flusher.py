@@ -102,6 +102,10 @@ class Flusher:
         self._adopted = cache
         self._native.wake_flusher()
 
+    def is_ending(self) -> bool:
+        """Return whether the end of a dropped cache is to begin, or runs."""
+        return self._ending is None or self._ending.is_alive()
+
     def is_current(self) -> bool:
         """Return whether the calling thread is the flusher's, which makes no backend call."""
         return threading.current_thread() is self._thread

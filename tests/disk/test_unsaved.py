@@ -20,6 +20,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import ConflictError, DiskTier, LostRange, PageCache, UnsavedDataError, Volume, closing
+from pagecache import cache as caches
 from pagecache.backends import DirectoryBackend, TransformBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import tier
@@ -31,7 +32,8 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
 from pagecache.engine.park import start_thread
 from pagecache.observe.client import ask
-from pagecache.volume import recovered
+from pagecache.testing import Gate
+from pagecache.volume import detach, recovered
 from tests.backends.transforms import XorStream
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, at_gate, beside, eventually, raises, raising
@@ -888,3 +890,117 @@ def test_bytes_that_a_commit_saves_while_a_file_is_described_stay(
     file.fsync()
     assert EngineFile.written_ranges is original
     assert world.crash(lose=True).read() == changed(20000, b"end")
+
+
+# -- an attach beside the end of another volume of the store
+
+
+def leaving(folder: Path, store: str, *, fsync: bool = True) -> PageCache:
+    """Return a cache that leaves bytes on disk which the store does not have. Not `fsync`: its end puts them there."""
+    cache, volume = on_disk(folder, store)
+    file = volume.open("k", "r+b")
+    file.pwrite(b"older", 0)
+    if fsync:
+        file.close()  # as its fsync
+    return cache
+
+
+def stored_in(folder: Path) -> str:
+    (folder / "store").mkdir()
+    (folder / "store" / "k").write_bytes(OLD)
+    return f"dir:{folder}/store"
+
+
+def ended(tier: Path, store: str, *, dropped: bool) -> tuple[PageCache, Task[Any] | None]:
+    """Return a cache that left bytes on disk and is being closed, or was dropped unclosed: no task ends that."""
+    if not dropped:
+        cache = leaving(tier, store)
+        return cache, Task(cache.close)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        leaving(tier, store, fsync=False)
+        eventually(lambda: gc.collect() >= 0 and closing._dropped)
+    return next(iter(closing._dropped)), None
+
+
+def attached_beside(other: PageCache, tier: Path, store: str, gate: Gate) -> tuple[PageCache, Volume]:
+    """Attach a store while the gate holds the end of another volume. The gate opens when that is attached, or waits."""
+    gate.wait_entered()
+    task = Task(on_disk, tier, store)
+    what = "the end of another volume of the store"
+    eventually(lambda: task.finished.is_set() or what in [wait.what for wait in other.waits()])
+    gate.release()
+    return task.result()
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_an_attach_beside_the_end_of_another_volume_finds_what_that_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, dropped: bool
+) -> None:
+    """`dropped`: its cache was dropped unclosed, and the thread that ends it has not begun."""
+    store, gate = stored_in(tmp_path), Gate()
+    if dropped:
+        beside(monkeypatch, PageCache, "_end", gate.enter)
+    else:
+        beside(monkeypatch, VolumeJournal, "end", gate.enter)
+    first, ending = ended(tmp_path / "tier", store, dropped=dropped)
+    second, volume = attached_beside(first, tmp_path / "tier", store, gate)
+    if ending is not None:
+        ending.result()
+    assert read(volume, "k") == changed(0, b"older")
+    with volume.open("k", "r+b") as file:
+        file.pwrite(b"newer", 0)
+        file.fsync(durability="backend")
+    second.close()
+    third, volume = on_disk(tmp_path / "tier", store)
+    assert read(volume, "k") == changed(0, b"newer")
+    third.close()
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_an_attach_goes_on_beside_a_volume_whose_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, dropped: bool
+) -> None:
+    store, gate = stored_in(tmp_path), Gate()
+
+    def refused() -> None:
+        gate.enter()
+        raise UnsavedDataError("refused")
+
+    beside(monkeypatch, detach, "_save", refused)
+    first, ending = ended(tmp_path / "tier", store, dropped=dropped)
+    second, _ = attached_beside(first, tmp_path / "tier", store, gate)
+    if ending is not None:
+        raises(UnsavedDataError, ending.result)
+    assert [volume.detached for volume in first.volumes()] == [False]
+    second.close()
+    first.close()
+
+
+def test_an_attach_on_the_thread_that_ends_another_volume_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may make it, which the end waits for."""
+    store = stored_in(tmp_path)
+    first = leaving(tmp_path / "tier", store)
+    errors: list[OSError] = []
+    with PageCache("1MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB")) as second:
+        attach = partial(second.attach, store, volume_id="store")
+        beside(monkeypatch, VolumeJournal, "end", lambda: errors.append(raises(OSError, attach)))
+        first.close()
+        assert [error.errno for error in errors] == [errno.EBUSY]
+        assert read(attach(), "k") == changed(0, b"older")
+
+
+def test_an_attach_beside_an_end_that_hangs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, gate = stored_in(tmp_path), Gate()
+    monkeypatch.setattr(caches, "ENDING_S", 0.0)
+    first = leaving(tmp_path / "tier", store)
+    beside(monkeypatch, VolumeJournal, "end", gate.enter)
+    ending = Task(first.close)
+    gate.wait_entered()
+    with PageCache("1MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB")) as second:
+        assert raises(OSError, second.attach, store, volume_id="store").errno == errno.EBUSY
+        gate.release()
+        ending.result()
+        assert read(second.attach(store, volume_id="store"), "k") == changed(0, b"older")

@@ -119,6 +119,10 @@ class VolumeJournal:
         """Return whether any call has asked for "disk"."""
         return self._journal is not None
 
+    def may_leave(self) -> bool:
+        """Return whether the journal may keep bytes when the volume ends."""
+        return self.volume.durability == "disk" or self.is_used() or bool(self.numbers)
+
     def note_freed(self, file: Journaled, *, recorded: bool) -> None:
         """Note the records of a file that was freed: its object may have another file by now."""
         with self._lock:
