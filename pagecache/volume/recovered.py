@@ -48,6 +48,7 @@ from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
 from ..engine.throttle import sure_room
+from ..engine.volume import threads_of
 from ..errors import Key, LostRange, ShutdownError
 from ..file.cached import CachedFile
 from ..native import END
@@ -70,6 +71,8 @@ AGAIN = 5.0
 """Seconds between two tries."""
 PAUSE = 1.0
 """Most seconds after the attach, in which a program can look at the files that were found."""
+VISIT = 1.0
+"""Most seconds that the thread waits for one file before it begins the next one."""
 TICK = 0.02
 """Seconds between two checks whether all is laid."""
 STEP = 1 << 20
@@ -95,7 +98,7 @@ class _Left:
         self.unsaved, self.key, self.held = unsaved, key, held
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.laying: Job[None] | None = None  # the last one
-        self.laying_error: list[Exception] = []  # of the thread's last failed try: another list each time
+        self.laying_error: list[Exception] = []  # of the last failed try while it was not held: another list each time
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
         self.sought = True  # it is looked for without a call
@@ -162,6 +165,7 @@ class Recovery:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._hurry = threading.Event()  # ends a pause of the thread
+        self._said = False  # the thread has logged an error
 
     # -- what there is
 
@@ -299,14 +303,28 @@ class Recovery:
                 if not each.held:
                     _release(each.inode)
             each.over = True  # last: a sync waits for what is not over
-        except OSError as error:
-            if error.errno not in GONE:
+        except ShutdownError:
+            raise
+        except Exception as error:
+            if not isinstance(error, OSError) or error.errno not in GONE:
+                self._failed(each, error)
                 raise
             if not each.gone:
                 what = f"the object below recovered bytes is gone; they stay in the disk tier: {cause(error)}"
                 next = "discard gives them up, resume looks again"
                 self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
             each.gone, each.sought = True, False
+
+    def _failed(self, each: _Left, error: Exception) -> None:
+        """Tell the syncs that wait for a file. The laying does that: the thread may have left it for the next file."""
+        if not each.waits():
+            return
+        each.laying_error = [error]
+        if not self._said:
+            self._said = True
+            what = f"recovered bytes could not be laid over the object: {cause(error)}"
+            next = "they stay in the disk tier, and are tried again"
+            self._volume.engine.say(logging.WARNING, "recovered bytes", what, next, each.key)
 
     def _is_busy(self, each: _Left) -> bool:
         """Return whether a call of an ended volume runs on the object, which may land over later bytes."""
@@ -450,7 +468,8 @@ class Recovery:
         return True
 
     def _run(self) -> None:
-        said = False
+        self._said = False
+        slow: dict[Job[None], _Left] = {}  # layings that have outlasted a visit
         self._hurry.wait(min(PAUSE, self._volume.cache.config.flush_interval))
         while True:
             self._hurry.clear()
@@ -458,11 +477,14 @@ class Recovery:
             for each in self._left:
                 if self._stops():
                     return
+                if not each.waits():
+                    continue
+                slow = {job: other for job, other in slow.items() if not job.finished()}
                 try:
-                    if each.waits() and self._is_busy(each):
+                    if each.laying in slow or self._is_busy(each) or not self._has_room(each, slow):
                         failed = True
-                    elif each.waits():
-                        self._lay(each, self._tries(each))
+                    else:
+                        self._lay(each, self._tries(each, VISIT))
                 except ShutdownError as error:
                     with self._starting:
                         if self._volume.engine.aborted or self._volume.detached:
@@ -470,17 +492,27 @@ class Recovery:
                             return
                     failed, each.laying_error = True, [error]
                 except Exception as error:
-                    failed, each.laying_error = True, [error]
-                    if not said:
-                        said = True
-                        next = "they stay in the disk tier, and are tried again"
-                        what = f"recovered bytes could not be laid over the object: {cause(error)}"
-                        self._volume.engine.say(logging.WARNING, "recovered bytes", what, next, each.key)
+                    failed, job = True, each.laying
+                    if isinstance(error, TimeoutError):  # of the visit, or of the job, which has told it
+                        if job is not None and job.began and not job.finished():
+                            slow[job] = each
+                    elif error not in each.laying_error:
+                        self._failed(each, error)
             with self._starting:
                 if not failed and not any(each.waits() for each in self._left):
                     self._thread = None
                     return
             self._hurry.wait(AGAIN)
+
+    def _has_room(self, each: _Left, slow: dict[Job[None], _Left]) -> bool:
+        """Return whether the thread may lay a file beside slow ones: they take no more than a half of the volume's
+        threads, and those with bytes that nothing writes back share the memory for one.
+        """
+        if not slow:
+            return True
+        room = _room(self._volume)
+        taken = [other.memory for other in (each, *slow.values()) if other.memory <= room]
+        return len(slow) < threads_of(self._volume.engine.backend) // 2 and sum(taken) <= room
 
 
 def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery | None:
@@ -588,8 +620,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     inode.set_recovering(True)
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
-    room = min(volume.cache.limits.dirty_limit // 2, sure_room(volume.engine))
-    large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > room
+    large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > _room(volume)
     inode.set_aside(withheld=each.held or not large)  # nothing is published in between
     if not ours:  # nothing that the store has is of the version below
         inode.invalidate_range(0, END)
@@ -740,6 +771,11 @@ def _memory(volume: Volume, ranges: Iterable[tuple[int, int]]) -> int:
     """Return the bytes of the pages that ranges (begin, end) take."""
     page = int(volume.cache.config.page_size)
     return page * sum(-(-end // page) - begin // page for begin, end in ranges if begin < end)
+
+
+def _room(volume: Volume) -> int:
+    """Return the memory for a file whose bytes nothing writes back while they are laid."""
+    return min(volume.cache.limits.dirty_limit // 2, sure_room(volume.engine))
 
 
 def _forget(inode: Inode, size: int) -> None:

@@ -723,6 +723,26 @@ def test_an_object_that_hangs_keeps_no_other_one_from_being_saved(make: Make, op
     eventually(lambda: world.saved() == changed(0, b"new"))
 
 
+@pytest.mark.parametrize("hung", [("k",), ("k", "a", "b")])
+def test_a_recovered_object_whose_open_hangs_keeps_no_other_one_from_being_saved(
+    world: World, monkeypatch: pytest.MonkeyPatch, hung: tuple[str, ...]
+) -> None:
+    """A sync at the store has its late error."""
+    monkeypatch.setattr(recovered, "VISIT", 0.2)
+    for key in (*hung, "other"):
+        world.synced(b"new", key=key, mode="r+b" if key == "k" else "w+b")
+    after = world.crash(flush_interval=5.0)
+    with contextlib.ExitStack() as stack:
+        for key in hung:
+            stack.enter_context(hanging(after, "open", "stat", key=key))
+        ticket = after.volume.begin_sync(durability="backend")
+        eventually(lambda: after.saved("other") == b"new", 10)
+        assert not ticket.done()
+        after.store.fault("open", PermissionError(errno.EACCES, "refused"), key="k", times=1)
+    raises(OSError, ticket.wait, 10, match="refused")
+    after.settles(changed(0, b"new"))
+
+
 @pytest.mark.filterwarnings("ignore:.*CachedFile.__del__:pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_recovery_of_a_file_is_made_again(make: Make) -> None:
     """An interrupt while its open returns leaves the handle of the recovery to the collector, which closes it."""
