@@ -49,12 +49,17 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
         if volume.recovery is not None:
             if volume.engine.durability == "backend":
                 failed = volume.recovery.outlast(deadline)
-            volume.recovery.stop(deadline)
+            volume.recovery.stop(_moment(deadline))
         return _end(volume, turn, deadline, on_failed, failed)
     finally:
         turn.over()
         if volume.recovery is not None and not volume.detached:
             volume.recovery.go_on()
+
+
+def _moment(deadline: Deadline) -> Deadline:
+    """Return the end of a short wait, for calls of the store that nothing unsaved depends on."""
+    return Deadline(deadline.clock, END_TIMEOUT_S if deadline.at is None else min(END_TIMEOUT_S, deadline.left()))
 
 
 class Turn:
@@ -207,7 +212,7 @@ def _save(
 def _sync_names(volume: Volume, deadline: Deadline) -> None:
     """Have the store sync names, which the disk tier does not have, if it does that promptly."""
     with contextlib.suppress(OSError):
-        volume._begin_saving([]).wait(END_TIMEOUT_S if deadline.at is None else min(END_TIMEOUT_S, deadline.left()))
+        volume._begin_saving([]).wait(_moment(deadline).timeout())
 
 
 def _drain(volume: Volume, deadline: Deadline) -> list[Inode]:
@@ -342,7 +347,7 @@ def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Dea
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
     """Return whether all backend calls have ended, after a moment for readahead."""
     native = volume.engine.native
-    moment = Deadline(deadline.clock, END_TIMEOUT_S)
+    moment = _moment(deadline)
 
     def busy() -> bool:
         if native.inflight() or native.calling() or volume.engine.runner.waiting():
@@ -351,7 +356,7 @@ def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
 
     def outlast() -> bool:
         while busy():
-            if moment.passed() or deadline.passed():
+            if moment.passed():
                 return False
             volume.engine.park.wait("volume", native.address, native.event_seq(), 0.01)
         return True
@@ -375,7 +380,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     if _quiet(volume, inodes, deadline):
         _close_backend(volume, inodes, deadline)
-    patience = END_TIMEOUT_S if deadline.at is None else max(0.2, deadline.left())
+    patience = max(0.2, _moment(deadline).left())
     reason = Reason("the end of the volume's threads", volume.engine.native)
     stopped = during(reason, lambda: volume.engine.stop(patience))
     volume.aside.stop()

@@ -444,7 +444,9 @@ class Recovery:
                 self._thread = thread
 
     def stop(self, deadline: Deadline) -> None:
-        """Let the thread end after the file that it lays, and wait for all that are laid."""
+        """Let the thread end after the file that it visits, and wait for all that are laid. One that is not, at the
+        deadline, stays in the journal.
+        """
         self._stop.set()
         self._hurry.set()
         while (thread := self._thread) is not None and thread.is_alive() and not deadline.passed():

@@ -573,6 +573,16 @@ def test_recovered_files_of_a_store_that_hangs_keep_no_other_volume_from_being_s
         store.open_all_gates()
 
 
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_recovered_files_of_a_store_that_hangs_keep_no_close_at_the_disk(make: Make, timeout: float | None) -> None:
+    after = left(make(), flush_interval=5.0)
+    with hanging(after, "open", "stat"):
+        after.volume.begin_sync(durability="backend")
+        eventually(lambda: any(gate.nr_entered for gate in after.store.gates))
+        assert Task(after.cache.close, timeout=timeout).result(10) == []
+    assert after.copied(on_recovery="hold").left() == ["k"]
+
+
 def test_a_sync_is_begun_at_once_beside_recovered_files_of_a_store_that_hangs(make: Make, tmp_path: Path) -> None:
     """Also by `pagecache drain`: the live server answers others, and ends."""
     after = left(make(), flush_interval=5.0)
