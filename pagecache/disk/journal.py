@@ -21,7 +21,9 @@ A segment is removed only if the device has confirmed the records that settle it
 each: if a crash undid the removal of a segment and not that of a later one, saved bytes would come back as unsaved.
 
 Locks, in this order: `_sync` is held over a sync of the device and `_lock` over an append; `_waiting` guards the list
-of waiters. Calls may be interrupted anywhere: each flag that others depend on is a lock that a `with` releases.
+of waiters. Calls may be interrupted anywhere: each flag that others depend on is a lock that a `with` releases. What
+changes the log is `uninterrupted`: a signal handler, which may end the cache, finds it between two changes, and no lock
+but one for reading that its own thread holds.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
+from ..native import uninterrupted
 from .device import OS, Device
 from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, discarded, packed, saved, span, summed
 from .recovery import Recovered, name_of, recover
@@ -88,7 +92,7 @@ class _File:
         self.released = False
 
     def is_live(self) -> bool:
-        return any(lsn > self.state.saved for lsn in self.content.values())
+        return max(self.content.values(), default=0) > self.state.saved
 
 
 class _Attempt:
@@ -144,7 +148,7 @@ class Journal:
             for place in (os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
                 with suppress(PermissionError):
                     device.sync_folder(place or os.curdir)
-        self._sync, self._lock, self._waiting = threading.Lock(), threading.Lock(), threading.Lock()
+        self._sync, self._lock, self._waiting = threading.Lock(), threading.RLock(), threading.RLock()
         self._waiters: list[_Waiter] = []
         self._void: list[tuple[int, int, OSError]] = []  # LSNs after the first up to the second do not count
         self._attempt: _Attempt | None = None  # its result is not recorded
@@ -208,11 +212,14 @@ class Journal:
         """
         if record.kind == Kind.DATA and sum(memoryview(part).nbytes for part in buffers) != record.length:
             raise ValueError(f"the buffers of a DATA record of {record.length} bytes have another length")
+        append = partial(self._append, record, buffers, by)
+        lsn: int
         try:
-            return self._append(record, buffers, by)
+            lsn = uninterrupted(append)
         except JournalFull:
             self._make_room()
-        return self._append(record, buffers, by)
+            lsn = uninterrupted(append)
+        return lsn
 
     def _check_open(self) -> None:
         if self._closed:  # another process may have it
@@ -220,10 +227,8 @@ class Journal:
 
     def _make_room(self) -> None:
         """Remove segments, after confirming the records that allow it."""
-        with self._lock:
-            last = self._counts
-        self.confirm(last)
-        self._remove()
+        self.confirm(self._counts)
+        uninterrupted(self._remove)
 
     def _append(self, record: Record, buffers: Sequence[Any], by: Writer | None) -> int:
         with self._lock:
@@ -450,16 +455,19 @@ class Journal:
             while not self._is_confirmed(lsn):
                 if self._sync.locked():
                     self._wait(lsn)
-                    continue
-                with self._sync:
-                    if not self._is_confirmed(lsn):
-                        self._sync_all()
-                self._wake()
-                self._remove()
+                else:
+                    uninterrupted(partial(self._lead, lsn))
         except BaseException:
             if not self._sync.locked():
-                self._wake()  # another one leads
+                uninterrupted(self._wake)  # another one leads
             raise
+
+    def _lead(self, lsn: int) -> None:
+        with self._sync:
+            if not self._is_confirmed(lsn):
+                self._sync_all()
+        self._wake()
+        self._remove()
 
     def lacks(self) -> bool:
         """Return whether records of what has happened do not count, or could not be appended."""
@@ -475,6 +483,9 @@ class Journal:
 
     def restate(self) -> None:
         """State files anew after a failed call: what has happened counts again, once it is confirmed."""
+        uninterrupted(self._restate_all)
+
+    def _restate_all(self) -> None:
         with self._lock:
             self._check_open()
             while self._restates:
@@ -504,9 +515,8 @@ class Journal:
             if self._sync.locked():
                 waiter.turn.acquire(timeout=SLICE)
         finally:
-            with self._waiting:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            with self._waiting, suppress(ValueError):
+                self._waiters.remove(waiter)
 
     def _wake(self) -> None:
         """Wake one waiter that is not done, so that the next sync begins at once, and all that are done."""
@@ -594,7 +604,7 @@ class Journal:
         """Read what there is now, as `recover` does, beside appends and confirmations."""
         with self._lock:
             self._readers += 1
-            sizes = {segment.number: segment.size for segment in self._segments if not segment.going.locked()}
+            sizes = {segment.number: segment.size for segment in list(self._segments) if not segment.going.locked()}
             if self._current is not None:
                 sizes[self._current.number] = self._current.used
         try:
@@ -602,7 +612,7 @@ class Journal:
         finally:
             with self._lock:
                 self._readers -= 1
-            self._remove()
+            uninterrupted(self._remove)
 
     def oldest(self) -> list[int]:
         """Return the files whose unsaved records keep the oldest segment."""
@@ -625,12 +635,12 @@ class Journal:
     def has_unsaved(self) -> bool:
         """Return whether any file has unsaved records."""
         with self._lock:
-            return any(file.is_live() for file in self._files.values())
+            return any(file.is_live() for file in list(self._files.values()))
 
     def unsaved(self, volume: str) -> list[int]:
         """Return the files of a volume that have unsaved records."""
         with self._lock:
-            return [n for n, file in self._files.items() if file.state.volume == volume and file.is_live()]
+            return [n for n, file in list(self._files.items()) if file.state.volume == volume and file.is_live()]
 
     def release(self, number: int) -> None:
         """Promise that no record of a file follows. Its state goes when all is saved."""
@@ -703,10 +713,13 @@ class Journal:
         try:
             self.confirm(self._counts)
         finally:
-            with self._lock:
-                self._current, self._closed = None, True
-                while self._unsynced:
-                    self._finish(self._unsynced.popleft())
-                for segment in self._segments:
-                    self._finish(segment)
-        self._remove()
+            uninterrupted(self._close)
+        uninterrupted(self._remove)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._current, self._closed = None, True
+            while self._unsynced:
+                self._finish(self._unsynced.popleft())
+            for segment in self._segments:
+                self._finish(segment)

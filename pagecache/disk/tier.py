@@ -29,6 +29,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from .. import loglines
 from ..config import Size, parse_size
+from ..native import uninterrupted
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy, below
 from .device import OS, Device
@@ -200,7 +201,7 @@ class Tier:
         self._mark = occupy(path)
         try:
             if described._device is not OS or os.path.isdir(os.path.join(path, JOURNAL)):
-                self.journal()
+                self._open_journal()
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
             self._catalogue: Catalogue = Catalogue(path)
@@ -301,6 +302,12 @@ class Tier:
         Raises:
             OSError: of the disk, or it has a later format. ValueError: the tier leaves no room for one.
         """
+        if self._journal is None:
+            uninterrupted(self._open_journal)  # a signal handler may ask for it as well
+        assert self._journal is not None
+        return self._journal
+
+    def _open_journal(self) -> None:
         from .journal import Journal
 
         with self._opening_journal:
@@ -318,7 +325,6 @@ class Tier:
                     self.errors += 1
                     what = f"{path}: records of the journal are lost, perhaps of files that are not listed"
                     self._tell(what, OSError(errno.EIO, "other bytes than were written"), "")
-            return self._journal
 
     def unsaved(self, volume: str) -> list[int]:
         """Return the numbers of a volume's files in the journal that have unsaved bytes."""

@@ -38,7 +38,7 @@ from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
 from pagecache.volume import detach, lifetimes
 from tests.disk.copying import copy_tier
-from tests.file.rig import Task, beside, eventually, raises, raising
+from tests.file.rig import Task, beside, eventually, raises, raising, run_program
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 
@@ -667,6 +667,52 @@ def test_an_interrupted_fsync_is_made_again_by_the_next_one(world: World) -> Non
     after = world.crash()
     assert after.read() == content
     after.settles(content)
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwritev"])
+@pytest.mark.parametrize("what", ["close", "sync", "fsync of another file", "stats"])
+def test_a_signal_handler_in_an_fsync_does_not_wait_for_its_own_thread(tmp_path: Path, what: str, call: str) -> None:
+    calls = {
+        "close": "cache.close(timeout=0.5)",
+        "sync": "volume.sync(timeout=0.5)",
+        "fsync of another file": "other.fsync()",
+        "stats": "cache.stats()",
+    }
+    ended = run_program(
+        tmp_path,
+        f"""
+        import contextlib, faulthandler, signal
+        from pagecache import PageCache
+        from pagecache.disk.device import OS
+        faulthandler.dump_traceback_later({WAIT_LIMIT_S}, exit=True)
+        cache = PageCache("4MiB", disk={str(tmp_path / "tier")!r})
+        volume = cache.attach("memory:", durability="disk")
+        file, other = volume.open("k", "w+b"), volume.open("other", "w+b")
+        file.fsync()
+        for each in (file, other):
+            each.pwrite(b"new", 0)
+        plain, handled = OS.{call}, []
+
+        def handler(*_):
+            handled.append(None)
+            with contextlib.suppress(OSError):  # it may be refused
+                {calls[what]}
+
+        def interrupted(*arguments):
+            OS.{call} = plain
+            signal.raise_signal(signal.SIGUSR1)
+            return plain(*arguments)
+
+        signal.signal(signal.SIGUSR1, handler)
+        OS.{call} = interrupted
+        with contextlib.suppress(OSError):  # the cache may be closed within it
+            file.fsync()
+        assert handled
+        cache.close()
+        print("done")
+    """,
+    )
+    assert "done" in ended.stdout, ended.stderr
 
 
 def test_an_fsync_of_a_task_ends_at_the_disk(world: World) -> None:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
-from ...native import END, LOCK
+from ...native import END, LOCK, uninterrupted
 from ..park import NEVER, SLICE, Deadline, deadline_error, start_thread
 from ..report.notices import cause
 from ..runner import Job
@@ -550,6 +550,10 @@ class Journaled:
         return None
 
     def _settle(self, journal: Journal) -> None:
+        if self._marks and self.file.is_synced(self._marks[0].stamp):
+            uninterrupted(partial(self._settle_saved, journal))  # a signal handler might do it within the append
+
+    def _settle_saved(self, journal: Journal) -> None:
         """The lock is held."""
         while self._marks and self.file.is_synced(self._marks[0].stamp):
             while len(self._marks) > 1 and self.file.is_synced(self._marks[1].stamp):
@@ -593,16 +597,19 @@ class Journaled:
         refused: OSError | None = None
         with self._lock:
             try:
-                while self._marks:
-                    while len(self._marks) > 1:
-                        self._marks.popleft()
-                    self._saved(self._owner.journal())
+                uninterrupted(self._settle_freed)
             except OSError as error:
                 refused = error
                 self._owner.failed(error)
             if self._last:
                 self._owner.note_freed(self, recorded=refused is None)
         return refused
+
+    def _settle_freed(self) -> None:
+        while self._marks:
+            while len(self._marks) > 1:
+                self._marks.popleft()
+            self._saved(self._owner.journal())
 
     # -- beside it
 
