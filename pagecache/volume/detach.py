@@ -279,29 +279,37 @@ def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, disca
     lost: list[LostRange] = []
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
+    unsaved = [inode for inode in inodes if inode not in left]
+    doomed = {inode for inode in unsaved if inode.removed or inode.abandoned}
+    for inode in unsaved if discards else ():
+        if inode not in doomed:  # before the volume is aborted: else the next attach finds what the disk has of it
+            lost += _give_up_file(volume, inode, deadline)
     if not volume.engine.aborted and any(inode.has_local() and inode in left for inode in inodes):
-        volume.engine.abort(None, left=True)
-    for inode in inodes:
-        doomed = inode.removed or inode.abandoned
-        if not inode.has_local() or inode in left or not (discards or doomed):
-            continue
-        entries: list[LostRange] = []
-        if not volume.engine.aborted:
-            drop = partial(_drop, volume, inode, entries, deadline)
-            try:
-                inode.run(TOKEN, "lending", drop, deadline.until())
-            except TimeoutError as error:
-                if not deadline.passed():
-                    raise  # of the backend
-                volume.engine.abort(error)
-        if volume.engine.aborted and not entries:
-            ranges = inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)]
-            entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
-        with volume.inodes_lock:
-            inode.record_loss(entries, seen=True)
-        if not doomed:
-            lost += entries
+        volume.engine.abort(None, left=True)  # before the others: a call that hangs in one is not waited for
+    for inode in doomed:
+        _give_up_file(volume, inode, deadline)
     return lost
+
+
+def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline) -> list[LostRange]:
+    """Give up the local data of a file, and report that to its handles."""
+    if not inode.has_local():
+        return []
+    entries: list[LostRange] = []
+    if not volume.engine.aborted:
+        drop = partial(_drop, volume, inode, entries, deadline)
+        try:
+            inode.run(TOKEN, "lending", drop, deadline.until())
+        except TimeoutError as error:
+            if not deadline.passed():
+                raise  # of the backend
+            volume.engine.abort(error)
+    if volume.engine.aborted and not entries:
+        ranges = inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)]
+        entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
+    with volume.inodes_lock:
+        inode.record_loss(entries, seen=True)
+    return entries
 
 
 def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadline, op: Op) -> None:

@@ -303,6 +303,20 @@ def test_bytes_that_an_fsync_has_put_on_disk_are_not_given_up_with_the_cache(tmp
     cache.close()
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_bytes_that_a_discarding_detach_has_listed_do_not_come_back(world: World, *, beside: bool) -> None:
+    """`beside`: bytes of another file stay in the disk tier."""
+    world.synced(b"given up").pwrite(b"more", 8192)
+    assert world.volume.discard("k", 8192, 4096)  # since then all of it is saved in the store alone
+    if beside:
+        world.synced(b"kept", key="other", mode="w+b")
+    for op in ("write_from", "commit"):
+        world.store.fault(op, OSError(errno.EACCES, "refused"), times=math.inf)
+    lost = world.volume.detach(timeout=10, on_failed="discard")
+    assert {entry.key for entry in lost} == {"k"}
+    assert world.copied(on_recovery="hold").read() == OLD
+
+
 @WHOLE
 @pytest.mark.parametrize("fsync", [False, True])
 def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(world: World, *, fsync: bool) -> None:
