@@ -66,7 +66,9 @@ def resolve(inode: Inode, how: Literal["force", "rebase", "discard"]) -> list[Lo
     if inode.conflict is None:
         return []
     if how == "discard":
-        return inode.settled(lambda: remote.take(inode, partial(inode.report_to_handles, seen=True)))
+        lost = inode.settled(lambda: remote.take(inode, partial(inode.report_to_handles, seen=True)))
+        inode.journaled.confirm_dropped()
+        return lost
     if how == "force" and inode.limits().commit_on_close:
         try:
             _fill_all(inode)

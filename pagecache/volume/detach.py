@@ -284,6 +284,8 @@ def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, disca
     for inode in unsaved if discards else ():
         if inode not in doomed:  # before the volume is aborted: else the next attach finds what the disk has of it
             lost += _give_up_file(volume, inode, deadline)
+    if lost and volume.engine.journal is not None and not volume.engine.aborted:
+        volume.engine.journal.confirm_all()
     if not volume.engine.aborted and any(inode.has_local() and inode in left for inode in inodes):
         volume.engine.abort(None, left=True)  # before the others: a call that hangs in one is not waited for
     for inode in doomed:

@@ -552,6 +552,7 @@ class Volume:
                 lost += dropped
                 if inode.conflict is not None and not inode.unsaved():
                     inode.settled(partial(remote.take, inode))
+                inode.journaled.confirm_dropped()
         return lost
 
     def failed(self) -> builtins.list[FailedRange]:

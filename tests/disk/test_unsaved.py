@@ -41,6 +41,7 @@ from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from .test_durability import IN_PLACE, OLD, WHOLE, Make, World, changed, disk_fails, failing, losing_a_sync
+from .test_recovered import conflict
 from .test_tier import read
 
 pytestmark = pytest.mark.contract("D1", "D3", "D5", "D10")
@@ -205,10 +206,10 @@ def test_a_first_append_beside_a_rename_records_both_names(world: World, monkeyp
     assert not after[0].volume.exists("k")
 
 
-@pytest.mark.parametrize("call", ["remove", "discard"])
-def test_what_was_removed_or_given_up_and_not_recorded_is_recorded_later(world: World, call: str) -> None:
+@pytest.mark.parametrize(("call", "fails"), [("remove", "pwritev"), ("discard", "pwritev"), ("discard", "fdatasync")])
+def test_what_was_removed_or_given_up_and_not_recorded_is_recorded_later(world: World, call: str, fails: str) -> None:
     file = world.synced(b"old")
-    with disk_fails("pwritev"):
+    with disk_fails(fails):
         getattr(world.volume, call)("k")
     if call == "remove":
         file = world.open("k", "x+b")
@@ -217,6 +218,24 @@ def test_what_was_removed_or_given_up_and_not_recorded_is_recorded_later(world: 
     after = world.crash()
     assert after.left() == []
     assert after.read() == (b"newer" if call == "remove" else changed(0, b"newer"))
+
+
+@pytest.mark.parametrize("call", ["discard", "a part", "resolve", "detach"])
+def test_what_was_given_up_is_on_record_when_the_call_returns(world: World, call: str) -> None:
+    """Else it would come back after a power cut."""
+    file = world.synced(b"given up")
+    file.pwrite(b"more", 8192)
+    file.fsync()
+    if call == "resolve":
+        conflict(world, file, b"foreign" * 1000)
+        assert world.volume.resolve("k", "discard")
+    elif call == "detach":
+        assert world.volume.discard("k", 8192, 4096)
+        world.store.fault("write_from", OSError(errno.EACCES, "refused"), times=math.inf)
+        assert world.volume.detach(on_failed="discard")
+    else:
+        assert world.volume.discard("k", *((8192, 4096) if call == "a part" else ()))
+    assert not world.journal().is_behind()
 
 
 # -- what the journal lacks

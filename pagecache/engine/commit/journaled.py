@@ -703,6 +703,14 @@ class Journaled:
                     self._end(self._owner.journal())
             return dropped
 
+    def confirm_dropped(self) -> None:
+        """Wait for the device: a crash must not bring back what was given up. What the disk refuses the journal
+        owes.
+        """
+        owner, last = self._owner, self._last
+        if last and owner._tried(lambda: owner.confirm_saved(last)) is not None:
+            owner.volume.cache.flusher.wake()
+
     def leave(self) -> None:
         """Leave to the next attach what is unsaved: nothing that becomes of the file is recorded any longer."""
         with self._lock:
