@@ -436,7 +436,7 @@ def main() -> None:
     settings = Settings(rounds=1, size=32 * MIB) if options.quick else Settings(rounds=7, size=256 * MIB)
     loop = os.geteuid() == 0 and options.folder is None
     with tempfile.TemporaryDirectory(dir=options.folder or "/var/tmp") as folder, ExitStack() as stack:
-        top = stack.enter_context(ext4(Path(folder), max(2 << 30, 24 * settings.size))) if loop else Path(folder)
+        top = stack.enter_context(ext4(Path(folder), max(2 << 30, 40 * settings.size))) if loop else Path(folder)
         bench = Disk(settings, top, random.Random(settings.seed), stack)
         bench.environments = None if options.here else options.environments
         print(f"load {os.getloadavg()[0]:.1f}, {'ext4 on a loop device' if loop else folder}\n")
