@@ -455,7 +455,7 @@ class TieredBackend(PassingBackend):
         try:
             return inner.setattr(key, **changes)  # type: ignore[no-any-return]
         finally:
-            self._drop_object(key)
+            self._drop(key)
 
     def _drop_object(self, key: Key) -> None:
         """Drop the copies of an object, also under its other links: a process before may have opened it by them."""
