@@ -317,7 +317,7 @@ def test_an_open_that_is_given_up_in_its_truncate_reports_the_bytes_that_it_has_
 
     if how == "cancelled":
         asyncio.run(cancelled())
-        eventually(lambda: not store.volume.engine.native.usage()["local"] and not store.volume.orphans)
+        eventually(store.volume.inodes[KEY].has_unreported_loss)
     else:
         raises(TimeoutError, store.volume.open, KEY, "wb", timeout=0.2)
         gate.open()
