@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .observe.trace import Trace
     from .options import CacheChanges, CacheOverrides, VolumeOverrides
     from .stats import CacheStats, Wait
+    from .volume.recovered import Found, Known
 
 log = logging.getLogger("pagecache.volume")
 
@@ -334,7 +335,7 @@ class PageCache:
         if self.tier is not None and disk:
             own = getattr(original(resolved), "name", None)
             in_tier = volume_id or (own if isinstance(own, str) else backend if isinstance(backend, str) else kind)
-        with self._attaching(in_tier):
+        with self._attaching(in_tier, durability) as found:
             taken = {volume.name for volume in self._volumes}
             label = name if name is not None else f"{kind}-{next(self._names)}"
             if label in taken:
@@ -345,14 +346,12 @@ class PageCache:
             second = None if second is None else blocking(second, self._event_loop)
             store = blocking(resolved, self._event_loop)
             if self.tier is not None and in_tier is not None:
-                if durability == "disk":
-                    self.tier.journal()
                 store = TieredBackend(store, self.tier, in_tier)
             volume = Volume(self, store, label, chosen, second, timeout, prompt, retry, folder)
             try:
                 self._volumes.append(volume)
                 if isinstance(store, TieredBackend):
-                    self._use_tier(volume, store, durability, on_recovery)
+                    self._use_tier(volume, store, durability, on_recovery, found)
                 self._divide_limit()
                 volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")
                 if volume.recovery is not None:
@@ -363,25 +362,53 @@ class PageCache:
         return volume
 
     @contextlib.contextmanager
-    def _attaching(self, volume_id: str | None) -> Iterator[None]:
+    def _attaching(self, volume_id: str | None, durability: Durability) -> Iterator[Found]:
         """Hold the locks of an attach when no other volume of a store is ending: only a later attach finds what that
-        leaves in the tier. `volume_id`: None: the volume has no tier.
+        leaves in the tier. Yield what was left there. `volume_id`: None: the volume has no tier.
 
         Raises:
             OSError: EBUSY: one still is, or this thread is ending it.
         """
-        deadline = Deadline(self.clock, ENDING_S)
+        deadline: Deadline | None = None
+        known: Known = {}
         while True:
+            # Before the locks, for which the flusher and the exit wait: the disk may hang.
+            known = {} if volume_id is None else self._read_left(volume_id, durability, known)
             with closing.registry(), self._lock:
                 self._check_open()
-                if (ending := None if volume_id is None else self._ending(volume_id)) is None:
-                    yield
+                ending = None if volume_id is None else self._ending(volume_id)
+                found = self._still_left(volume_id, known) if ending is None else None
+                if found is not None:
+                    yield found
                     return
+            if ending is None:
+                continue
+            deadline = deadline or Deadline(self.clock, ENDING_S)
             turn = ending.turn or (0, Signal())
             if turn[0] == threading.get_ident() or deadline.passed():
                 raise OSError(errno.EBUSY, f"volume {ending.name!r} of this store is ending; attach when it has ended")
             reason = Reason("the end of another volume of the store", ending.engine.native)
             during(reason, partial(turn[1].wait, min(SLICE, deadline.left())))
+
+    def _read_left(self, volume_id: str, durability: Durability, known: Known) -> Known:
+        """Read what was left in the tier, which may be closed beside this."""
+        from .volume import recovered  # here: most programs have no tier
+
+        assert self.tier is not None
+        try:
+            if durability == "disk":
+                self.tier.journal()
+            return recovered.read(self.tier, volume_id, known)
+        except OSError:
+            self._check_open()
+            raise
+
+    def _still_left(self, volume_id: str | None, known: Known) -> Found | None:
+        if self.tier is None or volume_id is None:
+            return {}
+        from .volume import recovered
+
+        return recovered.still_left(self.tier, volume_id, known)
 
     def _ending(self, volume_id: str) -> Volume | None:
         """Return a volume of a store that is ending, and may leave bytes in the tier."""
@@ -394,15 +421,20 @@ class PageCache:
         return None
 
     def _use_tier(
-        self, volume: Volume, store: TieredBackend, durability: Durability, on_recovery: Literal["resume", "hold"]
+        self,
+        volume: Volume,
+        store: TieredBackend,
+        durability: Durability,
+        on_recovery: Literal["resume", "hold"],
+        found: Found,
     ) -> None:
-        """Let a volume use the tier that its store has."""
-        from .volume import recovered  # here: most programs have no tier
+        """Let a volume use the tier that its store has. `found`: what was left there."""
+        from .volume import recovered
 
         tier, engine = store.tier, volume.engine
         tier.attached(engine)
         engine.use_journal(tier, store.volume_id, durability, volume._begin_saving)
-        volume.recovery = recovered.find(volume, tier, store.volume_id, hold=on_recovery == "hold")
+        volume.recovery = recovered.find(volume, tier, store.volume_id, found, hold=on_recovery == "hold")
 
     def _check_unused(self, backend: Backend, what: str, by: Volume | None = None) -> None:
         """Check that no other volume of the process has the backend: two volumes would not notice each other's changes,

@@ -36,6 +36,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any, Protocol
 
 from ..native import uninterrupted
@@ -80,11 +81,12 @@ class _Segment:
 class _File:
     """A file of the journal: its state, and its last content record in each segment."""
 
-    __slots__ = ("content", "released", "segment", "state", "stated", "undo")
+    __slots__ = ("changed", "content", "released", "segment", "state", "stated", "undo")
 
     def __init__(self, state: FileState) -> None:
         self.state = state
         self.stated = 0  # LSN of the last record of its state
+        self.changed = 0  # another number after each change, also one that was not appended or does not count
         self.content: dict[int, int] = {}
         self.segment = -1  # the last one that has its state
         self.undo: deque[tuple[int, int, int, int]] = deque()
@@ -166,6 +168,7 @@ class Journal:
         self._unsynced: deque[_Segment] = deque()
         self._last_head = bytes(HEAD)
         self._files: dict[int, _File] = {}
+        self._changes = count(1)
         self._segments: deque[_Segment] = deque()
         self._adopt()
 
@@ -249,6 +252,7 @@ class Journal:
             elif file is None:
                 raise ValueError(f"file {record.file} of the journal in {self._folder!r} has no FILE record")
             settles = record.kind not in CONTENT and record.kind != Kind.FILE
+            file.changed = next(self._changes)
             try:
                 lsn = self._write(file, record, buffers, settles)
             except OSError:
@@ -564,6 +568,7 @@ class Journal:
         for number, file in list(self._files.items()):
             while file.undo and file.undo[-1][0] > self._confirmed:
                 _, segment, last, file.state.size = file.undo[-1]
+                file.changed = next(self._changes)
                 file.content[segment] = last
                 if not last:
                     del file.content[segment]
@@ -612,7 +617,8 @@ class Journal:
         finally:
             with self._lock:
                 self._readers -= 1
-            uninterrupted(self._remove)
+            if not self._closed:  # else another process may have the folder
+                uninterrupted(self._remove)
 
     def oldest(self) -> list[int]:
         """Return the files whose unsaved records keep the oldest segment."""
@@ -637,10 +643,24 @@ class Journal:
         with self._lock:
             return any(file.is_live() for file in list(self._files.values()))
 
-    def unsaved(self, volume: str) -> list[int]:
-        """Return the files of a volume that have unsaved records."""
+    def unsaved(self, volume: str) -> dict[int, int]:
+        """Return the files of a volume that have unsaved records, each with a number: another one after any change."""
         with self._lock:
-            return [n for n, file in list(self._files.items()) if file.state.volume == volume and file.is_live()]
+            found = [(n, file) for n, file in list(self._files.items()) if file.state.volume == volume]
+            return {n: file.changed for n, file in found if file.is_live()}
+
+    def unsaved_now(self, volume: str) -> dict[int, int] | None:
+        """Do `unsaved`; None: an append runs, which may take as long as the disk."""
+        found: dict[int, int] | None = uninterrupted(partial(self._unsaved_now, volume))
+        return found
+
+    def _unsaved_now(self, volume: str) -> dict[int, int] | None:
+        if not self._lock.acquire(timeout=SLICE):
+            return None
+        try:
+            return self.unsaved(volume)
+        finally:
+            self._lock.release()
 
     def release(self, number: int) -> None:
         """Promise that no record of a file follows. Its state goes when all is saved."""

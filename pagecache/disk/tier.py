@@ -326,9 +326,13 @@ class Tier:
                     what = f"{path}: records of the journal are lost, perhaps of files that are not listed"
                     self._tell(what, OSError(errno.EIO, "other bytes than were written"), "")
 
-    def unsaved(self, volume: str) -> list[int]:
-        """Return the numbers of a volume's files in the journal that have unsaved bytes."""
-        return [] if self._journal is None else self._journal.unsaved(volume)
+    def unsaved(self, volume: str) -> dict[int, int]:
+        """Return what `Journal.unsaved` does."""
+        return {} if self._journal is None else self._journal.unsaved(volume)
+
+    def unsaved_now(self, volume: str) -> dict[int, int] | None:
+        """Return what `Journal.unsaved_now` does."""
+        return {} if self._journal is None else self._journal.unsaved_now(volume)
 
     def journal_bytes(self) -> int:
         """Return the bytes of the journal; 0: all of it is saved."""

@@ -65,6 +65,10 @@ if TYPE_CHECKING:
     from .inode import Inode
     from .volume import Volume
 
+    Known = dict[int, tuple[int, Unsaved | None]]
+    """Files by number, as they were read: with the number of `Journal.unsaved`; None: they cannot be read."""
+    Found = dict[int, Unsaved | None]
+
 GONE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 """What a look for an object says if there is none of its name."""
 AGAIN = 5.0
@@ -517,26 +521,53 @@ class Recovery:
         return len(slow) < threads_of(self._volume.engine.backend) // 2 and sum(taken) <= room
 
 
-def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery | None:
-    """Find the files that were left for a volume; None: there are none."""
-    hold |= (reads := volume._is_read_only())
-    numbers = set(tier.unsaved(volume_id))
-    for other in tier.volumes():
-        journal = getattr(other, "journal", None)
-        if journal is not None and other is not volume.engine:
-            numbers -= journal.numbers
-    if not numbers:
-        return None
+def read(tier: Tier, volume_id: str, known: Known) -> Known:
+    """Read what was left for a volume, unless that is `known`. It takes as long as the disk."""
+    claimed = _claimed(tier)
+    numbers = {number: changed for number, changed in tier.unsaved(volume_id).items() if number not in claimed}
+    if _are_known(numbers, known):
+        return known
     opened = tier.journal()
     # What the start has found is true until a record is appended; its states are those that appends change.
     found = opened.recovered if opened.last == opened.recovered.end else opened.read()
+    files = {unsaved.number: unsaved for unsaved in found.files}
+    return {number: (changed, files.get(number)) for number, changed in numbers.items()}
+
+
+def still_left(tier: Tier, volume_id: str, known: Known) -> Found | None:
+    """Return which known files are left now; None: others may be, or they have changed. Does not wait for the disk."""
+    claimed = _claimed(tier)  # first: a file with records that did not change since has the volume that it had
+    if (unsaved := tier.unsaved_now(volume_id)) is None:
+        return None
+    numbers = {number: changed for number, changed in unsaved.items() if number not in claimed}
+    return {number: known[number][1] for number in numbers} if _are_known(numbers, known) else None
+
+
+def _claimed(tier: Tier) -> set[int]:
+    """Return the files of attached volumes."""
+    claimed = set[int]()
+    for other in tier.volumes():
+        if (journal := getattr(other, "journal", None)) is not None:
+            claimed |= journal.numbers
+    return claimed
+
+
+def _are_known(numbers: dict[int, int], known: Known) -> bool:
+    return all(number in known and known[number][0] == changed for number, changed in numbers.items())
+
+
+def find(volume: Volume, tier: Tier, volume_id: str, found: Found, *, hold: bool) -> Recovery | None:
+    """Return the recovery of the files that were left for a volume; None: there are none."""
+    hold |= (reads := volume._is_read_only())
+    if not found:
+        return None
     left = [
         _Left(volume, replace(unsaved, state=_state(volume, unsaved)), _canonical(volume, unsaved.state.key), held=hold)
-        for unsaved in found.files
-        if unsaved.number in numbers
+        for unsaved in found.values()
+        if unsaved is not None
     ]
     if volume.engine.journal is not None:
-        volume.engine.journal.numbers |= numbers
+        volume.engine.journal.numbers |= found.keys()
     total = sum(end - begin for each in left for begin, end in _written(each.unsaved, each.unsaved.base_size))
     then = "they wait for Volume.resume" if hold else "they are saved in the background"
     then = "they wait for a volume that may write" if reads else then

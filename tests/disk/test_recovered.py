@@ -807,8 +807,9 @@ def test_an_interrupted_end_leaves_the_recovery_going(world: World, monkeypatch:
         (recovered, "start_thread", BlockingIOError(errno.EAGAIN, "no thread")),
         (recovered, "_memory", OSError(errno.EIO, "the disk fails")),
         (Recovery, "start", KeyboardInterrupt()),
+        (Journal, "read", KeyboardInterrupt()),
     ],
-    ids=["no thread", "the disk", "an interrupt"],
+    ids=["no thread", "the disk", "an interrupt", "an interrupt of the disk"],
 )
 def test_an_attach_that_failed_can_be_made_again(world: World, of: Any, name: str, error: BaseException) -> None:
     world.synced(b"new")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import ConflictError, DiskTier, LostRange, PageCache, UnsavedDataError, Volume, closing
+from pagecache import ConflictError, DiskTier, LostRange, PageCache, ShutdownError, UnsavedDataError, Volume, closing
 from pagecache import cache as caches
 from pagecache.backends import DirectoryBackend, TransformBackend
 from pagecache.backends.fsspec import FsspecBackend
@@ -36,9 +36,9 @@ from pagecache.testing import Gate
 from pagecache.volume import detach, recovered
 from tests.backends.transforms import XorStream
 from tests.disk.copying import copy_tier
-from tests.file.rig import Task, at_gate, beside, eventually, raises, raising
+from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising
 from tests.file.test_interrupts import interrupted_at
-from tests.stores import ObjectBackend, RecordingBackend, StoredObject
+from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
 
 from .test_durability import IN_PLACE, OLD, WHOLE, Make, World, changed, disk_fails, failing, losing_a_sync
 from .test_recovered import conflict
@@ -1067,3 +1067,88 @@ def test_an_attach_beside_an_end_that_hangs_is_refused(tmp_path: Path, monkeypat
         gate.release()
         ending.result()
         assert read(second.attach(store, volume_id="store"), "k") == changed(0, b"older")
+
+
+# -- an attach while the disk hangs
+
+
+@pytest.fixture
+def beside_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
+    """A cache, its attach of a store of which the tier has bytes, and the store. Records have followed the start."""
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    store = stored_in(tmp_path)
+    cache = PageCache("1MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB"))
+    leaving(tmp_path / "tier", store).close()
+    return cache, partial(cache.attach, store, volume_id="store", on_recovery="hold"), store
+
+
+Beside = tuple[PageCache, Callable[..., Volume], str]
+
+
+def nothing_waits(cache: PageCache) -> None:
+    """Check that no lock is held for which the flusher, other caches, or the exit wait."""
+    Task(cache._engine_volumes).result()
+    Task(closing.caches).result()
+    Task(lambda: PageCache("1MiB").close()).result()
+
+
+@pytest.mark.contract("T-52")
+def test_nothing_waits_for_an_attach_that_reads_the_journal(
+    beside_left: Beside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, attach, _ = beside_left
+    gate, task = at_gate(held(monkeypatch, Journal, "read"), attach)
+    nothing_waits(cache)
+    assert read(task.result(opening=gate), "k") == changed(0, b"older")
+    cache.close()
+
+
+@pytest.mark.contract("T-52")
+def test_nothing_waits_for_an_attach_that_waits_for_an_append(
+    beside_left: Beside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, attach, _ = beside_left
+    with cache.attach(ObjectBackend(), durability="disk", volume_id="other").open("o", "xb") as file:
+        file.write(b"o")
+        gate, task = at_gate(held(monkeypatch, Journal, "read", after=True), attach)
+        tried = threading.Event()
+        beside(monkeypatch, Journal, "unsaved_now", tried.set, after=True)
+        append, fsync = at_gate(held(monkeypatch, Journal, "_write_all"), file.fsync)
+        gate.open()
+        assert tried.wait(WAIT_LIMIT_S)
+        nothing_waits(cache)
+        assert not task.finished.is_set()
+        fsync.result(opening=append)
+    assert read(task.result(), "k") == changed(0, b"older")
+    cache.close()
+
+
+def test_a_cache_is_closed_beside_an_attach_that_reads_the_journal(
+    beside_left: Beside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache, attach, store = beside_left
+    gate, task = at_gate(held(monkeypatch, Journal, "read"), attach)
+    Task(cache.close).result()
+    raises(ShutdownError, task.result, opening=gate)
+    after, volume = on_disk(tmp_path / "tier", store)
+    assert read(volume, "k") == changed(0, b"older")
+    after.close()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_attach_finds_what_is_left_when_it_has_read_the_journal(
+    beside_left: Beside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, ends: bool
+) -> None:
+    """Another volume of the store is attached, changes it, and goes on or ends meanwhile."""
+    cache, attach, store = beside_left
+    gate, task = at_gate(held(monkeypatch, Journal, "read", after=True), attach)
+    other, volume = on_disk(tmp_path / "tier", store)
+    with volume.open("k", "r+b") as file:
+        file.pwrite(b"newer", 10)
+    if ends:
+        other.close()
+    found = task.result(opening=gate)
+    assert [each.key for each in found.recovered()] == (["k"] if ends else [])
+    assert not ends or read(found, "k") == changed(10, b"newer", changed(0, b"older"))
+    other.close()
+    cache.close()
