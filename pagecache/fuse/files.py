@@ -40,7 +40,7 @@ class OpenFile:
 
     Attributes:
         file: the handle of the cache.
-        written_ns: time of the last write through the file that was not written back since; 0: none.
+        written_ns: time of the last write through the file that the store does not show since; 0: none.
         wrote: there was a write since the last `flush`, successful or not.
         reported: the current failure was reported through the file.
         was_read: the kernel may have pages of the file; a loop that counts reads has a better value.
@@ -135,9 +135,12 @@ class OpenFile:
         self.stored(written)
 
     def stored(self, written_ns: int) -> None:
-        """Record that earlier writes are in the backend, which reports their times from now on."""
+        """Record that earlier writes are saved. The backend reports their times from now on, unless only the disk tier
+        has them.
+        """
         self.reported = False
-        self.clear_written(written_ns)
+        if self.file._inode.is_stored():
+            self.clear_written(written_ns)
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
         written = self.written_ns
@@ -157,6 +160,7 @@ class OpenFile:
 
     def close(self) -> None:
         """Close without a waiting program: an error goes to the log, and the data stays in the cache."""
+        inode, written = self.file._inode, self.written_ns
         try:
             self.file.close()
         except OSError as error:
@@ -164,6 +168,8 @@ class OpenFile:
                 log.error("%r: not saved when it was closed: %s", self.file.key, error)
         except ValueError:
             pass  # the cache is closed
+        if written and inode.is_stored():
+            inode.clear_written(written)
 
 
 class Files:
@@ -208,7 +214,10 @@ class Files:
 
     def open_file(self, key: Key, flags: int) -> OpenFile:
         writable, bits = self._bits(flags)
-        return self.add(self.volume.open(key, flags=bits), writable=writable)
+        opened = self.add(self.volume.open(key, flags=bits), writable=writable)
+        if flags & (os.O_EXCL | os.O_TRUNC) and not opened.file._inode.is_stored():
+            opened.written_ns = time.time_ns()
+        return opened
 
     def open_again(self, opened: OpenFile, flags: int) -> OpenFile | None:
         """Open the object of an open file again, under its current name; None: the file was closed."""
@@ -271,7 +280,11 @@ class Files:
     def release(self, fh: int) -> None:
         """Release a file after its last descriptor was closed, with or without a `flush`. Never raises."""
         with self._lock:
-            opened = self.by_number.pop(fh, None)
+            opened = self.by_number.get(fh)
+            if opened is not None:
+                if opened.written_ns:
+                    opened.file._inode.set_written(opened.written_ns)  # first: a status finds the one or the other
+                del self.by_number[fh]
         if opened is not None:
             opened.close()
 

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from ..backends.protocol import CheckedKey, ObjectStat
 from ..objects import Kind
+from ..volume.inode import Inode
 from ..volume.volume import Volume
 from .attributes import BLOCK, TYPES, Appearance, Attributes, Owner, ServerOptions
 from .entries import Listed
@@ -113,8 +114,31 @@ class Server:
         if found.allocated == 0 and found.size and self._may_be_mapped(node):
             # Programs such as tar treat a file without blocks as one without data.
             found = dataclasses.replace(found, allocated=BLOCK)
+        return self._appearance.attributes(node.number, found, self._written_ns(node, found), taken)
+
+    def _written_ns(self, node: Node, found: ObjectStat) -> int:
+        """Return the time of the last write that the store does not show; 0: none. That of a closed file ends with the
+        first status after the store has all: this one may be older.
+        """
         written_ns = max((opened.written_ns for opened in self._opened(node)), default=0)
-        return self._appearance.attributes(node.number, found, written_ns, taken)
+        inode = self._inode(node, found)
+        if inode is not None and (closed_ns := inode.written_ns):
+            written_ns = max(written_ns, closed_ns)
+            if inode.is_stored():
+                inode.clear_written(closed_ns)
+                node.changed = time.monotonic_ns()  # listings may be older, too
+        return written_ns
+
+    def _inode(self, node: Node, found: ObjectStat) -> Inode | None:
+        """Return what is cached of a file."""
+        for opened in self._opened(node):
+            return opened.file._inode
+        if found.kind != "file":
+            return None
+        if found.identity is not None:
+            return self.volume._inode_found(found.key, found)
+        key = self.nodes.key(node)
+        return None if key is None else self.volume._inode_at(self.volume._canonical(key))
 
     @staticmethod
     def _as_open(found: ObjectStat, opened: list[OpenFile]) -> ObjectStat:
@@ -206,6 +230,8 @@ class Server:
                     self._keep_nameless(node, changes)
                 else:
                     self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
+                    if "mtime_ns" in changes and self.names.keeps_modes and (inode := self._inode(node, found)):
+                        inode.clear_written(inode.written_ns)
         node.changed = time.monotonic_ns()
         return self.getattr(number)
 
@@ -225,6 +251,9 @@ class Server:
                 self.volume.truncate(key, size)
             finally:
                 self.names.changed(key)
+            inode = self.volume._inode_at(self.volume._canonical(key))
+            if inode is not None and not inode.is_stored():
+                inode.set_written(time.time_ns())
             return True
 
         if fh is None:

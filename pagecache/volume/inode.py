@@ -41,7 +41,7 @@ class Inode(EngineFile):
 
     __slots__ = (
         *("_kept", "_losses", "aliases", "collected", "handles", "hinted", "last_loss", "missed", "naming"),
-        *("open_handles", "owner", "writers"),
+        *("open_handles", "owner", "writers", "written_ns"),
     )
 
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
@@ -58,6 +58,7 @@ class Inode(EngineFile):
         self.collected: list[tuple[Use, bool]] = []  # uses of collected handles; whether these made changes
         self._losses: list[_Loss] = []
         self.last_loss = 0
+        self.written_ns = 0  # time of the last change by files of a mount that are closed, until the store shows it
 
     # -- names; under the volume's lock
 
@@ -94,6 +95,26 @@ class Inode(EngineFile):
     def supersede_changes(self) -> None:
         """Record that a handle has emptied the object, with all changes of closed ones."""
         self._kept = None
+
+    # -- the time of changes that the store does not show yet
+
+    def is_stored(self) -> bool:
+        """Return whether the store shows all that is local: committed, if a commit publishes the object; otherwise
+        acknowledged.
+        """
+        if self.limits().commit_on_close:
+            return not self.has_local()
+        return not (self.number("unstored") or self.number("staged"))
+
+    def set_written(self, written_ns: int) -> None:
+        with self.owner.inodes_lock:
+            self.written_ns = max(self.written_ns, written_ns)
+
+    def clear_written(self, written_ns: int) -> None:
+        """Clear that time, unless a later change has set it."""
+        with self.owner.inodes_lock:
+            if self.written_ns == written_ns:
+                self.written_ns = 0
 
     # -- the edge channel; under the volume's lock
 

@@ -144,6 +144,106 @@ def test_close_of_a_mounted_file_in_place_writes_back_before_its_times_are_set(
         assert (tmp_path / "data" / "a").stat().st_mtime_ns == 10**18
 
 
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes servers with a file "a" that is old, in place or as a whole object; the store gets nothing by itself."""
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(b"old")
+    os.utime(tmp_path / "data" / "a", ns=(10**18, 10**18))
+    with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="512MiB")) as cache:
+
+        def make(whole: bool) -> Server:
+            store: Any = ObjectBackend({"a": b"old"}) if whole else f"dir:{tmp_path}/data"
+            return Server(cache.attach(store, durability="disk", volume_id="store"))
+
+        yield make
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole"])
+def test_the_time_of_a_change_stays_at_a_file_that_only_the_disk_tier_has(old: Any, whole: bool) -> None:
+    server = old(whole)
+    number = server.lookup(1, "a").number
+    before = server.getattr(number).mtime_ns
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"new")
+    written = server.getattr(number).mtime_ns
+    assert written > before
+    server.fsync(fh)
+    assert server.getattr(number).mtime_ns == written
+    server.flush(fh)
+    if not whole:  # it is written back, and the store's clock counts
+        assert server.getattr(number).mtime_ns > before
+        server.release(fh)
+        return
+    assert server.getattr(number).mtime_ns == written
+    server.release(fh)
+    assert server.getattr(number).mtime_ns == written
+    reader, _ = server.open(number, os.O_RDONLY)
+    assert server.getattr(number).mtime_ns == written
+    server.release(reader)
+    assert [each.mtime_ns for each in listed(server)] == [written]
+    server.rename(1, "a", 1, "b")
+    assert server.getattr(number).mtime_ns == written
+    server.forget(number, server.nodes.get(number).lookups)
+    number = server.lookup(1, "b").number
+    assert server.getattr(number).mtime_ns == written
+
+
+def listed(server: Server) -> list[Any]:
+    content = server.opendir(1)
+    numbers = range(len(content.entries))
+    found = [server.entry(content, number) or server.entry_now(content, number) for number in numbers]
+    return [entry for entry in found if entry is not None]
+
+
+def test_the_time_of_a_closed_file_is_that_of_the_store_once_it_is_saved(old: Any) -> None:
+    server = old(True)
+    number = server.lookup(1, "a").number
+    stored = server.getattr(number).mtime_ns  # the store keeps no times: that of the server
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"new")
+    server.flush(fh)
+    server.release(fh)
+    assert server.getattr(number).mtime_ns > stored
+    content = server.opendir(1)
+    server.volume.sync(durability="backend")
+    assert server.getattr(number).mtime_ns > stored  # its status of the store may be older than the save
+    assert server.entry(content, 0) is None
+    assert server.getattr(number).mtime_ns == stored
+    assert server.entry_now(content, 0).mtime_ns == stored
+
+
+@pytest.mark.parametrize("how", ["create", "truncating open", "truncate"])
+def test_an_object_that_was_made_or_cut_in_the_disk_tier_alone_has_the_time_of_that(old: Any, how: str) -> None:
+    server = old(True)
+    number = server.lookup(1, "a").number
+    before = server.getattr(number).mtime_ns
+    if how == "truncate":
+        server.setattr(number, {"size": 1})
+    else:
+        if how == "create":
+            fh, made = server.create(1, "new", 0o600, os.O_RDWR)
+            number = made.number
+        else:
+            fh, _ = server.open(number, os.O_WRONLY | os.O_TRUNC)
+        assert server.getattr(number).mtime_ns > before
+        server.flush(fh)
+        server.release(fh)
+    assert server.getattr(number).mtime_ns > before
+
+
+def test_times_that_are_set_hide_an_earlier_change_that_is_not_stored(old: Any) -> None:
+    server = old(False)
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"new")
+    server.fsync(fh)
+    server.release(fh)  # without a flush: a mapping was written back after it
+    assert server.getattr(number).mtime_ns > 10**18
+    assert server.setattr(number, {"mtime_ns": 10**18 + 5}).mtime_ns == 10**18 + 5
+
+
 def test_fsspec_reads_from_the_tier_of_an_earlier_process(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a").write_bytes(content(MIB))
