@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 from . import closing
 from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
-from .backends.url import as_backend, check_mirror
+from .backends.url import as_backend, check_mirror, store_of
 from .config import CacheConfig, Durability, RetryPolicy, Size, VolumeOptions, check_retry, with_overrides
 from .disk.backend import TieredBackend
 from .engine import failures, throttle
@@ -290,8 +290,8 @@ class PageCache:
             on_recovery: "resume": save bytes that were found in the tier in the background; "hold": only after
                 `Volume.resume`, or an open for writing.
             volume_id: what the tier knows the store by; None: the backend's attribute `name`, which those of pagecache
-                have, else the URL, or the class of an object. Two stores with one id are taken for one; only versions
-                tell their objects apart.
+                have, else the URL with its options, or the class of an object. Two stores with one id are taken for
+                one; only versions tell their objects apart.
             **overrides: single fields of the options.
 
         Raises:
@@ -334,7 +334,8 @@ class PageCache:
         in_tier = None  # what the tier knows the store by
         if self.tier is not None and disk:
             own = getattr(original(resolved), "name", None)
-            in_tier = volume_id or (own if isinstance(own, str) else backend if isinstance(backend, str) else kind)
+            url = store_of(backend, backend_options or {}) if isinstance(backend, str) else kind
+            in_tier = volume_id or (own if isinstance(own, str) else url)
         with self._attaching(in_tier, durability) as found:
             taken = {volume.name for volume in self._volumes}
             label = name if name is not None else f"{kind}-{next(self._names)}"

@@ -209,6 +209,11 @@ def checked(name: str, made: Any) -> Any:
 class _Unclosed(PassingBackend):
     """One backend that is used repeatedly."""
 
+    @property
+    def name(self) -> Any:
+        """Name of the store, if it has one: its bytes are those of the inner backend."""
+        return self.inner.name  # type: ignore[attr-defined]
+
     def close(self) -> None:
         pass
 

@@ -14,8 +14,10 @@ listed here too: their error says what to install.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -33,6 +35,17 @@ def without_user(url: str) -> str:
     'fsspec:ftp://host/folder'
     """
     return USER.sub("", url)
+
+
+def store_of(url: str, options: Mapping[str, Any]) -> str:
+    """Return what a disk tier knows the store of a URL by, if its backend has no name.
+
+    The user, or an option, may choose the store, and may be a secret: there is a digest of them.
+    """
+    plain, user = without_user(url), USER.search(url)
+    who = user[0].rstrip("@").partition(":")[0] if user else ""  # passwords change, and choose nothing
+    chosen = sorted((name, value) for name, value in options.items() if isinstance(value, str | int | float))
+    return f"{plain}#{hashlib.sha256(repr((who, chosen)).encode()).hexdigest()[:16]}" if who or chosen else plain
 
 
 BUILT_IN = {

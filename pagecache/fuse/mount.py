@@ -23,7 +23,7 @@ from typing import Any
 
 from .. import closing
 from ..backends.protocol import BackendLimits
-from ..backends.url import without_user
+from ..backends.url import store_of, without_user
 from ..cache import PageCache
 from ..disk.tier import DiskTier
 from ..errors import FailedRange
@@ -102,7 +102,7 @@ class Mount:
                 backend,
                 read_only=options.read_only,
                 durability=options.durability,
-                volume_id=None if named else without_user(options.url),
+                volume_id=None if named else store_of(options.url, options.backend_options),
                 **reading(options, backend.limits),
             )
             if options.stats is not None:

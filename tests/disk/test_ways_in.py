@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import json
 import os
 import sqlite3
@@ -10,8 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 import pytest
@@ -21,17 +23,21 @@ from pagecache import DiskTier, PageCache, Volume
 from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.memory import MemoryBackend
 from pagecache.backends.passing import PassingBackend
+from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
+from pagecache.backends.url import GROUP, backend_from_url
 from pagecache.cli import main
 from pagecache.disk import records
 from pagecache.disk.tier import Tier
 from pagecache.engine.commit.journaled import VolumeJournal
-from pagecache.fuse import Server
+from pagecache.fuse import Server, mount
+from pagecache.fuse.mountpoint import CannotMount
+from pagecache.fuse.options import MountOptions
 from pagecache.testing import Gate
 from pagecache.volume import recovered
 from tests.commands import call
 from tests.disk.copying import copy_tier
 from tests.disk.test_tier import MIB, content, read
-from tests.file.rig import Task, eventually
+from tests.file.rig import Task, eventually, raises
 from tests.fuse.mounts import Mounted, needs_mounts
 from tests.stores import WAIT_LIMIT_S, ObjectBackend
 
@@ -350,6 +356,129 @@ def test_stores_of_pagecache_have_a_name_of_their_own(tmp_path: Path) -> None:
     store = MemoryBackend()
     assert store.name == store.name
     assert PassingBackend(store).name == f"PassingBackend of {store.name}"
+
+
+KEYS = json.dumps(
+    {
+        "gcs_base_url": "http://127.0.0.1:4/",
+        "disable_oauth": True,
+        "private_key": "",
+        "private_key_id": "",
+        "client_email": "",
+    }
+)
+NAMES: list[tuple[str, dict[str, str], str]] = [
+    ("az://data/f?account=one", {}, "az://data/f/?account=one"),
+    ("az://data?account=two", {"AZURE_STORAGE_ACCOUNT_NAME": "one"}, "az://data/?account=two"),
+    ("az://data", {"AZURE_STORAGE_ACCOUNT_NAME": "one"}, "az://data/?account=one"),
+    ("az://data?account=one&endpoint=http://me:secret@h:1/", {}, "az://data/?account=one&endpoint=http://h:1"),
+    ("az://data?account=one", {"AZURE_ENDPOINT": "https://h"}, "az://data/?account=one&endpoint=https://h"),
+    ("az://data?account=one", {"AZURE_STORAGE_ENDPOINT": "https://h"}, "az://data/?account=one&endpoint=https://h"),
+    ("az://data?emulator=yes", {}, "az://data/?account=devstoreaccount1&endpoint=http://127.0.0.1:10000"),
+    (
+        "az://data?account=one",
+        {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": "http://h:1"},
+        "az://data/?account=one&endpoint=http://h:1",
+    ),
+    (
+        "az://data?account=one",
+        {"AZURE_USE_FABRIC_ENDPOINT": "true"},
+        "az://data/?account=one&endpoint=https://blob.fabric.microsoft.com",
+    ),
+    ("gs://data/f", {}, "gs://data/f/"),
+    ("gs://data?endpoint=https://storage.googleapis.com", {}, "gs://data/"),
+    ("gs://data?endpoint=http://h:1", {"GOOGLE_BASE_URL": "http://h:2"}, "gs://data/?endpoint=http://h:1"),
+    ("gs://data", {"GOOGLE_BASE_URL": "http://h:2"}, "gs://data/?endpoint=http://h:2"),
+    ("gs://data", {"GOOGLE_SERVICE_ACCOUNT_KEY": KEYS}, "gs://data/?endpoint=http://127.0.0.1:4"),
+    ("gs://data?service_account=keys.json", {}, "gs://data/?endpoint=http://127.0.0.1:4"),
+    ("gs://data", {"GOOGLE_SERVICE_ACCOUNT": "keys.json"}, "gs://data/?endpoint=http://127.0.0.1:4"),
+    ("s3://data/f?region=us-east-1", {}, "s3://data/f/"),
+    ("s3://data?region=eu-central-1", {}, "s3://data/"),
+    ("s3://data?endpoint=https://s3.eu-central-1.amazonaws.com", {}, "s3://data/"),
+    ("s3://data?region=us-gov-west-1", {}, "s3://data/?endpoint=https://s3.us-gov-west-1.amazonaws.com"),
+    ("s3://data?region=cn-north-1", {}, "s3://data/?endpoint=https://s3.cn-north-1.amazonaws.com.cn"),
+    ("s3://data?endpoint=http://me:secret@h:1/", {}, "s3://data/?endpoint=http://h:1"),
+    ("s3://data?region=us-east-1", {"AWS_ENDPOINT_URL": "http://h:1"}, "s3://data/?endpoint=http://h:1"),
+    ("s3://data?region=us-east-1", {"AWS_ENDPOINT_URL_S3": "http://h:2"}, "s3://data/?endpoint=http://h:2"),
+    ("s3://data?profile=other", {"AWS_CONFIG_FILE": "profiles"}, "s3://data/?endpoint=http://h:3"),
+]
+
+
+@pytest.mark.parametrize(("url", "environment", "name"), NAMES)
+def test_the_name_of_a_bucket_has_its_service_and_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, environment: dict[str, str], name: str
+) -> None:
+    """As the client has found them: what was confirmed for one account is never saved in another."""
+    pytest.importorskip("boto3" if url.startswith("s3:") else "obstore")
+    monkeypatch.chdir(tmp_path)
+    Path("keys.json").write_text(KEYS)
+    Path("profiles").write_text("[profile other]\nendpoint_url = http://h:3\nregion = us-east-1\n")
+    for variable in [each for each in os.environ if each.startswith(("AWS_", "AZURE", "GOOGLE_"))]:
+        monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    backend: Any = backend_from_url(url)
+    assert backend.name == name
+    backend.close()
+
+
+class Nameless(Backend):
+    """A backend that has no name of its own, and options."""
+
+    def __init__(self, address: str = "", *, room: int = 0, cookie: object = None) -> None:
+        self.store = MemoryBackend()
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return self.store.open(key, create=create, exclusive=exclusive)
+
+    def stat(self, key: Any) -> ObjectStat:
+        return self.store.stat(key)
+
+
+SHARED = Nameless()
+SHARED_TOO = Nameless()
+
+
+def test_the_options_and_the_user_of_a_registered_scheme_choose_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("mine", "tests.disk.test_ways_in:Nameless", GROUP)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: EntryPoints([point]))
+    found = []
+    with PageCache("1MiB", disk=tmp_path / "tier") as cache:
+        for url in ("mine://host/f", "mine://me:secret@host/f", "mine://me:changed@host/f", "mine://you@host/f"):
+            for options in ({}, {"room": 1}, {"room": 2}, {"room": 2, "cookie": object()}):
+                volume = cache.attach(url, backend_options=options)
+                found.append(cast(Any, volume.engine.backend).volume_id)
+                volume.detach()
+    assert found[0] == "mine://host/f"
+    assert all(name.startswith("mine://host/f") and "secret" not in name for name in found)
+    rows = [found[at : at + 4] for at in range(0, 16, 4)]
+    assert rows[1] == rows[2]  # a password is no store
+    assert all(row[2] == row[3] for row in rows)  # nor is an object that is another one in the next process
+    assert len({*rows[0], *rows[1], *rows[3]}) == 9
+
+
+def test_a_mount_knows_stores_without_a_name_by_url_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mountpoint").mkdir()
+    found = []
+
+    def stop(cache: PageCache, backend: Any, *, volume_id: str | None, **_: object) -> None:
+        found.append(volume_id if volume_id is not None else backend.name)
+        raise CannotMount("seen")
+
+    monkeypatch.setattr(PageCache, "attach", stop)
+    monkeypatch.setattr(mount, "why_cannot_serve", lambda: "")
+    module = "python:tests.disk.test_ways_in"
+    for name, options in (("Nameless", {}), ("Nameless", {"room": 1}), ("SHARED", {}), ("SHARED_TOO", {})):
+        url, mountpoint = f"{module}:{name}", str(tmp_path / "mountpoint")
+        given = MountOptions(url=url, mountpoint=mountpoint, backend_options=options)
+        raises(CannotMount, mount.Mount(given, print, print).run, lambda: None, match="seen")
+    assert found[0] == f"{module}:Nameless"
+    assert found[1].startswith(f"{module}:Nameless#")
+    assert found[2:] == [f"{module}:SHARED", f"{module}:SHARED_TOO"]
 
 
 @pytest.mark.parametrize("base", [PassingBackend, DirectoryBackend, MemoryBackend])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import builtins
 import errno
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -140,6 +142,53 @@ TIMEOUTS = {"connect_timeout": 5.0, "read_timeout": 20.0}
 GS = {"endpoint": "base_url", "service_account": "service_account", "anonymous": "skip_signature"}
 AZ = {"endpoint": "endpoint", "account": "account_name", "emulator": "use_emulator", "anonymous": "skip_signature"}
 FLAGS = ("skip_signature", "use_emulator")
+ENVIRONMENT = {
+    "gs": {
+        "GOOGLE_BASE_URL": "base_url",
+        "GOOGLE_SERVICE_ACCOUNT_PATH": "service_account",
+        "GOOGLE_SERVICE_ACCOUNT": "service_account",
+        "GOOGLE_SERVICE_ACCOUNT_KEY": "service_account_key",
+    },
+    "az": {
+        "AZURE_ENDPOINT": "endpoint",
+        "AZURE_STORAGE_ENDPOINT": "endpoint",
+        "AZURE_STORAGE_ACCOUNT_NAME": "account_name",
+        "AZURE_STORAGE_USE_EMULATOR": "use_emulator",
+        "AZURE_USE_FABRIC_ENDPOINT": "use_fabric_endpoint",
+    },
+}
+"""What obstore takes from the environment and chooses the store. It does not tell what it has found."""
+GOOGLE = "https://storage.googleapis.com"
+
+
+def _service(scheme: str, given: dict[str, Any]) -> str:
+    """Return the service and the account of a store, as the query of its URL; "": Google itself. Settings of obstore
+    that were given precede those of the environment.
+    """
+    words = ENVIRONMENT[scheme]
+    found = {words[name]: value for name, value in os.environ.items() if name in words} | given  # the last one counts
+    if scheme == "gs":
+        endpoint, account = found.get("base_url"), None
+        if endpoint is None and (place := found.get("service_account")):
+            with open(place, encoding="utf-8") as file:
+                found["service_account_key"] = file.read()
+        if endpoint is None and (key := found.get("service_account_key")):
+            endpoint = json.loads(key).get("gcs_base_url")
+        endpoint = None if endpoint is not None and endpoint.rstrip("/") == GOOGLE else endpoint
+    else:
+        endpoint, account = found.get("endpoint"), found.get("account_name")
+        if _is_set(found.get("use_emulator")):
+            endpoint = os.environ.get("AZURITE_BLOB_STORAGE_URL", "http://127.0.0.1:10000")
+            account = account or "devstoreaccount1"
+        elif endpoint is None and _is_set(found.get("use_fabric_endpoint")):
+            endpoint = "https://blob.fabric.microsoft.com"
+    endpoint = endpoint and without_user(endpoint).partition("?")[0].rstrip("/")
+    query = [f"{word}={value}" for word, value in (("account", account), ("endpoint", endpoint)) if value]
+    return "?" + "&".join(query) if query else ""
+
+
+def _is_set(value: object) -> bool:
+    return str(value).lower() in ("1", "true", "on", "yes", "y")  # as obstore reads it
 
 
 def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, Any]) -> ObstoreBackend:
@@ -184,6 +233,7 @@ def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, A
     if unsigned:  # for a write, obstore would ask the machine for credentials
         given["read_only"] = True
     backend = ObstoreBackend(reads, prefix, writes=writes, where=where, generations=scheme == "gs", **given)
+    backend.name += _service(scheme, config)
     if unsigned:
         backend.why_read_only = f"{where} was given with anonymous=yes, and only reads can be unsigned"
     return backend

@@ -101,11 +101,11 @@ class S3Backend(BucketBackend[Stored]):
         super().__init__(prefix, f"s3://{bucket}", limits or whole, overrides)
         if self.limits.write_unit != part:
             raise ValueError(f"limits: write_unit {self.limits.write_unit} is not part_size ({part})")
-        self.name = f"s3://{bucket}/{self.prefix}" + (f"?endpoint={endpoint_url}" if endpoint_url else "")
         options = {"endpoint_url": endpoint_url, "region_name": region_name}
         connections = int(self.limits.max_inflight) * 2
         timeouts = seconds(connect_timeout, "connect_timeout"), seconds(read_timeout, "read_timeout")
         http = Http(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
+        self.name = f"s3://{bucket}/{self.prefix}" + (f"?endpoint={http.service}" if http.service else "")
         self.bucket = Bucket(bucket, http)
         self._honoured = Honoured(self.bucket, self.prefix + PRIVATE, parse_conditions(conditions))
         self._required = flag(require_conditions, "require_conditions")

@@ -40,6 +40,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
 from ...errors import BackendError
+from ..url import without_user
 from .errors import REDIRECTS, Refused, Unreadable
 
 LONG_TIMEOUT = 600.0
@@ -47,6 +48,8 @@ LONG_TIMEOUT = 600.0
 LOADER = create_loader()
 """The descriptions of the service are read once."""
 SCOPE = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
+OF_AWS = re.compile(r"https?://s3(-fips)?(\.dualstack)?([.-](?!us-gov)[a-z]+-[a-z]+-\d+)?\.amazonaws\.com/?")
+"""A bucket has one name in all of these regions. Those of China and of governments have buckets of their own."""
 UNRESERVED = "-_.~"
 EMPTY: Mapping[str, str] = {}
 UNSIGNED_BODY = SimpleNamespace(s3={"payload_signing_enabled": False})
@@ -100,6 +103,9 @@ class Http:
     Args:
         options: of `boto3.session.Session.client`; those of the session itself are in `session`.
         timeouts: seconds for a connection, and seconds without a byte from the server.
+
+    Attributes:
+        service: URL of a service with buckets of its own, from the options, the environment or the profile; "": AWS.
     """
 
     def __init__(
@@ -118,6 +124,7 @@ class Http:
         client = self._client(None)  # an unknown region or profile is an error now
         address = client.meta.endpoint_url
         client.close()
+        self.service = "" if OF_AWS.fullmatch(address) else without_user(address).partition("?")[0].rstrip("/")
 
         def sending(seconds: float) -> Any:
             return URLLib3Session(
