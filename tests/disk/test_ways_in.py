@@ -18,8 +18,10 @@ from typing import Any, cast
 import fsspec
 import pytest
 from click.testing import CliRunner
+from fsspec.implementations.dirfs import DirFileSystem
 
 from pagecache import DiskTier, PageCache, Volume
+from pagecache.backends import FsspecBackend
 from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.memory import MemoryBackend
 from pagecache.backends.passing import PassingBackend
@@ -479,6 +481,51 @@ def test_a_mount_knows_stores_without_a_name_by_url_and_options(
     assert found[0] == f"{module}:Nameless"
     assert found[1].startswith(f"{module}:Nameless#")
     assert found[2:] == [f"{module}:SHARED", f"{module}:SHARED_TOO"]
+
+
+def test_a_directory_of_an_fsspec_file_system_has_one_name_and_no_other_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Below(DirFileSystem):  # type: ignore[misc]
+        pass
+
+    def name(fs: Any, root: str = "") -> str:
+        return FsspecBackend(fs, root).name
+
+    for path in ("a/one", "b"):
+        (tmp_path / path).mkdir(parents=True)
+    local, memory = fsspec.filesystem("file"), fsspec.filesystem("memory")
+    for fs, start in ((local, str(tmp_path)), (memory, "/names")):
+        one = name(fs, f"{start}/a/one")
+        assert {name(DirFileSystem(f"{start}/a/one", fs)), name(DirFileSystem(f"{start}/a", fs), "one")} == {one}
+        assert {name(DirFileSystem("one", DirFileSystem(f"{start}/a", fs))), name(Below(f"{start}/a/one", fs))} == {one}
+        assert len({one, name(fs), name(DirFileSystem(f"{start}/a", fs)), name(DirFileSystem(f"{start}/b", fs))}) == 4
+        assert name(fs, fs.unstrip_protocol(f"{start}/a/one")) == one
+    assert name(local, str(tmp_path)) == DirectoryBackend(tmp_path).name
+    (tmp_path / "b" / "one").mkdir()
+    for directory in ("a", "b"):
+        monkeypatch.chdir(tmp_path / directory)
+        assert name(local, "one") == DirectoryBackend(tmp_path / directory / "one").name
+
+
+def test_what_was_confirmed_below_a_directory_of_an_fsspec_file_system_is_saved_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)  # as if the process was killed before
+    below: Any = fsspec.filesystem("memory")
+    for turn, folder in enumerate(("one", "two", "one")):
+        backend = FsspecBackend(DirFileSystem(f"{tmp_path}/{folder}", below))
+        with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
+            volume = cache.attach(backend, durability="disk", on_recovery="hold")
+            if turn == 0:
+                with volume.open("new", "xb") as file:
+                    file.write(b"of one")
+            else:
+                assert [found.key for found in volume.recovered()] == (["new"] if folder == "one" else [])
+                volume.resume()
+                volume.sync(durability="backend")
+    assert below.cat_file(f"{tmp_path}/one/new") == b"of one"
+    assert not below.exists(f"{tmp_path}/two/new")
 
 
 @pytest.mark.parametrize("base", [PassingBackend, DirectoryBackend, MemoryBackend])

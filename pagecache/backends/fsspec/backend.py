@@ -19,6 +19,7 @@ from ..protocol import BackendLimits
 from ..url import without_user
 from .calls import AwaitedCalls, Calls, beneath, fsspec, name_of
 from .objects import Objects
+from .store_name import path_beneath, store_name
 
 Publish = Literal["move", "put"]
 AT_ONCE = frozenset({"s3:", "s3a:"})
@@ -92,9 +93,7 @@ class FsspecBackend(PassingBackend):
             inner = Objects(AwaitedCalls(fs) if awaited else Calls(fs), root, whole, how, options)
         super().__init__(inner)
         vars(self)["open"] = inner.open  # which may take `seen`
-        below = beneath(fs)
-        made_by = fsspec.utils.tokenize(type(below), below.storage_args, below.storage_options)
-        self.name = f"fsspec:{name_of(fs)}:{made_by}/{root}"
+        self.name = inner.name if isinstance(inner, LocalObjects) else store_name(fs, root)
 
 
 class LocalObjects(DirectoryBackend):
@@ -103,7 +102,7 @@ class LocalObjects(DirectoryBackend):
     def __init__(self, fs: Any, root: str, limits: BackendLimits | None, **overrides: Unpack[LimitsOverrides]) -> None:
         self.fs = fs
         self._makes_directories = beneath(fs).auto_mkdir
-        path = _local(fs, root)
+        path = path_beneath(fs, root) or "/"
         if self._makes_directories:
             os.makedirs(path, exist_ok=True)
         super().__init__(path, limits, **overrides)
@@ -118,15 +117,6 @@ class LocalObjects(DirectoryBackend):
             with suppress(FileExistsError):
                 self.mkdir(directory)
         return super().open(key, create=create, exclusive=exclusive)
-
-
-def _local(fs: Any, root: str) -> str:
-    """Return the directory of this machine behind a path of a file system."""
-    inner = getattr(fs, "sync_fs", None) or (fs.fs if type(fs) is fsspec.implementations.dirfs.DirFileSystem else None)
-    if inner is None:
-        path: str = fs._strip_protocol(root) if root else "/"
-        return path
-    return _local(inner, root if hasattr(fs, "sync_fs") else fs._join(root))
 
 
 def _check(fs: Any, root: object, publish: object, spool: Any, check_reads: object) -> None:
