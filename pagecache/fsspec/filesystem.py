@@ -54,7 +54,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         capacity: bytes of memory for all file systems of this process with equal cache options.
         **options: fields of `CacheConfig` and `VolumeOptions` (defaults here: `sync_on_close` True, `read_ahead`
             "256MiB"); `publish`, `spool` and `check_reads` of `FsspecBackend`; `disk` and `disk_size`: directory and
-            size of a disk tier; `durability`, as for `PageCache.attach`.
+            size of a disk tier; `durability` and `volume_id`, as for `PageCache.attach`.
 
     Raises:
         ValueError, TypeError: no target, an unknown protocol, an option out of range or unknown; names value and rule.

@@ -25,6 +25,7 @@ import fsspec
 from fsspec.utils import tokenize
 
 from ..backends.fsspec import FsspecBackend
+from ..backends.fsspec.store_name import LISTING_OPTIONS
 from ..cache import PageCache
 from ..config import CacheConfig, Durability, Size, VolumeOptions, unknown_option, with_overrides
 from ..disk.tier import DiskTier
@@ -35,8 +36,6 @@ CACHE_OPTIONS = {field.name for field in dataclasses.fields(CacheConfig)}
 VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
 BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
 DISK_OPTIONS = {"disk", "disk_size"}
-LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
-"""Options that fsspec passes to any file system; without effect here."""
 DEFAULTS = VolumeOptions(sync_on_close=True, read_ahead="256MiB")
 """Defaults of a volume. A closed file is committed: a later change by another process is no conflict. The line
 to the store decides how much is read ahead.
@@ -131,6 +130,7 @@ class Wanted:
     backend: frozenset[tuple[str, Any]]
     disk: tuple[tuple[str, Any], ...]
     durability: Durability
+    volume_id: str | None
 
     @property
     def _shared(self) -> Any:
@@ -149,7 +149,8 @@ class Wanted:
                 if cache is None or cache.closed:
                     cache = PageCache(self.capacity, config=self.config, disk=_tier(**dict(self.disk)))
                 name = f"{self.target.protocols[0]}-{next(_numbers)}"
-                found = cache.attach(backend, name=name, options=self.options, durability=self.durability)
+                ways: Any = {"durability": self.durability, "volume_id": self.volume_id}
+                found = cache.attach(backend, name=name, options=self.options, **ways)
                 _caches[self._shared], _volumes[self] = cache, found
             return found
 
@@ -182,7 +183,7 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
         TypeError: an option with an unknown name; names the nearest.
         ValueError: an option out of range; names value and rule.
     """
-    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS | DISK_OPTIONS | {"durability"}
+    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS | DISK_OPTIONS | {"durability", "volume_id"}
     for name in options:
         if name not in known | LISTING_OPTIONS:
             raise unknown_option("pagecache:", name, known | {"capacity", "fs", "target_protocol"})
@@ -195,8 +196,11 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
     durability = options.get("durability", "backend")
     if durability not in ("backend", "disk") or (durability == "disk" and "disk" not in disk):
         raise ValueError(f"durability: {durability!r} is not 'backend', or 'disk' with the option disk")
+    volume_id = options.get("volume_id")
+    if volume_id is not None and (not isinstance(volume_id, str) or not volume_id):
+        raise ValueError(f"volume_id: {volume_id!r} is not a text of at least one character")
     below = frozenset(_among(options, BACKEND_OPTIONS).items())
-    return Wanted(target, resolved, config, seen, below, tuple(sorted(disk.items())), durability)
+    return Wanted(target, resolved, config, seen, below, tuple(sorted(disk.items())), durability, volume_id)
 
 
 def _tier(disk: str | os.PathLike[str] | None = None, disk_size: Size = "10GiB") -> DiskTier | None:

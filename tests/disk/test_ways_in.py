@@ -19,6 +19,7 @@ import fsspec
 import pytest
 from click.testing import CliRunner
 from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import DiskTier, PageCache, Volume
 from pagecache.backends import FsspecBackend
@@ -526,6 +527,106 @@ def test_what_was_confirmed_below_a_directory_of_an_fsspec_file_system_is_saved_
                 volume.sync(durability="backend")
     assert below.cat_file(f"{tmp_path}/one/new") == b"of one"
     assert not below.exists(f"{tmp_path}/two/new")
+
+
+class Cloud(MemoryFileSystem):  # type: ignore[misc]
+    protocol = "cloud"
+    cachable = False
+
+    def __init__(self, host: Any = None, token: Any = None, **options: Any) -> None:
+        super().__init__()
+
+
+class Credential:
+    """Its text is an address: another one in each process."""
+
+
+AZURE = "DefaultEndpointsProtocol=https;AccountName={};AccountKey={}==;EndpointSuffix=core.windows.net"
+SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a renewed session": ({"key": "a", "secret": "b", "token": "c"}, {"key": "d", "secret": "e", "token": "f"}),
+    "objects": ({"credential": Credential()}, {"credential": Credential()}),
+    "no credential": ({"host": "a", "password": "b"}, {"host": "a"}),
+    "order": ({"host": "a", "port": 1, "at": {"x": 1, "y": 2}}, {"at": {"y": 2, "x": 1}, "port": 1, "host": "a"}),
+    "a key of a client": (
+        {"client_kwargs": {"endpoint_url": "http://a", "aws_access_key_id": "b", "aws_session_token": "c"}},
+        {"client_kwargs": {"aws_access_key_id": "d", "endpoint_url": "http://a"}},
+    ),
+    "an object of a client": (
+        {"client_kwargs": {"timeout": Credential()}},
+        {"client_kwargs": {"timeout": Credential()}},
+    ),
+    "a header": ({"headers": {"Authorization": "Bearer a"}}, {"headers": {"Authorization": "Bearer b"}}),
+    "a rotated key": ({"account_key": "a", "sas_token": "b"}, {"account_key": "c"}),
+    "a key in a text": (
+        {"connection_string": AZURE.format("one", "a")},
+        {"connection_string": ";".join(reversed(AZURE.format("one", "b").split(";")))},
+    ),
+    "a password in a URL": ({"base_url": "https://me:a@host/dav"}, {"base_url": "https://me:b@host/dav"}),
+    "a way to log in": ({"client_keys": ["a"], "passphrase": "b", "pkey": Credential()}, {}),
+    "listings": ({"use_listings_cache": False, "asynchronous": True, "loop": Credential()}, {}),
+    "paths": ({"folder": Path("/a")}, {"folder": "/a"}),
+    "a file system": ({"fs": Cloud("a", "b")}, {"fs": Cloud("a", "c")}),
+}
+OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "hosts": ({"host": "a"}, {"host": "b"}),
+    "ports": ({"host": "a", "port": 1}, {"host": "a", "port": 2}),
+    "users": ({"host": "a", "username": "b"}, {"host": "a", "username": "c"}),
+    "accounts": ({"account_name": "one"}, {"account_name": "two"}),
+    "accounts in a text": (
+        {"connection_string": AZURE.format("one", "a")},
+        {"connection_string": AZURE.format("two", "a")},
+    ),
+    "endpoints": ({"client_kwargs": {"endpoint_url": "http://a"}}, {"client_kwargs": {"endpoint_url": "http://b"}}),
+    "users in a URL": ({"base_url": "https://me:a@host/dav"}, {"base_url": "https://you:a@host/dav"}),
+    "file systems": ({"fs": Cloud("a")}, {"fs": Cloud("b")}),
+    "directories": ({"fs": DirFileSystem("a", Cloud("a"))}, {"fs": DirFileSystem("b", Cloud("a"))}),
+    "objects that may be the store": ({"fs": Credential()}, {"fs": Credential()}),
+}
+
+
+@pytest.mark.parametrize("what", [*SAME, *OTHER])
+def test_an_fsspec_store_is_named_by_what_it_is_not_by_who_asks(what: str) -> None:
+    one, other = (FsspecBackend(Cloud(**options), "/data").name for options in (SAME | OTHER)[what])
+    assert (one == other) == (what in SAME)
+
+
+def test_arguments_by_position_are_those_by_name() -> None:
+    assert FsspecBackend(Cloud("a", "b")).name == FsspecBackend(Cloud(token="c", host="a")).name
+    assert FsspecBackend(Cloud("a", "b")).name != FsspecBackend(Cloud("b", "b")).name
+
+
+@pytest.mark.parametrize("tokens", [("of 9:00", "of 10:00"), (Credential(), Credential())], ids=["texts", "objects"])
+def test_a_process_with_other_credentials_finds_what_the_last_one_has_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: tuple[Any, Any]
+) -> None:
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)  # as if the process was killed before
+    for token in tokens:
+        backend = FsspecBackend(Cloud(token=token), str(tmp_path))
+        with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
+            volume = cache.attach(backend, durability="disk", on_recovery="hold")
+            if token is tokens[0]:
+                with volume.open("new", "xb") as file:
+                    file.write(b"confirmed")
+            else:
+                assert [found.key for found in volume.recovered()] == ["new"]
+                volume.discard("new")
+
+
+def test_a_file_system_of_fsspec_gives_its_store_the_name_that_it_is_told(tmp_path: Path) -> None:
+    """Objects that may be the store have a name of their own, so that nothing is found by another one."""
+    store, disk = Cloud(), str(tmp_path / "tier")
+    store.pipe_file(f"{tmp_path}/a", content(MIB))
+    for hits in (False, True):
+        below = Cloud(Credential())
+        options = {"disk": disk, "disk_size": "512MiB", "volume_id": "mine"}
+        files = fsspec.filesystem("pagecache", fs=below, skip_instance_cache=True, **options)
+        assert files.cat_file(f"{tmp_path}/a") == content(MIB)
+        assert bool(files.volume.stats().disk_hits) == hits
+        assert files.volume.engine.backend.volume_id == "mine"
+        files.close()
+    store.rm_file(f"{tmp_path}/a")
+    with pytest.raises(ValueError, match="volume_id: '' is not a text of at least one character"):
+        fsspec.filesystem("pagecache", fs=store, disk=disk, volume_id="")
 
 
 @pytest.mark.parametrize("base", [PassingBackend, DirectoryBackend, MemoryBackend])

@@ -1,17 +1,32 @@
-"""The name of a store of fsspec in a disk tier. Whoever reaches the same objects finds it by the same name."""
+"""The name of a store of fsspec in a disk tier. Whoever reaches the same objects finds it by the same name: another
+process, later, with new credentials, below a directory of its own.
+"""
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from .calls import DirFileSystem, beneath, fsspec, name_of
+from fsspec.implementations.dirfs import DirFileSystem
+
+from .calls import beneath, fsspec, name_of
+
+LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
+"""Options that fsspec passes to any file system; they change nothing of what it stores."""
+CREDENTIAL = re.compile(
+    r"key(s|id)?(?![a-z])|secret|tok|pass|pwd|cred|auth(?!ority)|sess|cookie|sas(?![a-z])|sig(?![a-z])|signature|signer",
+    re.IGNORECASE,
+)
+"""Found in the names of arguments that change while the store stays the same."""
+PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 
 
 def store_name(fs: Any, root: str) -> str:
     """Return the name of what a path of a file system leads to."""
-    below = beneath(fs)
-    made_by = fsspec.utils.tokenize(type(below), below.storage_args, below.storage_options)
-    return f"fsspec:{name_of(fs)}:{made_by}/{path_beneath(fs, root)}"
+    return f"fsspec:{name_of(fs)}:{fsspec.utils.tokenize(_identity(beneath(fs)))}/{path_beneath(fs, root)}"
 
 
 def path_beneath(fs: Any, root: str) -> str:
@@ -22,3 +37,36 @@ def path_beneath(fs: Any, root: str) -> str:
         return path_beneath(fs.sync_fs, root)
     path: str = fs._strip_protocol(root) if root else ""
     return path
+
+
+def _identity(fs: Any) -> Any:
+    """Return what tells its objects from those of other instances."""
+    kind = type(fs)
+    parameters = [*inspect.signature(kind.__init__).parameters.values()][1:]
+    places = [each.name for each in parameters if each.kind <= each.POSITIONAL_OR_KEYWORD]
+    places += map(str, range(len(fs.storage_args)))
+    given = dict(zip(places, fs.storage_args, strict=False)) | fs.storage_options
+    # An object, such as a client, may be the store itself, and nothing tells two of them apart: each has its own name.
+    told = {name: _told(value, os.urandom(16).hex()) for name, value in given.items() if name not in LISTING_OPTIONS}
+    return kind.__module__, kind.__qualname__, _told(told)
+
+
+def _told(value: Any, other: str = "") -> Any:
+    """Return an argument without credentials and without texts of objects, which may be addresses. `other`: stands for
+    an object.
+    """
+    if isinstance(value, Mapping):
+        kept = {str(name): _told(each) for name, each in value.items() if not CREDENTIAL.search(str(name))}
+        return sorted(kept.items())
+    if isinstance(value, list | tuple):
+        return [_told(each) for each in value]
+    if isinstance(value, fsspec.AbstractFileSystem):
+        return store_name(value, "")
+    found = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(found, str):
+        parts = found.split(";")  # of a connection string
+        shown = parts if len(parts) == 1 else [part for part in parts if not CREDENTIAL.search(part.split("=")[0])]
+        return PASSWORD.sub(r"\1@", ";".join(sorted(shown)))
+    if found is None or isinstance(found, int | float | bytes):
+        return found
+    return "" if callable(found) else other
