@@ -1,7 +1,7 @@
 """The catalogue of a disk tier: which copies there are, of what, and their chunks. A SQLite database.
 
 It may be older than the segments, but never mixes two states of a copy: what a copy has changed since its last save is
-saved at once. A database that cannot be read is removed, with the segments: all of it is in the stores.
+saved at once. A database that cannot be opened or read is removed, with the segments: all of it is in the stores.
 
 Locks: one for each connection, held over its statements. The writer's thread saves; others read beside it.
 """
@@ -65,27 +65,24 @@ def _row(number: int, volume: str, key: bytes, version: str, high: int) -> tuple
 
 
 class Catalogue:
-    """The database in a directory, which only this process opens.
-
-    Raises:
-        OSError: it cannot be made there.
-    """
+    """The database in a directory, which only this process opens."""
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, NAME)
         self._saving, self._reading = threading.Lock(), threading.Lock()
         self._size = 0
+        self.next, self.last = int.from_bytes(os.urandom(7), "little"), 0  # also if it is older than the segments
         self.damaged = False
         """What it says cannot be read, until `begin_anew`."""
         try:
             with self._errors():
                 self._open()
-        except OSError:
-            if not self.damaged:
-                raise
+        except OSError:  # the disk may be full, or read-only after an error
+            self.damaged = True
 
     def begin_anew(self) -> None:
         """Replace a damaged catalogue by an empty one."""
+        self.damaged = True  # also if this fails
         with self._saving, self._reading, self._errors():
             self._close()
             self._remove()
@@ -104,7 +101,6 @@ class Catalogue:
         for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}", LOG):
             self._saver.execute(f"PRAGMA {text}")
         self._saver.executescript(TABLES)
-        self.next = int.from_bytes(os.urandom(7), "little")  # also if it is older than the segments
         self.last = max(self._last(table) for table in ("copies", "chunks"))
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._reader.execute(f"PRAGMA cache_size = -{CACHED_KIB}")

@@ -104,18 +104,19 @@ def contents(
         files = _unsaved([] if left is None else left.files, export)
         catalogue = Catalogue(path)
         found = Contents(_size(path), {}, sum(file.bytes for file in files), files)
+        failed = catalogue.damaged
         try:
-            if not catalogue.damaged:
+            if not failed:
                 _add_held(found, path, catalogue, progress if check else None)
         except OSError:
-            if not catalogue.damaged:
-                raise
+            failed = True
         finally:
             catalogue.close()
         if left is not None and left.lost:
             found.troubles.append("records of the journal are lost, perhaps of files that are not listed")
-        if catalogue.damaged:
-            found.troubles.append("the catalogue is damaged: clean data may be read from the stores again")
+        if failed:
+            what = "the catalogue is damaged, or cannot be read: clean data may be read from the stores again"
+            found.troubles.append(what)
         return found
     finally:
         leave(mark)

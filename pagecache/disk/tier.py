@@ -206,8 +206,6 @@ class Tier:
 
             self._catalogue: Catalogue = Catalogue(path)
             wrong = _has_note(self._mark)
-            if damaged := self._catalogue.damaged or wrong:
-                self._catalogue.begin_anew()
             self._segments = Segments(
                 path,
                 described.size,
@@ -218,11 +216,13 @@ class Tier:
                 rescue=self._rescue,
                 last=self._catalogue.last,
             )
-            if damaged:  # nothing leads to them
-                self._segments.clear()
-                what = WRONG.decode() if wrong else "the catalogue was damaged"
+            if self._catalogue.damaged or wrong:
+                self._segments.clear()  # nothing leads to them, and a full disk needs the room
+                with contextlib.suppress(OSError):  # the writer tries it again
+                    self._catalogue.begin_anew()
+                what = WRONG.decode() if wrong else "the catalogue was damaged, or could not be read"
                 self._count(OSError(errno.EIO, f"{what}; the tier begins empty", path))
-                _note(self._mark, wrong=False)
+                _note(self._mark, wrong=self._catalogue.damaged)
             self._next = self._catalogue.next
             self._segments.work = self._wake
             self._wake()  # the size may be smaller than before
@@ -819,7 +819,13 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
     if kind in PASSING:
         what = "%s: on %s, the tier does not survive a restart of the machine"
         loglines.say(log, logging.INFO, what, path, kind)
-    fd = os.open(os.path.join(path, MARK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    place = os.path.join(path, MARK)
+    try:
+        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        if make:
+            raise
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)  # the disk may be read-only after an error
     mark = FileIO(fd, "r+")
     try:
         _marks.add(mark)
@@ -831,7 +837,11 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
             raise OSError(errno.EBUSY, what, path) from None
         _check_format(fd, path)
         content = f"{SIGN}{FORMAT}\nprocess {os.getpid()}\n".encode("ascii")
-        os.pwrite(fd, content.ljust(NOTE, b"\n"), 0)  # what is behind stays
+        try:
+            os.pwrite(fd, content.ljust(NOTE, b"\n"), 0)  # what is behind stays
+        except OSError:
+            if not os.fstat(fd).st_size:  # else it is marked, by a former process
+                raise
     except BaseException:
         leave(mark)
         raise

@@ -28,6 +28,7 @@ from pagecache.disk.copies import CHUNK, Copy
 from pagecache.disk.device import OS
 from pagecache.disk.segments import Segments
 from pagecache.disk.tier import Tier
+from pagecache.engine.commit.journaled import VolumeJournal
 from pagecache.testing import Gate as Gates
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
@@ -568,6 +569,61 @@ def test_a_full_disk_is_a_miss_an_event_and_a_counter(
         assert volume.stats().disk_errors == 1
         assert read(volume, "b") == store.content("b")
     assert segments(folder) == []
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_start_on_a_full_disk_has_no_copies_until_the_catalogue_can_be_opened(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, *, noted: bool
+) -> None:
+    """What the journal has is saved meanwhile. `noted`: the catalogue has names that it should have lost."""
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    store = ObjectBackend({"a": content(MIB)})
+    with on_tier(tier, store, durability="disk") as volume:
+        read(volume, "a")
+        with volume.open("k", "xb") as file:
+            file.write(b"confirmed")
+    if noted:
+        with open(Path(tier.path, module.MARK), "r+b") as mark:
+            mark.seek(module.NOTE)
+            mark.write(module.WRONG)
+    with monkeypatch.context() as full:
+        tries, opened = list[object](), Catalogue._open
+
+        def fail(catalogue: Catalogue) -> None:
+            tries.append(None)
+            if noted and len(tries) == 1:
+                return opened(catalogue)
+            raise sqlite3.OperationalError("database or disk is full")
+
+        full.setattr(Catalogue, "_open", fail)
+        with on_tier(tier, store, durability="disk") as volume:
+            events: list[pagecache.Event] = []
+            volume.cache.subscribe(events.append)
+            volume.sync(durability="backend")
+            assert store.content("k") == b"confirmed"
+            assert read(volume, "a") == content(MIB)
+            assert volume.stats().disk_hits == 0
+            eventually(lambda: "disk" in [event.kind for event in events])
+    with on_tier(tier, store) as volume:
+        assert read(volume, "a") == content(MIB)
+        assert volume.stats().disk_hits == 0
+    kept(tier, store, "a")
+
+
+def test_a_start_on_a_full_disk_makes_room(tier: DiskTier, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clean data goes, and the catalogue begins anew at once."""
+    store, opened = ObjectBackend({"a": content(MIB)}), Catalogue._open
+    read_once(tier, store, "a")
+
+    def open_if_there_is_room(catalogue: Catalogue) -> None:
+        if segments(folder):
+            raise sqlite3.OperationalError("database or disk is full")
+        opened(catalogue)
+
+    with monkeypatch.context() as full:
+        full.setattr(Catalogue, "_open", open_if_there_is_room)
+        assert read_once(tier, store, "a") == content(MIB)
+    kept(tier, store, "a")
 
 
 @pytest.mark.parametrize("how", ["remove", "rename away", "rename over"])

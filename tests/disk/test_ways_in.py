@@ -9,7 +9,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -30,7 +30,8 @@ from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
 from pagecache.backends.url import GROUP, backend_from_url
 from pagecache.cli import main
 from pagecache.disk import records
-from pagecache.disk.tier import Tier
+from pagecache.disk.catalogue import Catalogue
+from pagecache.disk.tier import Tier, leave, occupy
 from pagecache.engine.commit.journaled import VolumeJournal
 from pagecache.fuse import Server, mount
 from pagecache.fuse.mountpoint import CannotMount
@@ -40,7 +41,7 @@ from pagecache.volume import recovered
 from tests.commands import call
 from tests.disk.copying import copy_tier
 from tests.disk.test_tier import MIB, content, read
-from tests.file.rig import Task, eventually, raises
+from tests.file.rig import Task, eventually, raises, raising
 from tests.fuse.mounts import Mounted, needs_mounts
 from tests.stores import WAIT_LIMIT_S, ObjectBackend
 
@@ -106,6 +107,56 @@ def test_the_command_lists_stores_up_to_a_damaged_row(folder: Path) -> None:
     assert status == 1
     assert "my store: 1 objects" in text
     assert "the catalogue is damaged" in text
+
+
+def read_only(path: Any, flags: int, *more: Any, real: Callable[..., int] = os.open, **options: Any) -> int:
+    """As os.open, on a file system that is read-only."""
+    if flags & os.O_ACCMODE != os.O_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    return real(path, flags, *more, **options)
+
+
+@pytest.fixture
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskTier:
+    """A tier with a file that no store has."""
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
+    tier = DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")
+    with PageCache("16MiB", disk=tier) as cache:
+        with cache.attach(ObjectBackend(), durability="disk", volume_id="store").open("k", "xb") as file:
+            file.write(b"confirmed")
+    return tier
+
+
+@pytest.mark.contract("D5")
+@pytest.mark.parametrize("disk_is", ["full", "read-only", "damaged"])
+def test_the_command_lists_unsaved_files_though_the_catalogue_cannot_be_read(
+    left: DiskTier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk_is: str
+) -> None:
+    """There is no room for a file that SQLite makes, or the file system is read-only after an error of the disk."""
+    if disk_is == "damaged":
+        monkeypatch.setattr(Catalogue, "all", raising(OSError(errno.EIO, "disk I/O error")))
+    else:
+        monkeypatch.setattr(Catalogue, "_open", raising(sqlite3.OperationalError("database or disk is full")))
+    if disk_is == "read-only":
+        monkeypatch.setattr(os, "open", read_only)
+    status, text = disk(left.path, "--export", str(tmp_path / "saved"))
+    assert status == 1
+    assert "k: 9 bytes unsaved of 9" in text
+    assert "the catalogue is damaged, or cannot be read" in text
+    assert (tmp_path / "saved" / "k").read_bytes() == b"confirmed"
+
+
+@pytest.mark.contract("D7")
+def test_a_command_that_can_only_read_the_disk_has_the_directory(
+    left: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        mark = occupy(left.path, make=False)
+    with pytest.raises(OSError, match="another process uses the tier"):
+        PageCache("16MiB", disk=left)
+    leave(mark)
+    PageCache("16MiB", disk=left).close()
 
 
 def test_the_command_says_why_it_cannot_look(tmp_path: Path, folder: Path) -> None:
