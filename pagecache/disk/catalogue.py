@@ -17,7 +17,9 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from ..native.names import status
 from .copies import Chunk, Copy, below
 from .segments import NUMBERS
 
@@ -37,8 +39,22 @@ DROP_OBJECT = "DELETE FROM copies WHERE volume = ?1 AND substr(version, -4 - len
 """By the end of the version, before the checksum."""
 SAVE_COPY = "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)"
 SAVE_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
+PLACE_AT = 60
+"""Where the header of the database has `user_version`, of 4 bytes: which file it was when it was opened last."""
 CACHED_KIB = 4096
 LOG = "wal_autocheckpoint = 64"  # of 4 KiB: it is a part of the size of a small tier
+
+
+def place_of(path: str) -> int:
+    """Return a number that no other file has, nor a copy of it. Without the device, whose number a reboot may change.
+    The file is not opened: a close of it would end SQLite's locks.
+    """
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        identity: Any = status(folder, os.path.basename(path)).identity
+    finally:
+        os.close(folder)
+    return zlib.crc32(repr(identity[1:]).encode("ascii")) & 0x7FFFFFFF  # inode number and birth time
 
 
 def _sealed(content: bytes, *parts: bytes | int) -> bytes:
@@ -76,6 +92,7 @@ class Catalogue:
         """What it says cannot be read, until `begin_anew`."""
         try:
             with self._errors():
+                self._check_place()
                 self._open()
         except OSError:  # the disk may be full, or read-only after an error
             self.damaged = True
@@ -94,6 +111,16 @@ class Catalogue:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path + suffix)
 
+    def _check_place(self) -> None:
+        """Raise ValueError if it was copied while a process used it, or after a kill: database and log may be of two
+        times, and have a row of a later version beside rows of earlier bytes. SQLite sees no difference.
+        """
+        if os.path.exists(f"{self._path}-wal"):  # a close removes it
+            with open(self._path, "rb") as file:
+                file.seek(PLACE_AT)
+                if int.from_bytes(file.read(4), "big") != place_of(self._path):
+                    raise ValueError("it was copied while a process used it")
+
     def _open(self) -> None:
         """The locks are held."""
         self._saver = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -101,6 +128,10 @@ class Catalogue:
         for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}", LOG):
             self._saver.execute(f"PRAGMA {text}")
         self._saver.executescript(TABLES)
+        (known,), place = self._saver.execute("PRAGMA user_version").fetchone(), place_of(self._path)
+        if known != place:
+            self._saver.execute(f"PRAGMA user_version = {place}")
+            self._saver.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # into its header
         self.last = max(self._last(table) for table in ("copies", "chunks"))
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._reader.execute(f"PRAGMA cache_size = -{CACHED_KIB}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -202,6 +203,45 @@ def test_an_announcement_of_any_length_takes_no_time(tier: DiskTier, length: int
         assert file.pread(MIB, 0) == content(MIB)
 
 
+@pytest.mark.parametrize("log_first", [False, True], ids=["the database is copied first", "the log is copied first"])
+def test_a_tier_that_was_copied_in_use_mixes_no_two_states_of_a_copy(tmp_path: Path, *, log_first: bool) -> None:
+    """A commit has made new bytes of a whole object, whose copy keeps its number."""
+    place, target = tmp_path / "tier", tmp_path / "copy"
+    place.mkdir()
+    target.mkdir()
+    catalogue = Catalogue(str(place))
+    copies = [Copy(number, "v", key, None, lambda *_: Chunk()) for number, key in ((1, b"sa"), (2, b"sb"))]
+
+    def commit(copy: Copy, version: str, segment: int) -> None:
+        copy.version = version
+        copy.put(0, 4096, segment << 32)
+        catalogue.save([copy], 0)
+
+    def checkpoint() -> None:
+        catalogue._saver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    for copy in copies:
+        commit(copy, "1", 1)
+    checkpoint()
+    names = ["catalogue.db", "catalogue.db-wal"]
+    if log_first:
+        names.reverse()
+        commit(copies[1], "2", 2)  # a log that is older than the database
+    shutil.copy2(place / names[0], target)
+    commit(copies[0], "2", 2)
+    checkpoint()
+    catalogue.drop("v", b"sb")  # a page of the copies, none of the chunks
+    shutil.copy2(place / names[1], target)
+    catalogue.close()
+    for _ in range(2):  # a look at it leaves it to the next start
+        found = Catalogue(str(target))
+        assert found.damaged
+        found.close()
+    found.begin_anew()
+    assert found.find("v", b"sa") is None
+    found.close()
+
+
 def test_a_cut_of_any_length_keeps_few_chunks() -> None:
     copy = Copy(1, "v", b"sa", "1", lambda *_: Chunk())
     copy.put(5, 10, 1)
@@ -273,6 +313,29 @@ def test_an_address_that_the_catalogue_knows_is_never_given_to_other_bytes(tier:
             process.send_signal(signal.SIGKILL)
             process.communicate()
     assert read_once(tier, ObjectBackend({"a": bytes(8192)}), "a") == bytes(8192)
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["a new tier", "one that was moved"])
+def test_a_kill_leaves_the_copies(tier: DiskTier, folder: Path, tmp_path: Path, *, moved: bool) -> None:
+    """Those of before the move, too: no process used the tier then."""
+    other, store = ObjectBackend({"b": content(MIB)}), ObjectBackend({"a": bytes(8192)})
+    if moved:
+        read_once(tier, other, "b", volume_id="other")
+        shutil.copytree(folder, tmp_path / "moved")
+        shutil.rmtree(folder)
+        (tmp_path / "moved").rename(folder)
+    command = [sys.executable, "-c", KILLED, str(folder), "read"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
+            eventually(lambda: catalogue.execute("SELECT count(*) FROM chunks").fetchone()[0] == 1 + moved)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    for of, key, volume_id in ((store, "a", "store"), (other, "b", "other"))[: 1 + moved]:
+        with on_tier(tier, of, volume_id=volume_id) as volume:
+            assert read(volume, key) == of.content(key)
+            assert volume.stats().disk_hits
 
 
 # -- the directory

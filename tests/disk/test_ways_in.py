@@ -122,7 +122,8 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskTier:
     monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
     tier = DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")
     with PageCache("16MiB", disk=tier) as cache:
-        with cache.attach(ObjectBackend(), durability="disk", volume_id="store").open("k", "xb") as file:
+        volume = cache.attach(ObjectBackend(), durability="disk", volume_id="store")
+        with volume.open("k", "xb") as file:
             file.write(b"confirmed")
     return tier
 
