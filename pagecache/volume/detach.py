@@ -20,7 +20,7 @@ from ..backends.protocol import close_backend_file
 from ..engine import failures
 from ..engine.foreign import shown
 from ..engine.io import direct
-from ..engine.park import SLICE, Deadline, Signal, deadline_error
+from ..engine.park import SLICE, Deadline, Signal, deadline_error, start_thread
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
@@ -281,11 +281,12 @@ def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, disca
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     unsaved = [inode for inode in inodes if inode not in left]
     doomed = {inode for inode in unsaved if inode.removed or inode.abandoned}
+    given_up: list[Inode] = []
     for inode in unsaved if discards else ():
-        if inode not in doomed:  # before the volume is aborted: else the next attach finds what the disk has of it
-            lost += _give_up_file(volume, inode, deadline)
-    if lost and volume.engine.journal is not None and not volume.engine.aborted:
-        volume.engine.journal.confirm_all()
+        if inode not in doomed and (entries := _give_up_file(volume, inode, deadline)):
+            given_up.append(inode)
+            lost += entries
+    _record_given_up(volume, given_up)
     if not volume.engine.aborted and any(inode.has_local() and inode in left for inode in inodes):
         volume.engine.abort(None, left=True)  # before the others: a call that hangs in one is not waited for
     for inode in doomed:
@@ -312,6 +313,25 @@ def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline) -> list[Lost
     with volume.inodes_lock:
         inode.record_loss(entries, seen=True)
     return entries
+
+
+def _record_given_up(volume: Volume, inodes: list[Inode]) -> None:
+    """Have the journal record that files were given up: else the next attach finds what it has of them, and saves it.
+    Once the volume is aborted, only a moment is left for that: the disk may hang as well.
+    """
+    journal = volume.engine.journal
+    if journal is None or not journal.is_used() or not inodes:
+        return
+    record = partial(journal.give_up, [inode.journaled for inode in inodes])
+    if not volume.engine.aborted:
+        record()
+        return
+    job = Job(record)
+    with contextlib.suppress(BlockingIOError):  # no thread
+        start_thread(threading.Thread(target=job.run, name="pagecache-journal", daemon=True), "for the journal")
+    if not job.join(END_TIMEOUT_S):
+        what = "that files were given up is not recorded yet"
+        volume.engine.say(logging.WARNING, "the journal", what, "a later attach may find them", inodes[0].key)
 
 
 def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadline, op: Op) -> None:
