@@ -281,13 +281,15 @@ def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, disca
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     unsaved = [inode for inode in inodes if inode not in left]
     doomed = {inode for inode in unsaved if inode.removed or inode.abandoned}
+    leaves = any(inode.has_local() and inode in left for inode in inodes)
+    end = _moment(deadline) if leaves else deadline  # no call is waited for that may be left, too
     given_up: list[Inode] = []
     for inode in unsaved if discards else ():
-        if inode not in doomed and (entries := _give_up_file(volume, inode, deadline)):
+        if inode not in doomed and (entries := _give_up_file(volume, inode, end)):
             given_up.append(inode)
             lost += entries
     _record_given_up(volume, given_up)
-    if not volume.engine.aborted and any(inode.has_local() and inode in left for inode in inodes):
+    if leaves and not volume.engine.aborted:
         volume.engine.abort(None, left=True)  # before the others: a call that hangs in one is not waited for
     for inode in doomed:
         _give_up_file(volume, inode, deadline)

@@ -389,6 +389,21 @@ def test_a_discarding_detach_of_an_aborted_volume_waits_a_moment_for_a_disk_that
 
 
 @WHOLE
+@pytest.mark.parametrize("timeout", [None, 1000.0])
+def test_a_discarding_detach_beside_a_file_that_stays_on_disk_waits_for_no_rollback(
+    world: World, timeout: float | None
+) -> None:
+    world.synced(b"stays", key="other", mode="w+b")
+    file = world.synced(b"ours")
+    conflict(world, file, b"foreign" * 1000)
+    file.pwrite(b"more", 100)
+    with hanging(world, "rollback", "write_from", "commit"):
+        lost = Task(world.volume.detach, timeout=timeout, on_failed="discard").result()
+        assert {entry.key for entry in lost} == {"k"}
+        assert world.copied(on_recovery="hold").left() == ["other"]
+
+
+@WHOLE
 @pytest.mark.parametrize("fsync", [False, True])
 def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(world: World, *, fsync: bool) -> None:
     """They are listed, and their writer may still save them. [T-77, 2.22]"""
