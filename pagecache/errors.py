@@ -215,7 +215,7 @@ class ShutdownError(PageCacheError):
 
 
 class DeadlockError(PageCacheError):
-    """The call came from inside a backend call and would have waited for itself."""
+    """The call came from inside a backend call, or a signal handler, and would have waited for that, or its thread."""
 
     default_errno = codes.EDEADLK
 

@@ -445,6 +445,10 @@ class NativeInode:
     direct_count = _number("direct")
     """Return the number of running direct writes."""
 
+    def direct_here(self) -> bool:
+        """Return whether this thread is in one."""
+        return bool(_core.direct_here(self.address))
+
     def direct_ranges(self, everything: bool = True) -> list[tuple[int, int]]:
         """Return uncommitted direct writes as (offset, length); not `everything`: those whose loss is unreported."""
         return ranges(lib.pc_direct_ranges, self._i, more=(everything,))

@@ -4,19 +4,38 @@ that has its name. [2.20, I-24]
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pagecache.aio
 from pagecache import CachedFile, DataLossError, ObjectStat
 from pagecache.engine.io import direct
 from pagecache.errors import Key
 
-from ..stores import Gate, RecordingBackend, StoredObject
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, pattern, raises, wait_for
+from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend, StoredObject
+from .rig import (
+    FAST,
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    beside,
+    eventually,
+    pattern,
+    raises,
+    run_program,
+    wait_for,
+)
 from .test_interrupts import ctrl_c
 
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
@@ -365,6 +384,78 @@ def test_removes_that_wait_for_direct_writes_leave_them_the_threads_of_the_volum
     assert [task.result() for task in writes] == [3 * PAGE] * 3
     for task in removes:
         task.result()
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("volume.remove('k')", "volume.rename('k', 'old')", "other.truncate(9)", "other.punch_hole(0, 9)"),
+        *("other.pwrite(b'x', 0)", "file.pwrite(bytes(8192), 0)"),
+    ],
+)
+def test_a_call_that_waits_for_the_direct_write_that_its_signal_handler_interrupts_is_refused(
+    tmp_path: Path, call: str, *, parallel: bool
+) -> None:
+    ended = run_program(
+        tmp_path,
+        f"""
+        import faulthandler, os, signal, threading
+        from pagecache import DeadlockError, PageCache
+        from tests.stores import RecordingBackend
+        faulthandler.dump_traceback_later({WAIT_LIMIT_S}, exit=True)
+        store = RecordingBackend({{"k": bytes(8192)}}, by_name=True, parallel_direct_writes=True)
+        volume = PageCache("4MiB").attach(store)
+        file, other = volume.open("k", "r+b", direct=True, parallel_direct_writes={parallel}), volume.open("k", "r+b")
+        gate, refused = store.gate("write_from", "k"), []
+
+        def handler(*_):
+            try:
+                {call}
+            except DeadlockError as error:
+                refused.append(error)
+            gate.open()
+
+        def interrupt():
+            gate.wait_entered()
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        signal.signal(signal.SIGHUP, handler)
+        threading.Thread(target=interrupt).start()
+        assert file.pwrite(b"d" * 4096, 0) == 4096
+        assert refused
+        {call}
+        print("done", flush=True)
+        os._exit(0)
+    """,
+    )
+    assert "done" in ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize("change", ["remove", "rename"])
+def test_the_direct_write_of_a_task_is_not_of_the_thread_of_its_loop(store: Rig, change: str) -> None:
+    """The thread waits for it: it ends elsewhere."""
+    names = (KEY,) if change == "remove" else (KEY, "new")
+
+    async def run() -> None:
+        async with pagecache.aio.open(store.volume, KEY, "r+b", direct=True) as file:
+            gate = store.backend.gate("write_from", KEY)
+            writing = asyncio.create_task(file.pwrite(b"d" * PAGE, 0))
+            await asyncio.to_thread(gate.wait_entered)
+            raises(TimeoutError, getattr(store.volume, change), *names, timeout=0.05)
+            gate.open()
+            assert await writing == PAGE
+
+    asyncio.run(run())
+
+
+def test_a_direct_write_that_was_left_is_of_no_thread(store: Rig) -> None:
+    file, gate = store.open("r+b", direct=True), store.backend.gate("write_from", KEY)
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        file.pwrite(b"d" * PAGE, 0)
+    raises(TimeoutError, store.volume.remove, KEY, timeout=0.05)
+    gate.open()
+    store.volume.remove(KEY)
 
 
 def rename_twice(store: Rig, name: str) -> None:

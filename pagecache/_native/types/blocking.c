@@ -347,6 +347,9 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 	struct pc_inode *i = op->inode;
 	int err = 0;
 	if (!pc_inode_lock_try(i, mode)) {
+		if (deadline_ns && pc_op_holds_here(i, PC_HOLD_LOCK_X | PC_HOLD_LOCK_S))
+			return pc_raise(op->core, engine_of(i), "deadlock",
+					"this call could only wait for the write that a signal handler made it in");
 		pc_inode_lock_enqueue(i, &caller_of(op)->waiter, mode);
 		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, deadline_ns);
 	}

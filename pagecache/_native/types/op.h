@@ -137,5 +137,6 @@ void pc_op_end(struct op *op, enum op_state end);
 bool pc_op_stopped(const struct op *op);
 int pc_op_refused(struct op *op);
 int pc_op_check(struct op *op);
+bool pc_op_holds_here(const struct pc_inode *i, u32 holds);
 
 #endif

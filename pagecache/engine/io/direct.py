@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import returned
 from ...backends.protocol import BackendLimits
 from ...disk.backend import past_tier
-from ...errors import BackendProtocolError, LostRange, ShutdownError
+from ...errors import BackendProtocolError, DeadlockError, LostRange, ShutdownError
 from ...native import DIRECT, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from ..commit import remote, tails
 from ..commit.owed import LeftBehindError
@@ -348,7 +348,13 @@ def _began(file: EngineFile, op: Op, write: Write, backend_file: BackendFile) ->
 
 
 def outlast(file: EngineFile, tries: Attempts | None = None) -> None:
-    """Wait until no direct write runs; the caller has ensured that none begins."""
+    """Wait until no direct write runs; the caller has ensured that none begins.
+
+    Raises:
+        DeadlockError: this thread is in one, and in a signal handler.
+    """
+    if file.direct_here():
+        raise DeadlockError("this call could only wait for the direct write that a signal handler made it in", file.key)
     file.outlast(file.direct_count, "direct writes to end", tries)
 
 

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...errors import LostRange, ShutdownError
+from ...errors import DeadlockError, LostRange, ShutdownError
 from ...native import COMMIT, END, Op
 from .. import failures
 from ..attempts import Attempts
@@ -230,8 +230,8 @@ def _cut_tail(file: EngineFile, op: Op) -> None:
     try:
         direct.outlast(file)
         _cut_to(file, op, file.remote_size)
-    except ShutdownError:
-        file.tail_left()  # an abort: the reconnect owes the cut to the next backend
+    except (ShutdownError, DeadlockError):
+        file.tail_left()  # after an abort the reconnect owes the cut to the next backend
 
 
 def _cut_to(file: EngineFile, op: Op, size: int) -> None:
