@@ -23,7 +23,8 @@ each: if a crash undid the removal of a segment and not that of a later one, sav
 Locks, in this order: `_sync` is held over a sync of the device and `_lock` over an append; `_waiting` guards the list
 of waiters. Calls may be interrupted anywhere: each flag that others depend on is a lock that a `with` releases. What
 changes the log is `uninterrupted`: a signal handler, which may end the cache, finds it between two changes, and no lock
-but one for reading that its own thread holds.
+but one for reading that its own thread holds. There no thread waits long for a lock: the call fails, and is made again
+behind the handlers, as another thread may have the lock in a call of the disk that hangs.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..native import uninterrupted
 from .device import OS, Device
 from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, discarded, packed, saved, span, summed
 from .recovery import Recovered, name_of, recover
+
+T = TypeVar("T")
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 SEGMENT_MIN = 4096
@@ -64,6 +67,10 @@ class Writer(Protocol):  # a volume
 
 class JournalFull(OSError):
     """The journal has reached its limit. Saving the files of `Journal.oldest()` makes room."""
+
+
+class _BusyError(Exception):
+    """Another thread has the lock. What was to be done is not, and may be tried again."""
 
 
 class _Segment:
@@ -218,11 +225,33 @@ class Journal:
         append = partial(self._append, record, buffers, by)
         lsn: int
         try:
-            lsn = uninterrupted(append)
+            lsn = self.change(append)
         except JournalFull:
             self._make_room()
-            lsn = uninterrupted(append)
+            lsn = self.change(append)
         return lsn
+
+    def change(self, call: Callable[[], T]) -> T:
+        """Make a call of which a signal handler finds all or nothing. It appends records that settle bytes."""
+
+        def locked() -> T:
+            self._take()
+            try:
+                return call()
+            finally:
+                self._lock.release()
+
+        return self._insist(locked)
+
+    def _insist(self, call: Callable[[], T]) -> T:
+        while True:
+            with suppress(_BusyError):
+                result: T = uninterrupted(call)
+                return result
+
+    def _take(self) -> None:
+        if not self._lock.acquire(timeout=SLICE):
+            raise _BusyError
 
     def _check_open(self) -> None:
         if self._closed:  # another process may have it
@@ -231,7 +260,7 @@ class Journal:
     def _make_room(self) -> None:
         """Remove segments, after confirming the records that allow it."""
         self.confirm(self._counts)
-        uninterrupted(self._remove)
+        self._insist(self._remove)
 
     def _append(self, record: Record, buffers: Sequence[Any], by: Writer | None) -> int:
         with self._lock:
@@ -460,16 +489,21 @@ class Journal:
                 if self._sync.locked():
                     self._wait(lsn)
                 else:
-                    uninterrupted(partial(self._lead, lsn))
+                    with suppress(_BusyError):
+                        uninterrupted(partial(self._lead, lsn))
         except BaseException:
             if not self._sync.locked():
                 uninterrupted(self._wake)  # another one leads
             raise
 
     def _lead(self, lsn: int) -> None:
-        with self._sync:
+        if not self._sync.acquire(blocking=False):
+            return
+        try:
             if not self._is_confirmed(lsn):
                 self._sync_all()
+        finally:
+            self._sync.release()
         self._wake()
         self._remove()
 
@@ -487,7 +521,7 @@ class Journal:
 
     def restate(self) -> None:
         """State files anew after a failed call: what has happened counts again, once it is confirmed."""
-        uninterrupted(self._restate_all)
+        self.change(self._restate_all)
 
     def _restate_all(self) -> None:
         with self._lock:
@@ -534,16 +568,20 @@ class Journal:
     def _sync_all(self) -> None:
         attempt = self._attempt
         if attempt is None:
-            with self._lock:
+            self._take()
+            try:
                 attempt = _Attempt(self._counts, list(self._unsynced))
                 self._attempted = attempt.last
+            finally:
+                self._lock.release()
             record, calls = attempt.done.extend, map(self._device.fdatasync, [s.fd for s in attempt.segments])
             try:
                 self._attempt = attempt
                 record(calls)
             except OSError as error:
                 attempt.failure = error
-        with self._lock:
+        self._take()
+        try:
             if len(attempt.done) < len(attempt.segments):
                 self._poison(attempt.failure)
             else:
@@ -553,6 +591,8 @@ class Journal:
                         break
                     self._finish(self._unsynced.popleft())
             self._attempt = None
+        finally:
+            self._lock.release()
 
     def _finish(self, segment: _Segment) -> None:
         fd, segment.fd = segment.fd, -1
@@ -618,7 +658,7 @@ class Journal:
             with self._lock:
                 self._readers -= 1
             if not self._closed:  # else another process may have the folder
-                uninterrupted(self._remove)
+                self._insist(self._remove)
 
     def oldest(self) -> list[int]:
         """Return the files whose unsaved records keep the oldest segment."""
@@ -628,9 +668,8 @@ class Journal:
 
     def written(self, number: int) -> int:
         """Return the LSN of the last content record of a file; 0: it has none."""
-        with self._lock:
-            file = self._files.get(number)
-            return 0 if file is None else max(file.content.values(), default=0)
+        file = self._files.get(number)  # without the lock: an interrupted call asks, beside one that hangs
+        return 0 if file is None else max(list(file.content.values()), default=0)
 
     def unsaved_size(self, number: int) -> int | None:
         """Return the size that the unsaved records of a file lead to; None: it has none."""
@@ -703,11 +742,14 @@ class Journal:
     def _remove(self) -> None:
         """Remove the oldest segments while they may go."""
         while True:
-            with self._lock:
+            self._take()
+            try:
                 segment = self._removable()
-            if segment is None or segment.going.locked():
+            finally:
+                self._lock.release()
+            if segment is None or not segment.going.acquire(blocking=False):
                 return
-            with segment.going:
+            try:
                 if self._readers:
                     return
                 if segment is not (self._segments[0] if self._segments else None):
@@ -720,8 +762,13 @@ class Journal:
                     self._device.sync_folder(self._folder)
                 except OSError:
                     return  # it stays, and counts; the next confirmation tries again
-                with self._lock:
+                self._take()
+                try:
                     self._segments.popleft()
+                finally:
+                    self._lock.release()
+            finally:
+                segment.going.release()
 
     def forked(self) -> None:
         """Close the files, in a forked child."""
@@ -733,8 +780,8 @@ class Journal:
         try:
             self.confirm(self._counts)
         finally:
-            uninterrupted(self._close)
-        uninterrupted(self._remove)
+            self.change(self._close)
+        self._insist(self._remove)
 
     def _close(self) -> None:
         with self._lock:

@@ -302,15 +302,16 @@ class Tier:
         Raises:
             OSError: of the disk, or it has a later format. ValueError: the tier leaves no room for one.
         """
-        if self._journal is None:
+        while self._journal is None:
             uninterrupted(self._open_journal)  # a signal handler may ask for it as well
-        assert self._journal is not None
         return self._journal
 
     def _open_journal(self) -> None:
-        from .journal import Journal
+        from .journal import SLICE, Journal
 
-        with self._opening_journal:
+        if not self._opening_journal.acquire(timeout=SLICE):
+            return  # signal handlers run before the next try
+        try:
             if self._journal is None and self._ending:  # another one may have the directory
                 raise OSError(errno.EBADF, f"the disk tier in {self.described.path!r} is closed", self.described.path)
             if self._journal is None:
@@ -325,6 +326,8 @@ class Tier:
                     self.errors += 1
                     what = f"{path}: records of the journal are lost, perhaps of files that are not listed"
                     self._tell(what, OSError(errno.EIO, "other bytes than were written"), "")
+        finally:
+            self._opening_journal.release()
 
     def unsaved(self, volume: str) -> dict[int, int]:
         """Return what `Journal.unsaved` does."""

@@ -38,8 +38,8 @@ from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
 from pagecache.volume import detach, lifetimes
 from tests.disk.copying import copy_tier
-from tests.file.rig import Task, beside, eventually, raises, raising, run_program
-from tests.file.test_interrupts import interrupted_at
+from tests.file.rig import Patch, Task, at_gate, beside, eventually, held, raises, raising, run_program
+from tests.file.test_interrupts import ctrl_c, interrupted_at
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D1", "D2", "D3", "D5", "D6", "D8", "D10")
@@ -713,6 +713,33 @@ def test_a_signal_handler_in_an_fsync_does_not_wait_for_its_own_thread(tmp_path:
     """,
     )
     assert "done" in ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize("where", ["an append", "a sync", "an append beside a save"])
+def test_ctrl_c_ends_a_call_that_waits_for_another_thread_in_a_call_of_the_disk(
+    tmp_path: Path, monkeypatch: Patch, where: str
+) -> None:
+    with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB")) as cache:
+        volume = cache.attach("memory:", durability="disk")
+        file, other = volume.open("k", "w+b"), volume.open("other", "w+b")
+        file.fsync()
+        file.pwrite(b"new", 0)
+        other.pwrite(b"new", 0)
+        gate = held(monkeypatch, OS, "pwritev" if "append" in where else "fdatasync")
+        tasks: list[Task[None]] = []
+
+        def hang() -> None:
+            tasks.append(at_gate(gate, other.fsync)[1])
+
+        if where == "a sync":
+            beside(monkeypatch, Journal, "_lead", hang)  # no thread was in one before
+        else:
+            hang()
+        with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+            file.fsync(durability="backend" if "save" in where else None)
+        gate.open()
+        tasks[0].result()
+        file.fsync()
 
 
 def test_an_fsync_of_a_task_ends_at_the_disk(world: World) -> None:

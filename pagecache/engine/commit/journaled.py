@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
-from ...native import END, LOCK, uninterrupted
+from ...native import END, LOCK
 from ..park import NEVER, SLICE, Deadline, deadline_error, start_thread
 from ..report.notices import cause
 from ..runner import Job
@@ -557,7 +557,7 @@ class Journaled:
 
     def _settle(self, journal: Journal) -> None:
         if self._marks and self.file.is_synced(self._marks[0].stamp):
-            uninterrupted(partial(self._settle_saved, journal))  # a signal handler might do it within the append
+            journal.change(partial(self._settle_saved, journal))  # a signal handler might do it within the append
 
     def _settle_saved(self, journal: Journal) -> None:
         """The lock is held."""
@@ -603,7 +603,8 @@ class Journaled:
         refused: OSError | None = None
         with self._lock:
             try:
-                uninterrupted(self._settle_freed)
+                if self._marks:
+                    self._owner.journal().change(self._settle_freed)
             except OSError as error:
                 refused = error
                 self._owner.failed(error)
