@@ -388,6 +388,9 @@ class PageCache:
             turn = ending.turn or (0, Signal())
             if turn[0] == threading.get_ident() or deadline.passed():
                 raise OSError(errno.EBUSY, f"volume {ending.name!r} of this store is ending; attach when it has ended")
+            if ending.turn is None and ending.detached:  # an interrupt has struck its end after the saving
+                ending.detach(timeout=deadline.left())
+                continue
             reason = Reason("the end of another volume of the store", ending.engine.native)
             during(reason, partial(turn[1].wait, min(SLICE, deadline.left())))
 

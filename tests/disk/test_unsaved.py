@@ -1107,6 +1107,24 @@ def test_an_attach_goes_on_beside_a_volume_whose_end_is_refused(
     first.close()
 
 
+def test_an_attach_completes_the_end_of_another_volume_that_an_interrupt_struck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stored_in(tmp_path)
+    first = leaving(tmp_path / "tier", store)
+    volume = first.volumes()[0]
+    beside(monkeypatch, detach, "_quiet", raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        volume.detach()
+    assert volume.detached
+    assert not volume.ended
+    second, other = on_disk(tmp_path / "tier", store)
+    assert volume.ended
+    assert read(other, "k") == changed(0, b"older")
+    second.close()
+    first.close()
+
+
 def test_an_attach_on_the_thread_that_ends_another_volume_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
