@@ -319,12 +319,15 @@ def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline) -> list[Lost
 
 def _record_given_up(volume: Volume, inodes: list[Inode]) -> None:
     """Have the journal record that files were given up: else the next attach finds what it has of them, and saves it.
-    Once the volume is aborted, only a moment is left for that: the disk may hang as well.
+    Once the volume is aborted, only a moment is left for that: the disk may hang as well. At "disk" the abort itself
+    may have kept later bytes from the journal: then what that has confirmed stays.
     """
     journal = volume.engine.journal
     if journal is None or not journal.is_used() or not inodes:
         return
-    record = partial(journal.give_up, [inode.journaled for inode in inodes])
+    all_go = not volume.engine.aborted or volume.engine.durability != "disk"
+    gone = [inode for inode in inodes if all_go or inode.journaled.is_outdated() or inode.conflict is not None]
+    record = partial(journal.give_up, [inode.journaled for inode in gone])
     if not volume.engine.aborted:
         record()
         return

@@ -372,6 +372,15 @@ def test_bytes_that_a_discarding_detach_has_listed_do_not_come_back_if_it_aborts
         assert after.read() == OLD
 
 
+def test_what_an_fsync_has_confirmed_outlives_a_discarding_detach_of_an_aborted_volume(world: World) -> None:
+    """Later bytes did not reach the journal because of the abort; the list has both."""
+    file = world.synced(b"new")
+    file.pwrite(b"later", 8192)
+    world.volume.abort()
+    assert world.volume.detach(on_failed="discard")
+    assert world.copied(on_recovery="hold").read() == changed(0, b"new")
+
+
 def test_a_discarding_detach_of_an_aborted_volume_waits_a_moment_for_a_disk_that_hangs(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

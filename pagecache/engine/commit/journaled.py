@@ -786,6 +786,9 @@ class Journaled:
         """Record that its records are out of date. Takes no lock."""
         self._lacks |= self.is_live()
 
+    def is_outdated(self) -> bool:
+        return self._lacks
+
     def identified(self) -> None:
         """Record the identity that the object has in another backend."""
         created = bool(self._marks and self.file.undone()["created"])
