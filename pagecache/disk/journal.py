@@ -16,6 +16,7 @@ Nothing reads the log while the process lives. `recovery.py` reads it at the nex
                               Next segments begin with the state of each file that a lost record was about, or a
                               rename, remove or discard that could not be appended: it has happened
     a full folder             raises; records that settle bytes have a reserve
+    a full disk               others give way, and the append is tried once more
 
 A segment is removed only if the device has confirmed the records that settle its bytes, and the folder is synced after
 each: if a crash undid the removal of a segment and not that of a later one, saved bytes would come back as unsaved.
@@ -133,6 +134,8 @@ class Journal:
             for some, and after a restart there is one more.
         device: the disk.
         grown: called after a segment was begun, to have others make room.
+        gives_way: called with an error of the disk, without a lock of the journal; returns whether others have made
+            room.
 
     Raises:
         OSError: of the disk, or the folder has a journal of a later format.
@@ -146,12 +149,14 @@ class Journal:
         limit: int = 5 << 30,
         device: Device = OS,
         grown: Callable[[], object] = lambda: None,
+        gives_way: Callable[[OSError], bool] = lambda _: False,
     ) -> None:
         if segment < SEGMENT_MIN:
             raise ValueError(f"segment={segment}: at least {SEGMENT_MIN} bytes")
         if limit < segment:
             raise ValueError(f"limit={limit}: at least one segment, {segment} bytes")
-        self._folder, self._size, self._limit, self._device, self._grown = folder, segment, limit, device, grown
+        self._folder, self._size, self._limit, self._device = folder, segment, limit, device
+        self._grown, self._gives_way = grown, gives_way
         if device is OS:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             for place in (os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
@@ -226,8 +231,11 @@ class Journal:
         lsn: int
         try:
             lsn = self.change(append)
-        except JournalFull:
-            self._make_room()
+        except OSError as error:
+            if isinstance(error, JournalFull):
+                self._make_room()
+            elif not self._gives_way(error):
+                raise
             lsn = self.change(append)
         return lsn
 

@@ -13,7 +13,8 @@ A segment that goes gives its extents that were read to `rescue`, which appends 
 `append` gives an address at once, and the writer's thread writes later: reads never wait for a slow disk. What waits is
 bounded, and beyond that nothing is taken. A disk that fails is left alone for `PAUSE` seconds.
 
-Locks: `_lock` guards all fields, and is never held across I/O. Segments are created and removed by the writer alone.
+Locks: `_lock` guards all fields, and is never held across I/O. Segments are created by the writer alone, and removed by
+it, too, unless unsaved bytes find the disk full: then the thread that has them removes the oldest.
 """
 
 from __future__ import annotations
@@ -236,11 +237,10 @@ class Segments:
         self.end()
         self._number = number
         while True:
+            if self._has_room(self.segment):
+                break
             with self._lock:
                 oldest = next(iter(self._live), None)
-                total = self._total
-            if total + self.segment + self._others() <= self.size and self._has_free():
-                break
             if oldest is None:
                 raise OSError(errno.ENOSPC, "no space is left for a segment", self.folder)
             self._rescue(oldest)
@@ -262,19 +262,27 @@ class Segments:
 
     def shrink(self) -> None:
         """Remove the oldest segments while all files together take too much; not the one that is written."""
+        with contextlib.suppress(OSError):  # of the folder: `_begin` fails of it, and reports it
+            while not self._has_room(0) and self.drop_oldest():
+                pass
+
+    def _has_room(self, more: int) -> bool:
+        """Return whether so many bytes more are within the size, and leave enough to others."""
+        if self.size_now() + more + self._others() > self.size:
+            return False
+        found = os.statvfs(self.folder)
+        least = min(found.f_blocks * found.f_frsize // FREE_SHARE, FREE_MAX)
+        return found.f_bavail * found.f_frsize - more >= least
+
+    def drop_oldest(self) -> bool:
+        """Remove the oldest segment, but not the one that is written; return whether one went. By any thread."""
         while True:
             with self._lock:
                 oldest = next(iter(self._live), self._number)
-                total = self._total
-            if oldest == self._number or total + self._others() <= self.size:
-                return
-            self.remove(oldest)
-
-    def _has_free(self) -> bool:
-        """Return whether another segment leaves enough to others."""
-        found = os.statvfs(self.folder)
-        least = min(found.f_blocks * found.f_frsize // FREE_SHARE, FREE_MAX)
-        return found.f_bavail * found.f_frsize - self.segment >= least
+            if oldest == self._number:
+                return False
+            if self.remove(oldest):  # else another thread removes it: its space may not be free yet
+                return True
 
     def _fail(self, number: int, error: OSError) -> None:
         """Drop the segment that is written, and what waits."""
@@ -289,17 +297,20 @@ class Segments:
         self.remove(number)
         self._report(error)
 
-    def remove(self, number: int) -> None:
-        """Remove a segment."""
-        self._forget(number)
+    def remove(self, number: int) -> bool:
+        """Remove a segment; return whether it was there."""
+        found = self._forget(number)
         with contextlib.suppress(OSError):  # FileNotFoundError: it was never made, or another program has removed it
             os.unlink(self._path(number))
+        return found
 
-    def _forget(self, number: int) -> None:
+    def _forget(self, number: int) -> bool:
         with self._lock:
-            self._total -= self._live.pop(number, 0)
+            size = self._live.pop(number, None)
+            self._total -= size or 0
             file = self._files.pop(number, None)
         del file
+        return size is not None
 
     def clear(self) -> None:
         """Remove all segments: nothing leads to them."""

@@ -48,6 +48,7 @@ NOTE, WRONG = 128, b"the catalogue has names that it should have lost"
 """What the file has at this position while the catalogue fails: an overwrite needs no space on a full disk."""
 SEGMENT_MIN, SEGMENT_MAX = 1 << 20, 1 << 32
 SEGMENTS_MIN = 4
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 SAVE_EVERY = 1.0
 """Seconds between two saves of the catalogue."""
 JOURNAL = "journal"
@@ -321,7 +322,9 @@ class Tier:
                     least = SEGMENTS_MIN * JOURNAL_SEGMENT_MIN
                     raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
                 folder, device, grown = os.path.join(path, JOURNAL), self.described._device, self.others_grow
-                self._journal = Journal(folder, segment=segment, limit=limit, device=device, grown=grown)
+                self._journal = Journal(
+                    folder, segment=segment, limit=limit, device=device, grown=grown, gives_way=self.gives_way
+                )
                 if self._journal.recovered.lost:
                     self.errors += 1
                     what = f"{path}: records of the journal are lost, perhaps of files that are not listed"
@@ -356,6 +359,12 @@ class Tier:
     def others_grow(self) -> None:
         """Have the writer make room for the journal, or for spools."""
         self._wake()
+
+    def gives_way(self, error: OSError) -> bool:
+        """Remove the oldest segment if the disk had no space for unsaved bytes; return whether one went. Not by the
+        writer, which may wait for the disk.
+        """
+        return error.errno in FULL and bool(uninterrupted(self._segments.drop_oldest))
 
     # -- copies
 

@@ -225,6 +225,11 @@ def losing_a_sync(world: World) -> Iterator[list[int]]:
         yield lost
 
 
+def clean(world: World) -> list[Path]:
+    """The segments of clean data, the oldest first."""
+    return sorted(world.tier.glob("*.clean"))
+
+
 def changed(offset: int, data: bytes, content: bytes = OLD) -> bytes:
     return content[:offset].ljust(offset, b"\0") + data + content[offset + len(data) :]
 
@@ -253,6 +258,48 @@ def test_a_store_that_hangs_keeps_no_fsync(world: World) -> None:
         file.pwrite(b"%d" % number, number)
         file.fsync(timeout=10)
     assert world.saved() == OLD
+
+
+@WHOLE
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["open", "fallocate", "pwritev"])
+def test_on_a_full_disk_clean_data_gives_way_to_an_fsync_while_the_store_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+) -> None:
+    big = random.Random(1).randbytes(4 << 20)
+    assert isinstance(world.store, ObjectBackend)
+    world.store.put("big", big)
+    assert world.read("big") == big
+    eventually(lambda: len(clean(world)) > 2)
+    for op in ("write_from", "commit"):
+        world.store.gate(op, times=100)
+    (first, second, *_), real = clean(world), getattr(OS, call)
+
+    def full(*arguments: Any) -> Any:
+        if call == "open" and not arguments[1] & os.O_CREAT:
+            return real(*arguments)
+        if first in clean(world):
+            raise OSError(error, os.strerror(error))
+        return real(*arguments)
+
+    monkeypatch.setattr(OS, call, full)
+    file = world.open()
+    for number in range(5):
+        file.pwrite(b"%d" % number, number)
+        file.fsync(timeout=10)
+    assert file._inode.journaled.is_live()
+    assert world.saved() == OLD
+    assert first not in clean(world)
+    assert second in clean(world)
+    assert world.read("big") == big
+    monkeypatch.undo()
+    assert world.crash(on_recovery="hold").read() == changed(0, b"01234")
+
+
+def test_a_full_disk_without_clean_data_sends_fsync_to_the_store(world: World) -> None:
+    with disk_fails("fallocate", error=errno.ENOSPC):
+        world.synced(b"two", 100)
+    assert world.saved() == changed(100, b"two")
 
 
 def test_a_save_in_the_background_that_hangs_keeps_no_sync_and_no_detach(world: World) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +108,28 @@ def test_a_segment_that_goes_beside_its_opening_does_not_stay_open(
     beside(monkeypatch, module, "_Open", partial(segments.remove, address >> 32), after=True)
     assert segments.read(address, SIZE, 1, 0, 0, [memoryview(bytearray(SIZE))]) == SIZE
     assert not segments._files
+
+
+def test_two_threads_that_need_space_remove_two_segments_but_not_the_one_that_is_written(
+    segments: Segments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The space of one that another thread is just removing may not be free yet."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=100, f_frsize=1 << 20, f_bavail=50))
+    for _ in range(3):
+        assert taken(segments) is not None
+        segments._used = segments.segment
+        assert segments.write_next()
+    remove = Segments.remove
+
+    def remove_beside(self: Segments, number: int) -> bool:
+        monkeypatch.setattr(Segments, "remove", remove)
+        assert self.drop_oldest()
+        return remove(self, number)
+
+    monkeypatch.setattr(Segments, "remove", remove_beside)
+    assert segments.drop_oldest()
+    assert list(segments._live) == [3]
+    assert not segments.drop_oldest()
 
 
 def test_what_waits_for_a_slow_disk_is_bounded(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.spool import Spool
 from pagecache.native import TOKEN
-from tests.disk.test_durability import World
+from tests.disk.test_durability import World, clean
 from tests.file.rig import Task, at_gate, eventually, overlay, raises, raising, side_by_side
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
@@ -461,6 +461,32 @@ def test_a_full_disk_leaves_bytes_in_memory_and_writers_waiting_for_the_store(
         assert world.spill(file) == 8192
         file.fsync(durability="backend", timeout=30)
     assert world.saved() == b"a" * 8192 + OLD[8192:]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_on_a_full_disk_clean_data_gives_way_to_a_spool_in_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
+) -> None:
+    big = random.Random(5).randbytes(4 * MIB)
+    world = Spilling(tmp_path, ObjectBackend({"k": OLD, "big": big}), spool=tmp_path if elsewhere else "")
+    assert world.read("big") == big
+    eventually(lambda: len(clean(world)) > 2)
+    (first, second, *_), write = clean(world), Spool.write
+
+    def full(spool: Spool, *arguments: Any) -> int:
+        if first in clean(world):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(spool, *arguments)
+
+    with world.volume.open("k", "r+b") as file:
+        monkeypatch.setattr(Spool, "write", full)
+        file.pwrite(b"a" * 8192, 0)
+        assert world.spill(file) == (0 if elsewhere else 8192)
+        assert (first in clean(world), second in clean(world)) == (elsewhere, True)
+        monkeypatch.undo()
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == b"a" * 8192 + OLD[8192:]
+    assert world.read("big") == big
 
 
 @pytest.mark.parametrize("winner", ["force", "discard"])

@@ -55,6 +55,10 @@ class Spills:
             return 0
         return self._tier.spool_room()
 
+    def gives_way(self, error: OSError) -> bool:
+        """Return whether clean data has made room for a spool on a full disk."""
+        return self._volume.spool == self._tier.described.path and self._tier.gives_way(error)
+
     def make_room(self, file: EngineFile, *, locked: bool) -> int:
         """Spill dirty bytes of a file, or of others; return how many. `locked`: the caller has the inode lock of it."""
         most = min(TURN, self.room())

@@ -148,8 +148,16 @@ class Staging:
         return done
 
     def _named(self, call: Callable[[], T]) -> T:
-        """Make a call of the spool; its errors name the directory, and say nothing about the backend."""
+        """Make a call of the spool, once more if clean data of the disk tier gave way to it. Its errors name the
+        directory, and say nothing about the backend.
+        """
+        spills = self._file.volume.spills
         try:
+            try:
+                return call()
+            except OSError as error:
+                if spills is None or not spills.gives_way(error):
+                    raise
             return call()
         except OSError as error:
             import tempfile  # on first use, as the spool does
