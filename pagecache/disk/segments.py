@@ -237,7 +237,7 @@ class Segments:
         self.end()
         self._number = number
         while True:
-            if self._has_room(self.segment):
+            if self._fits(self.segment) and self._has_free():
                 break
             with self._lock:
                 oldest = next(iter(self._live), None)
@@ -262,17 +262,20 @@ class Segments:
 
     def shrink(self) -> None:
         """Remove the oldest segments while all files together take too much; not the one that is written."""
-        with contextlib.suppress(OSError):  # of the folder: `_begin` fails of it, and reports it
-            while not self._has_room(0) and self.drop_oldest():
-                pass
+        while not self._fits(0) and self.drop_oldest():
+            pass
 
-    def _has_room(self, more: int) -> bool:
-        """Return whether so many bytes more are within the size, and leave enough to others."""
-        if self.size_now() + more + self._others() > self.size:
-            return False
+    def _fits(self, more: int) -> bool:
+        """Return whether so many bytes more are within the size."""
+        return self.size_now() + more + self._others() <= self.size
+
+    def _has_free(self) -> bool:
+        """Return whether another segment leaves enough to others. `shrink` does not ask: file systems may show late
+        what a removal has freed.
+        """
         found = os.statvfs(self.folder)
         least = min(found.f_blocks * found.f_frsize // FREE_SHARE, FREE_MAX)
-        return found.f_bavail * found.f_frsize - more >= least
+        return found.f_bavail * found.f_frsize - self.segment >= least
 
     def drop_oldest(self) -> bool:
         """Remove the oldest segment, but not the one that is written; return whether one went. By any thread."""

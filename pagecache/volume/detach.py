@@ -20,7 +20,7 @@ from ..backends.protocol import close_backend_file
 from ..engine import failures
 from ..engine.foreign import shown
 from ..engine.io import direct
-from ..engine.park import SLICE, Deadline, Signal, deadline_error, start_thread
+from ..engine.park import SLICE, Deadline, Signal, deadline_error
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
@@ -283,12 +283,11 @@ def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, disca
     doomed = {inode for inode in unsaved if inode.removed or inode.abandoned}
     leaves = any(inode.has_local() and inode in left for inode in inodes)
     end = _moment(deadline) if leaves else deadline  # no call is waited for that may be left, too
-    given_up: list[Inode] = []
     for inode in unsaved if discards else ():
-        if inode not in doomed and (entries := _give_up_file(volume, inode, end)):
-            given_up.append(inode)
-            lost += entries
-    _record_given_up(volume, given_up)
+        if inode not in doomed:  # before the volume is aborted: else the next attach finds what the disk has of it
+            lost += _give_up_file(volume, inode, end)
+    if lost and volume.engine.journal is not None and not volume.engine.aborted:
+        volume.engine.journal.confirm_all()
     if leaves and not volume.engine.aborted:
         volume.engine.abort(None, left=True)  # before the others: a call that hangs in one is not waited for
     for inode in doomed:
@@ -315,28 +314,6 @@ def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline) -> list[Lost
     with volume.inodes_lock:
         inode.record_loss(entries, seen=True)
     return entries
-
-
-def _record_given_up(volume: Volume, inodes: list[Inode]) -> None:
-    """Have the journal record that files were given up: else the next attach finds what it has of them, and saves it.
-    Once the volume is aborted, only a moment is left for that: the disk may hang as well. At "disk" the abort itself
-    may have kept later bytes from the journal: then what that has confirmed stays.
-    """
-    journal = volume.engine.journal
-    if journal is None or not journal.is_used() or not inodes:
-        return
-    all_go = not volume.engine.aborted or volume.engine.durability != "disk"
-    gone = [inode for inode in inodes if all_go or inode.journaled.is_outdated() or inode.conflict is not None]
-    record = partial(journal.give_up, [inode.journaled for inode in gone])
-    if not volume.engine.aborted:
-        record()
-        return
-    job = Job(record)
-    with contextlib.suppress(BlockingIOError):  # no thread
-        start_thread(threading.Thread(target=job.run, name="pagecache-journal", daemon=True), "for the journal")
-    if not job.join(END_TIMEOUT_S):
-        what = "that files were given up is not recorded yet"
-        volume.engine.say(logging.WARNING, "the journal", what, "a later attach may find them", inodes[0].key)
 
 
 def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadline, op: Op) -> None:

@@ -883,30 +883,6 @@ def test_a_part_of_the_file_system_is_left_to_others(
     kept(tier, store, "o3")
 
 
-def test_what_others_take_of_a_file_system_clean_data_gives_back_but_for_the_last_segment(
-    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, taken = ObjectBackend({f"o{k}": content(3 * MIB, seed=k) for k in range(4)}), 80
-
-    def tight(path: object) -> SimpleNamespace:
-        return SimpleNamespace(f_blocks=100, f_frsize=MIB, f_bavail=max(0, 100 - taken - 4 * len(segments(folder))))
-
-    monkeypatch.setattr(os, "statvfs", tight)
-    with on_tier(tier, store) as volume:
-        for k in range(3):
-            assert read(volume, f"o{k}") == store.content(f"o{k}")
-            eventually(lambda k=k: len(segments(folder)) > k)  # type: ignore[misc]
-        running = volume.cache.tier
-        assert running is not None
-        taken = 87
-        running.others_grow()
-        eventually(lambda: len(segments(folder)) == 2)
-        taken = 100
-        running.others_grow()
-        eventually(lambda: len(segments(folder)) == 1)
-        assert read(volume, "o0") == store.content("o0")
-
-
 def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each second has a line in the log."""
     monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.0)

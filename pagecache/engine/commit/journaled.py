@@ -115,12 +115,6 @@ class VolumeJournal:
         """Give up the unsaved bytes of a recovered file."""
         self.journal().forget(number, self)
 
-    def give_up(self, files: Iterable[Journaled]) -> None:
-        """Record that nothing of files comes back, and wait for the device."""
-        for file in files:
-            file.give_up()
-        self.confirm_all()
-
     def is_used(self) -> bool:
         """Return whether any call has asked for "disk"."""
         return self._journal is not None
@@ -706,15 +700,9 @@ class Journaled:
                     if self.file.size < self._size:
                         self.note(lambda number: records.size(number, self.file.size))
                     self.outdate()
-                else:
-                    self.give_up()
+                elif self.note(lambda number: records.discarded(number, self.file.size)):
+                    self._end(self._owner.journal())
             return dropped
-
-    def give_up(self) -> None:
-        """Record that nothing of it comes back. Needs no token: it concerns the journal, not the store."""
-        with self._lock:
-            if self._marks and self.note(lambda number: records.discarded(number, self.file.size)):
-                self._end(self._owner.journal())
 
     def confirm_dropped(self) -> None:
         """Wait for the device: a crash must not bring back what was given up. What the disk refuses the journal
@@ -785,9 +773,6 @@ class Journaled:
     def outdate(self) -> None:
         """Record that its records are out of date. Takes no lock."""
         self._lacks |= self.is_live()
-
-    def is_outdated(self) -> bool:
-        return self._lacks
 
     def identified(self) -> None:
         """Record the identity that the object has in another backend."""
