@@ -14,18 +14,25 @@ listed here too: their error says what to install.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
 from .plain import as_directory, completed
-from .protocol import AsyncBackend, Backend
+from .protocol import AsyncBackend, Backend, BackendLimits
 
 GROUP = "pagecache.backends"
 USER = re.compile(r"(?<=//)[^/?#]*@")
+INCIDENTAL = re.compile(
+    r"key(s|id)?(?![a-z])|secret|tok|pass|pwd|cred|auth(?!ority)|sess|cookie|sas(?![a-z])|sig(?![a-z])|signature|signer"
+    "|time_?out",
+    re.IGNORECASE,
+)
+"""Found in the names of options that change while the store stays the same."""
+LIMITS = {field.name for field in fields(BackendLimits)}
 
 
 def without_user(url: str) -> str:
@@ -42,9 +49,15 @@ def store_of(url: str, options: Mapping[str, Any]) -> str:
 
     The user, or an option, may choose the store, and may be a secret: there is a digest of them.
     """
+    import hashlib  # a program with one store and no disk tier does not need it
+
     plain, user = without_user(url), USER.search(url)
     who = user[0].rstrip("@").partition(":")[0] if user else ""  # passwords change, and choose nothing
-    chosen = sorted((name, value) for name, value in options.items() if isinstance(value, str | int | float))
+    chosen = sorted(
+        (name, str(value))  # the command line makes numbers of texts
+        for name, value in options.items()
+        if isinstance(value, str | int | float) and name not in LIMITS and not INCIDENTAL.search(name)
+    )
     return f"{plain}#{hashlib.sha256(repr((who, chosen)).encode()).hexdigest()[:16]}" if who or chosen else plain
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import importlib.metadata
 import json
@@ -11,6 +12,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +31,7 @@ from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.memory import MemoryBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
-from pagecache.backends.url import GROUP, backend_from_url
+from pagecache.backends.url import GROUP, backend_from_url, store_of
 from pagecache.cli import main
 from pagecache.disk import records
 from pagecache.disk.catalogue import Catalogue
@@ -477,6 +481,70 @@ def test_the_name_of_a_bucket_has_its_service_and_account(
     backend.close()
 
 
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The classes of obstore, in an environment without settings of theirs."""
+    for variable in [each for each in os.environ if each.startswith(("AWS_", "AZURE", "GOOGLE_"))]:
+        monkeypatch.delenv(variable)
+    return pytest.importorskip("obstore.store")
+
+
+OBJECTS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
+    ("S3Store", ("one",), {"secret_access_key": "a", "access_key_id": "b"}, "obstore:s3://one/f/?region=us-east-1"),
+    ("S3Store", ("two",), {"aws_region": "cn-north-1", "prefix": "/p/"}, "obstore:s3://two/p/f/?region=cn-north-1"),
+    ("S3Store", ("one",), {"endpoint": "http://me:secret@h:1/"}, "obstore:s3://one/f/?endpoint=http://h:1"),
+    ("S3Store", ("one",), {"aws_endpoint_url_s3": "http://h:2"}, "obstore:s3://one/f/?endpoint=http://h:2"),
+    ("AzureStore", ("data",), {"account_name": "one", "account_key": "a2V5"}, "az://data/f/?account=one"),
+    ("AzureStore", ("data",), {"account_name": "two", "sas_key": "a=b"}, "az://data/f/?account=two"),
+    ("GCSStore", ("data",), {"skip_signature": True, "prefix": "p"}, "gs://data/p/f/"),
+    ("GCSStore", ("data",), {"skip_signature": True, "base_url": "http://h:1"}, "gs://data/f/?endpoint=http://h:1"),
+    ("LocalStore", ("/",), {}, "obstore:file:///f/"),
+    ("LocalStore", ("/proc",), {}, "obstore:file:///proc/f/"),
+    ("HTTPStore", ("http://h/a?sig=secret",), {}, "obstore:http://h/a/f/"),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "options", "name"), OBJECTS)
+def test_a_store_of_obstore_given_as_an_object_is_named_by_what_it_is(
+    stores: Any, kind: str, arguments: tuple[Any, ...], options: dict[str, Any], name: str
+) -> None:
+    from pagecache.backends.obstore import ObstoreBackend
+
+    class Layer(getattr(stores, kind)):  # type: ignore[misc]
+        pass
+
+    assert ObstoreBackend(getattr(stores, kind)(*arguments, **options), "f").name == name
+    assert ObstoreBackend(getattr(stores, kind)(*arguments, **options), "f", where="for messages").name == name
+    assert ObstoreBackend(Layer(*arguments, **options), "f").name.endswith(f"Layer of {name}")
+
+
+def test_a_store_of_obstore_is_named_by_the_bucket_of_the_environment(
+    stores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pagecache.backends.obstore import ObstoreBackend
+
+    monkeypatch.setenv("AWS_BUCKET", "one")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://h:1")
+    assert ObstoreBackend(stores.S3Store()).name == "obstore:s3://one/?endpoint=http://h:1"
+
+
+def test_what_was_confirmed_for_a_store_in_memory_of_obstore_is_not_saved_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stores: Any
+) -> None:
+    from pagecache.backends.obstore import ObstoreBackend
+
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)  # as if the process was killed before
+    for first in (True, False):
+        with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
+            volume = cache.attach(ObstoreBackend(stores.MemoryStore(), "f"), durability="disk", on_recovery="hold")
+            if first:
+                with volume.open("new", "xb") as file:
+                    file.write(b"of the first")
+            else:
+                assert volume.recovered() == []
+    assert ObstoreBackend(stores.MemoryStore(), "f", where="mine").name == "mine/f/"
+
+
 class Nameless(Backend):
     """A backend that has no name of its own, and options."""
 
@@ -512,6 +580,20 @@ def test_the_options_and_the_user_of_a_registered_scheme_choose_the_store(
     assert rows[1] == rows[2]  # a password is no store
     assert all(row[2] == row[3] for row in rows)  # nor is an object that is another one in the next process
     assert len({*rows[0], *rows[1], *rows[3]}) == 9
+
+
+def test_an_option_that_does_not_choose_the_store_is_not_in_its_name() -> None:
+    """A renewed token, or another timeout, leads to the same bytes; so does a text that the command makes a number."""
+
+    def name(**options: Any) -> str:
+        return store_of("mine://host/f", options)
+
+    one = name(account="a")
+    for option in ("token", "password", "secret_key", "session_token", "connect_timeout", "timeout", "max_inflight"):
+        assert name(account="a", **{option: "1"}) == name(account="a", **{option: 2}) == one
+        assert name(account="b", **{option: "1"}) != one
+    assert name(token="a") == "mine://host/f"
+    assert name(port=9000) == name(port="9000") != name(port=9001)
 
 
 def test_a_mount_knows_stores_without_a_name_by_url_and_options(
@@ -593,6 +675,25 @@ class Credential:
     """Its text is an address: another one in each process."""
 
 
+class Session:
+    """Its text is no address, and does not tell two of them apart."""
+
+    def __repr__(self) -> str:
+        return "Session()"
+
+
+class Mode(enum.Enum):
+    FAST = 1
+    SLOW = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    region: str
+    token: str = "a"
+    client: object = None
+
+
 AZURE = "DefaultEndpointsProtocol=https;AccountName={};AccountKey={}==;EndpointSuffix=core.windows.net"
 SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a renewed session": ({"key": "a", "secret": "b", "token": "c"}, {"key": "d", "secret": "e", "token": "f"}),
@@ -617,6 +718,12 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a way to log in": ({"client_keys": ["a"], "passphrase": "b", "pkey": Credential()}, {}),
     "listings": ({"use_listings_cache": False, "asynchronous": True, "loop": Credential()}, {}),
     "paths": ({"folder": Path("/a")}, {"folder": "/a"}),
+    "a renewed timeout": ({"timeout": 5, "client_kwargs": {"read_timeout": timedelta(1)}}, {"client_kwargs": {}}),
+    "a time": ({"delay": timedelta(seconds=5)}, {"delay": timedelta(seconds=5)}),
+    "a choice": ({"mode": Mode.FAST}, {"mode": Mode.FAST}),
+    "a decimal": ({"rate": Decimal("0.5")}, {"rate": Decimal("0.5")}),
+    "a set": ({"verbs": {f"v{n}" for n in range(9)}}, {"verbs": frozenset(f"v{n}" for n in reversed(range(9)))}),
+    "settings": ({"at": Settings("a", "b")}, {"at": Settings("a", "c")}),
     "a file system": ({"fs": Cloud("a", "b")}, {"fs": Cloud("a", "c")}),
 }
 OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -633,6 +740,12 @@ OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "file systems": ({"fs": Cloud("a")}, {"fs": Cloud("b")}),
     "directories": ({"fs": DirFileSystem("a", Cloud("a"))}, {"fs": DirFileSystem("b", Cloud("a"))}),
     "objects that may be the store": ({"fs": Credential()}, {"fs": Credential()}),
+    "objects with a text": ({"fs": Session()}, {"fs": Session()}),
+    "objects in settings": ({"at": Settings("a", "b", Credential())}, {"at": Settings("a", "b", Credential())}),
+    "times": ({"delay": timedelta(seconds=5)}, {"delay": timedelta(seconds=6)}),
+    "choices": ({"client_kwargs": {"mode": Mode.FAST}}, {"client_kwargs": {"mode": Mode.SLOW}}),
+    "sets": ({"verbs": {"a"}}, {"verbs": {"b"}}),
+    "settings of regions": ({"at": Settings("a")}, {"at": Settings("b")}),
 }
 
 
@@ -640,6 +753,22 @@ OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_an_fsspec_store_is_named_by_what_it_is_not_by_who_asks(what: str) -> None:
     one, other = (FsspecBackend(Cloud(**options), "/data").name for options in (SAME | OTHER)[what])
     assert (one == other) == (what in SAME)
+
+
+def test_the_next_process_finds_what_was_confirmed_for_a_store_with_a_plain_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)  # as if the process was killed before
+    for first in (True, False):
+        backend = FsspecBackend(Cloud("a", delay=timedelta(seconds=5)), str(tmp_path))
+        with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
+            volume = cache.attach(backend, durability="disk", on_recovery="hold")
+            if first:
+                with volume.open("new", "xb") as file:
+                    file.write(b"confirmed")
+            else:
+                assert [found.key for found in volume.recovered()] == ["new"]
+                volume.discard("new")
 
 
 def test_arguments_by_position_are_those_by_name() -> None:

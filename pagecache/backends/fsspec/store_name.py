@@ -4,6 +4,8 @@ process, later, with new credentials, below a directory of its own.
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import inspect
 import os
 import re
@@ -12,16 +14,13 @@ from typing import Any
 
 from fsspec.implementations.dirfs import DirFileSystem
 
+from ..url import INCIDENTAL
 from .calls import beneath, fsspec, name_of
 
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
 """Options that fsspec passes to any file system; they change nothing of what it stores."""
-CREDENTIAL = re.compile(
-    r"key(s|id)?(?![a-z])|secret|tok|pass|pwd|cred|auth(?!ority)|sess|cookie|sas(?![a-z])|sig(?![a-z])|signature|signer",
-    re.IGNORECASE,
-)
-"""Found in the names of arguments that change while the store stays the same."""
 PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+ADDRESS = re.compile(r" at 0x[0-9a-f]", re.IGNORECASE)
 
 
 def store_name(fs: Any, root: str) -> str:
@@ -55,18 +54,28 @@ def _told(value: Any, other: str = "") -> Any:
     """Return an argument without credentials and without texts of objects, which may be addresses. `other`: stands for
     an object.
     """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and not ADDRESS.search(repr(value)):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        kept = {str(name): _told(each) for name, each in value.items() if not CREDENTIAL.search(str(name))}
+        kept = {str(name): _told(each) for name, each in value.items() if not INCIDENTAL.search(str(name))}
         return sorted(kept.items())
     if isinstance(value, list | tuple):
         return [_told(each) for each in value]
+    if isinstance(value, set | frozenset) and not ADDRESS.search(repr(value)):
+        return sorted(map(repr, value))  # another process has another order
     if isinstance(value, fsspec.AbstractFileSystem):
         return store_name(value, "")
     found = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(found, str):
         parts = found.split(";")  # of a connection string
-        shown = parts if len(parts) == 1 else [part for part in parts if not CREDENTIAL.search(part.split("=")[0])]
+        shown = parts if len(parts) == 1 else [part for part in parts if not INCIDENTAL.search(part.split("=")[0])]
         return PASSWORD.sub(r"\1@", ";".join(sorted(shown)))
     if found is None or isinstance(found, int | float | bytes):
         return found
-    return "" if callable(found) else other
+    if callable(found):
+        return ""
+    # What compares by value is a value; other objects with equal texts may be two stores, such as sessions of clients.
+    if isinstance(found, enum.Enum) or any("__eq__" in vars(each) for each in type(found).__mro__[:-1]):
+        text = f"{type(found).__qualname__}:{found!r}"
+        return other if ADDRESS.search(text) else text
+    return other

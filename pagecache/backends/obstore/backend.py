@@ -22,7 +22,7 @@ from ..objects.buckets import BucketBackend
 from ..objects.names import Names
 from ..objects.words import PRIVATE, flag, not_a_key, seconds
 from ..protocol import BackendLimits, ObjectStat
-from ..url import without_user
+from ..url import store_of, without_user
 from .conditions import Honoured
 from .errors import exceptions
 from .object import ObstoreObject
@@ -44,7 +44,7 @@ class ObstoreBackend(BucketBackend[Stored]):
         reads: a store of obstore, whose own retries are off.
         prefix: common beginning of all names, a folder.
         writes: the store for uploads; None: `reads`.
-        where: URL of the container, for messages.
+        where: URL of the container, for messages; it is the name in a disk tier of a store that has none.
         generations: versions are Google's generations.
         single_put: largest object in bytes that one conditional request stores; larger ones are sent in parts.
         require_conditions: refuse to write what no condition guards.
@@ -63,7 +63,7 @@ class ObstoreBackend(BucketBackend[Stored]):
         prefix: str = "",
         *,
         writes: Any = None,
-        where: str = "obstore:",
+        where: str | None = None,
         generations: bool = False,
         single_put: Size = "1GiB",
         require_conditions: bool | str = False,
@@ -74,10 +74,11 @@ class ObstoreBackend(BucketBackend[Stored]):
         if self.single_put > SINGLE_MAX:
             raise ValueError(f"single_put: {single_put!r} is above 4 GiB")
         whole = BackendLimits(max_read="8MiB", max_write="8MiB", max_inflight=16, commit_on_close=True)
-        super().__init__(prefix, where, limits or whole, overrides)
-        self.name = f"{where}/{self.prefix}"
+        shown = where or "obstore:"
+        super().__init__(prefix, shown, limits or whole, overrides)
+        self.name = _store_name(reads, self.prefix, where)
         self._required = flag(require_conditions, "require_conditions")
-        self.requests = Requests(reads, writes or reads, where, generations=generations)
+        self.requests = Requests(reads, writes or reads, shown, generations=generations)
         self.names: Names[Stored] = Names(self.requests)
         self._honoured = Honoured(self.requests, self.prefix + PRIVATE)
 
@@ -143,11 +144,22 @@ GS = {"endpoint": "base_url", "service_account": "service_account", "anonymous":
 AZ = {"endpoint": "endpoint", "account": "account_name", "emulator": "use_emulator", "anonymous": "skip_signature"}
 FLAGS = ("skip_signature", "use_emulator")
 ENVIRONMENT = {
+    "s3": {
+        "AWS_ENDPOINT": "endpoint",
+        "AWS_ENDPOINT_URL": "endpoint",
+        "AWS_ENDPOINT_URL_S3": "endpoint_url_s3",
+        "AWS_REGION": "region",
+        "AWS_DEFAULT_REGION": "default_region",
+        "AWS_BUCKET": "bucket",
+        "AWS_BUCKET_NAME": "bucket",
+    },
     "gs": {
         "GOOGLE_BASE_URL": "base_url",
         "GOOGLE_SERVICE_ACCOUNT_PATH": "service_account",
         "GOOGLE_SERVICE_ACCOUNT": "service_account",
         "GOOGLE_SERVICE_ACCOUNT_KEY": "service_account_key",
+        "GOOGLE_BUCKET": "bucket",
+        "GOOGLE_BUCKET_NAME": "bucket",
     },
     "az": {
         "AZURE_ENDPOINT": "endpoint",
@@ -155,19 +167,42 @@ ENVIRONMENT = {
         "AZURE_STORAGE_ACCOUNT_NAME": "account_name",
         "AZURE_STORAGE_USE_EMULATOR": "use_emulator",
         "AZURE_USE_FABRIC_ENDPOINT": "use_fabric_endpoint",
+        "AZURE_CONTAINER_NAME": "container_name",
     },
 }
 """What obstore takes from the environment and chooses the store. It does not tell what it has found."""
+SCHEMES = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az"}
 GOOGLE = "https://storage.googleapis.com"
 
 
-def _service(scheme: str, given: dict[str, Any]) -> str:
-    """Return the service and the account of a store, as the query of its URL; "": Google itself. Settings of obstore
-    that were given precede those of the environment.
-    """
-    words = ENVIRONMENT[scheme]
-    found = {words[name]: value for name, value in os.environ.items() if name in words} | given  # the last one counts
-    if scheme == "gs":
+def _store_name(store: Any, prefix: str, where: str | None) -> str:
+    """Return the name of a store in a disk tier: who reaches the same objects finds it, and nobody else."""
+    import obstore.store as stores
+
+    known = next((each for each in type(store).__mro__ if each.__module__ == stores.__name__), object)
+    layer = "" if known is type(store) else f"{type(store).__qualname__} of "  # it may change bytes
+    kind = known.__name__
+    if kind == "LocalStore":
+        return f"{layer}obstore:file://{os.path.realpath(store.prefix or '/').rstrip('/')}/{prefix}"
+    if kind == "HTTPStore":
+        return f"{layer}obstore:{store_of(store.url.partition('?')[0].rstrip('/') + '/' + prefix, {})}"
+    if scheme := SCHEMES.get(kind):
+        words = ENVIRONMENT[scheme]
+        # Settings of obstore that were given precede those of the environment, of which the last one counts.
+        found = {words[name]: value for name, value in os.environ.items() if name in words} | dict(store.config)
+        if container := found.get("container_name" if scheme == "az" else "bucket"):
+            path = f"{store.prefix}/{prefix}" if store.prefix else prefix
+            return f"{layer}{'obstore:' * (scheme == 's3')}{scheme}://{container}/{path}{_service(scheme, found)}"
+    return f"{where or f'obstore:{os.urandom(16).hex()}'}/{prefix}"  # nothing tells two of them apart
+
+
+def _service(scheme: str, found: dict[str, Any]) -> str:
+    """Return the service and the account of a store, as the query of its URL; "": Google itself."""
+    if scheme == "s3":  # without an endpoint, the region leads to one of Amazon's
+        endpoint, account = found.get("endpoint_url_s3") or found.get("endpoint"), None
+        if endpoint is None:
+            return f"?region={found.get('region') or found.get('default_region') or 'us-east-1'}"
+    elif scheme == "gs":
         endpoint, account = found.get("base_url"), None
         if endpoint is None and (place := found.get("service_account")):
             with open(place, encoding="utf-8") as file:
@@ -233,7 +268,6 @@ def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, A
     if unsigned:  # for a write, obstore would ask the machine for credentials
         given["read_only"] = True
     backend = ObstoreBackend(reads, prefix, writes=writes, where=where, generations=scheme == "gs", **given)
-    backend.name += _service(scheme, config)
     if unsigned:
         backend.why_read_only = f"{where} was given with anonymous=yes, and only reads can be unsigned"
     return backend
