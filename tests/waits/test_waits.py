@@ -264,6 +264,7 @@ def test_a_report_has_the_waiter_and_the_call_that_it_waits_for(make: Make, name
     """It has the thing, the object, the start, the running call, and the line that this has reached. [T-80, T-81]"""
     stage = Stage(make, name)
     stage.tasks.append(start("waiter", stage.call))
+    eventually(lambda: (owner := stage.seen("waiter").owner) is None or owner.place)  # it is about to reach a line
     wait = stage.seen("waiter")
     assert (wait.volume, wait.key, wait.task) == ("volume", stage.kind.key, False)
     if wait.owner is not None:
