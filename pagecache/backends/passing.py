@@ -47,7 +47,7 @@ class PassingFile(BackendFile):
 
 class PassingBackend(Backend):
     """The inner backend, unchanged; methods outside of the protocol (`snapshot`, `mkdir`, ...) are available as
-    well.
+    well. The method `_NAME` of a subclass takes the place of such a NAME that the inner backend has.
     """
 
     def __init__(self, inner: Backend | PlainBackend) -> None:
@@ -61,7 +61,8 @@ class PassingBackend(Backend):
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # not set yet: unpickling, or a failed constructor
             raise AttributeError(name)
-        return getattr(self.inner, name)
+        plain = getattr(self.inner, name)
+        return getattr(self, f"_{name}") if hasattr(type(self), f"_{name}") else plain
 
     @functools.cached_property  # which a subclass may assign to
     def name(self) -> str:

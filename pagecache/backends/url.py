@@ -45,7 +45,7 @@ def without_user(url: str) -> str:
 
 
 def store_of(url: str, options: Mapping[str, Any]) -> str:
-    """Return what a disk tier knows the store of a URL by, if its backend has no name.
+    """Return the name of the store of a URL in a disk tier, if its backend has none.
 
     The user, or an option, may choose the store, and may be a secret: there is a digest of them.
     """

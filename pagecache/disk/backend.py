@@ -443,19 +443,17 @@ class TieredBackend(PassingBackend):
         if moved is not None and after is not None:
             self.tier.put_back(moved, after)
 
-    def __getattr__(self, name: str) -> Any:
-        plain = super().__getattr__(name)
-        return self._setattr if name == "setattr" else plain
-
     def _setattr(self, key: Key, **changes: Any) -> ObjectStat:
         inner: Any = self.inner
-        if changes.get("mtime_ns") is None:
-            return inner.setattr(key, **changes)  # type: ignore[no-any-return]
-        self._drop_object(key)  # the time may make the version that former bytes had
+        back = changes.get("mtime_ns") is not None  # perhaps to the version that former bytes had
+        if back:
+            self._drop_object(key)
         try:
-            return inner.setattr(key, **changes)  # type: ignore[no-any-return]
+            found: ObjectStat = inner.setattr(key, **changes)
         finally:
-            self._drop(key)
+            if back:
+                self._drop(key)
+        return found
 
     def _drop_object(self, key: Key) -> None:
         """Drop the copies of an object, also under its other links: a process before may have opened it by them."""

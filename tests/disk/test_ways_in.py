@@ -409,7 +409,7 @@ def test_a_listing_of_fsspec_waits_for_one_try_to_recover_a_file(
 
 
 def test_stores_of_pagecache_have_a_name_of_their_own(tmp_path: Path) -> None:
-    """A store of memory is another one each time; a layer that changes bytes is another one than what is below it."""
+    """A store of memory is another one each time; a layer that changes bytes is another one than the store below."""
     assert DirectoryBackend(tmp_path).name == f"dir:{tmp_path}"
     assert MemoryBackend().name != MemoryBackend().name
     store = MemoryBackend()
@@ -467,7 +467,7 @@ NAMES: list[tuple[str, dict[str, str], str]] = [
 def test_the_name_of_a_bucket_has_its_service_and_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, environment: dict[str, str], name: str
 ) -> None:
-    """As the client has found them: what was confirmed for one account is never saved in another."""
+    """As the client has found them: confirmed bytes of one account are never saved in another."""
     pytest.importorskip("boto3" if url.startswith("s3:") else "obstore")
     monkeypatch.chdir(tmp_path)
     Path("keys.json").write_text(KEYS)
@@ -483,7 +483,7 @@ def test_the_name_of_a_bucket_has_its_service_and_account(
 
 @pytest.fixture
 def stores(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The classes of obstore, in an environment without settings of theirs."""
+    """The classes of obstore, in an environment without their settings."""
     for variable in [each for each in os.environ if each.startswith(("AWS_", "AZURE", "GOOGLE_"))]:
         monkeypatch.delenv(variable)
     return pytest.importorskip("obstore.store")
@@ -546,7 +546,7 @@ def test_what_was_confirmed_for_a_store_in_memory_of_obstore_is_not_saved_in_ano
 
 
 class Nameless(Backend):
-    """A backend that has no name of its own, and options."""
+    """A backend without a name, and with options."""
 
     def __init__(self, address: str = "", *, room: int = 0, cookie: object = None) -> None:
         self.store = MemoryBackend()
@@ -676,7 +676,7 @@ class Credential:
 
 
 class Session:
-    """Its text is no address, and does not tell two of them apart."""
+    """Its text is no address, and the same for each."""
 
     def __repr__(self) -> str:
         return "Session()"
@@ -794,7 +794,7 @@ def test_a_process_with_other_credentials_finds_what_the_last_one_has_confirmed(
 
 
 def test_a_file_system_of_fsspec_gives_its_store_the_name_that_it_is_told(tmp_path: Path) -> None:
-    """Objects that may be the store have a name of their own, so that nothing is found by another one."""
+    """Objects that may be the store have a random name, so that no other one finds its bytes."""
     store, disk = Cloud(), str(tmp_path / "tier")
     store.pipe_file(f"{tmp_path}/a", content(MIB))
     for hits in (False, True):

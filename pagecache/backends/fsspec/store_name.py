@@ -1,5 +1,5 @@
-"""The name of a store of fsspec in a disk tier. Whoever reaches the same objects finds it by the same name: another
-process, later, with new credentials, below a directory of its own.
+"""The name of a store of fsspec in a disk tier: one for the same objects, in any process and with any credentials, and
+another one for each other directory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..url import INCIDENTAL
 from .calls import beneath, fsspec, name_of
 
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
-"""Options that fsspec passes to any file system; they change nothing of what it stores."""
+"""Options that fsspec passes to any file system; they do not change its objects."""
 PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 ADDRESS = re.compile(r" at 0x[0-9a-f]", re.IGNORECASE)
 
@@ -39,13 +39,13 @@ def path_beneath(fs: Any, root: str) -> str:
 
 
 def _identity(fs: Any) -> Any:
-    """Return what tells its objects from those of other instances."""
+    """Return the type of a file system, and the arguments that choose its objects."""
     kind = type(fs)
     parameters = [*inspect.signature(kind.__init__).parameters.values()][1:]
     places = [each.name for each in parameters if each.kind <= each.POSITIONAL_OR_KEYWORD]
     places += map(str, range(len(fs.storage_args)))
     given = dict(zip(places, fs.storage_args, strict=False)) | fs.storage_options
-    # An object, such as a client, may be the store itself, and nothing tells two of them apart: each has its own name.
+    # An object, such as a client, may be the store itself, and no text separates it from another: its name is random.
     told = {name: _told(value, os.urandom(16).hex()) for name, value in given.items() if name not in LISTING_OPTIONS}
     return kind.__module__, kind.__qualname__, _told(told)
 

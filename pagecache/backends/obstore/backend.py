@@ -170,13 +170,13 @@ ENVIRONMENT = {
         "AZURE_CONTAINER_NAME": "container_name",
     },
 }
-"""What obstore takes from the environment and chooses the store. It does not tell what it has found."""
+"""What obstore takes from the environment and chooses the store. It does not report the values that it uses."""
 SCHEMES = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az"}
 GOOGLE = "https://storage.googleapis.com"
 
 
 def _store_name(store: Any, prefix: str, where: str | None) -> str:
-    """Return the name of a store in a disk tier: who reaches the same objects finds it, and nobody else."""
+    """Return the name of a store in a disk tier: one for the same objects, in any process."""
     import obstore.store as stores
 
     known = next((each for each in type(store).__mro__ if each.__module__ == stores.__name__), object)
@@ -193,7 +193,7 @@ def _store_name(store: Any, prefix: str, where: str | None) -> str:
         if container := found.get("container_name" if scheme == "az" else "bucket"):
             path = f"{store.prefix}/{prefix}" if store.prefix else prefix
             return f"{layer}{'obstore:' * (scheme == 's3')}{scheme}://{container}/{path}{_service(scheme, found)}"
-    return f"{where or f'obstore:{os.urandom(16).hex()}'}/{prefix}"  # nothing tells two of them apart
+    return f"{where or f'obstore:{os.urandom(16).hex()}'}/{prefix}"  # two of them look alike
 
 
 def _service(scheme: str, found: dict[str, Any]) -> str:

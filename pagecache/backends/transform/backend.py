@@ -24,10 +24,10 @@ from .file import TransformFile
 from .units import Transform, Units
 
 # Members that the cache asks a backend for, available if the inner backend has them.
-NAMES = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "mknod", "statfs"})
-NAMES |= {"getxattr", "setxattr", "listxattr", "removexattr"}
-NAMES |= {"lasting_identity", "warnings", "why_read_only"}
-WITH_SIZES = frozenset({"lstat", "readdir", "entries", "setattr"})
+MEMBERS = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "mknod", "statfs"})
+MEMBERS |= {"getxattr", "setxattr", "listxattr", "removexattr"}
+MEMBERS |= {"lasting_identity", "warnings", "why_read_only"}
+MEMBERS |= {"lstat", "readdir", "entries", "setattr"}  # with sizes
 
 
 class TransformBackend(PassingBackend):
@@ -88,10 +88,8 @@ class TransformBackend(PassingBackend):
         return derived[1]
 
     def __getattr__(self, name: str) -> Any:
-        if name in NAMES:
-            return getattr(self.inner, name)
-        if name in WITH_SIZES and hasattr(self.inner, name):
-            return getattr(self, f"_{name}")
+        if name in MEMBERS:
+            return super().__getattr__(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> TransformFile:
