@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,7 +33,7 @@ from ..errors import Key
 from .copies import CHUNK, Copy, Found, encoded
 
 if TYPE_CHECKING:
-    from .tier import Senders, Tier
+    from .tier import Tier
 
 EXTENT_MAX = 1 << 20
 """Bytes of one extent, of at most one chunk and a quarter of a segment."""
@@ -44,9 +44,6 @@ class Reader(Protocol):
 
     @property
     def key(self) -> Key: ...
-
-    @property
-    def identity(self) -> Hashable | None: ...
 
     def settled_version(self, backend_file: BackendFile) -> str | None:
         """Return the version, `labelled`, that every byte has that a read of this file delivers now; None: it is not
@@ -85,7 +82,6 @@ class TieredFile(PassingFile):
         self._version: str | None = None
         self._reader: Callable[[], Reader | None] = lambda: None
         self._next: Copy | None = None  # the bytes sent since, under the number of their future copy
-        self._senders: list[Senders] = []  # in place, since `_changed` has bytes sent
 
     @property
     def seen(self) -> object:
@@ -124,7 +120,7 @@ class TieredFile(PassingFile):
         elif self._copy is None or self._version != version or self._copy.version != version:
             self._copy = self._tier.bind(self._backend.volume_id, self._key, version, names)
             self._version = version
-        self._changed, self._next, self._senders = None, None, []
+        self._changed = self._next = None
 
     def _labelled(self, version: str) -> str:
         """Return a version as copies have it."""
@@ -248,10 +244,6 @@ class TieredFile(PassingFile):
         with self._lock:
             if self._copy is None and self._changed is None:
                 self._current()  # what the change leaves as it is stays on disk
-            if begin < end and not self._senders and not self._whole():
-                reader = self._reader()
-                identity = () if reader is None or reader.identity is None else (reader.identity,)
-                self._senders = self._tier.sends(self._backend.volume_id, self._key, *identity)
             self._turn += 1
             self._running += 1
             if begin < end:
@@ -269,9 +261,9 @@ class TieredFile(PassingFile):
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         length = sum(map(len, buffers))
         with self._changing(offset, offset + length):
-            coming = self._coming()
+            coming = self._coming() if self._whole() else None
             done = self.inner.write_from(offset, buffers)
-        if type(done) is int and 0 < done <= length:
+        if coming is not None and type(done) is int and 0 < done <= length:
             self._keep_next(coming, offset, buffers, done)
         return done
 
@@ -279,7 +271,7 @@ class TieredFile(PassingFile):
         """Return the copy of the bytes that are sent; another one after each event that makes them uncertain."""
         with self._lock:
             if self._next is None:
-                beside = self._copy.number if self._copy is not None and self._whole() else None
+                beside = None if self._copy is None else self._copy.number
                 self._next = self._tier.new(self._backend.volume_id, self._key, beside)
             return self._next
 
@@ -331,22 +323,22 @@ class TieredFile(PassingFile):
         return version
 
     def _advance(self, version: str, changed: Ranges, names: int) -> None:
-        """Make the copy one of the version that changes have made. The lock is held."""
-        if any(senders.several for senders in self._senders):
-            self._next = None
+        """Make the copy one of the version that changes have made. In place others may have changed it as well, and it
+        begins empty. The lock is held.
+        """
         copy, coming, self._next = self._copy, self._next, None  # an interrupt leaves nothing to lay over it again
-        if copy is None or not self._whole():
+        if copy is None:
             copy = coming or self._tier.new(self._backend.volume_id, self._key)
-        elif not self._cut_changed(copy, changed):  # it is of a version that another file has committed
+        elif not (self._whole() and self._cut_changed(copy, changed)):  # another file has committed its version
             copy = self._tier.new(self._backend.volume_id, self._key)
         elif coming is not None:
             with copy.lock:
                 copy.lay(coming)
         with copy.lock:
-            copy.renamed(self._key)  # bytes may have been sent before a rename
+            copy.key = self._key  # bytes may have been sent before a rename
             copy.version = version
             copy.turn += 1
-        self._tier.publish(copy, names, self._copy)
+        self._tier.publish(copy, names)
         self._copy, self._version = copy, version
 
     def _cut_changed(self, copy: Copy, changed: Ranges) -> bool:
@@ -424,24 +416,14 @@ class TieredBackend(PassingBackend):
             self._drop(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True, tree: bool = True) -> None:
-        """`tree`: it may be a directory, which has no copy itself."""
-        before, after = self._name(src), self._name(dst)
-        moved = None if tree or before is None else self.tier.take_out(self.volume_id, before, after)
-        if tree:
-            self._drop(src, tree=True)
-        self._drop(dst, tree=tree, but=moved)
+        """`tree`: it may be a directory, which has no copy itself. A renamed object begins without one."""
+        for name in (src, dst):  # before: the process may be killed after the call
+            self._drop(name, tree=tree)
         try:
             self.inner.rename(src, dst, replace=replace)
-        except BaseException:  # it may have been carried out
-            if moved is not None:
-                moved.void()
-            self._drop(src, tree=tree)
-            self._drop(dst, tree=tree)
-            raise
-        self._drop(src, tree=tree, but=moved)  # a read beside it may have begun a copy
-        self._drop(dst, tree=tree, but=moved)
-        if moved is not None and after is not None:
-            self.tier.put_back(moved, after)
+        finally:
+            for name in (src, dst):
+                self._drop(name, tree=tree)
 
     def _setattr(self, key: Key, **changes: Any) -> ObjectStat:
         inner: Any = self.inner
@@ -465,9 +447,9 @@ class TieredBackend(PassingBackend):
         if (name := self._name(key)) is not None:
             self.tier.drop(self.volume_id, name, identity=identity)
 
-    def _drop(self, key: Key, *, tree: bool = False, but: Copy | None = None) -> None:
+    def _drop(self, key: Key, *, tree: bool = False) -> None:
         if (name := self._name(key)) is not None:
-            self.tier.drop(self.volume_id, name, tree=tree, but=but)
+            self.tier.drop(self.volume_id, name, tree=tree)
 
     def _name(self, key: Key) -> bytes | None:
         """Return a key as the tier has it, where files have canonical ones."""

@@ -20,7 +20,6 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Hashable
 from io import FileIO
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -156,16 +155,6 @@ _left: dict[str, WeakValueDictionary[int, Called]] = {}
 """By the real path of the directory, as a call may outlast the tier; then by the number of the file in the journal."""
 
 
-class Senders:
-    """Files that sent bytes in place since they last asked for the version, of an object with one name or identity.
-
-    Attributes:
-        several: these have been more than one file, whose bytes the store has in an unknown order.
-    """
-
-    several = False
-
-
 class Tier:
     """A running disk tier.
 
@@ -182,8 +171,6 @@ class Tier:
         self._lock = threading.Lock()
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
         self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
-        self._moving: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()  # by the names they will get
-        self._senders: WeakValueDictionary[tuple[str, Hashable], Senders] = WeakValueDictionary()  # files have them
         self._unsaved: set[Copy] = set()
         self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, until the next save
         self._announced: set[tuple[str, bytes]] = set()  # names to forget; grows without a lock
@@ -447,33 +434,16 @@ class Tier:
         made = self._numbers[number] = Copy(number, volume, key, version, self._load)
         return made
 
-    def sends(self, volume: str, *names: Hashable) -> list[Senders]:
-        """Count a file among those that have sent bytes in place, as long as it has the result. `names`: what the
-        object is known by; each other file is counted that shares one of them.
-        """
-        senders = list[Senders]()
-        with self._lock:
-            for name in names:
-                found = self._senders.get((volume, name))
-                if found is None:
-                    found = self._senders[volume, name] = Senders()
-                else:
-                    found.several = True
-                senders.append(found)
-        return senders
-
     def _load(self, number: int, chunk: int) -> Chunk:
         found = self._catalogue.chunk(number, chunk, self._segments.is_live)
         self._ranges += len(found)
         return found
 
-    def publish(self, copy: Copy, names: int, former: Copy | None) -> None:
+    def publish(self, copy: Copy, names: int) -> None:
         """Make a copy, whose version has just been set, that of its object. `names`: what the attribute was when the
-        object was seen to have its name; if a name has changed since, no other file finds the copy. `former`: that of
-        its file before. If a third copy has this version, its file and this one have written over each other's bytes,
-        in an unknown order: both are void.
+        object was seen to have its name; if a name has changed since, no other file finds the copy. If another copy has
+        this version, one may lack what the other's file has written: both are void.
         """
-        own = {each.number for each in (copy, former) if each is not None}
         saved = self._saved(copy.volume, copy.key)
         with self._lock:
             self._forget_announced()
@@ -482,7 +452,7 @@ class Tier:
             other = self._copies.get((copy.volume, copy.key))
             found = [] if other is None else [(other.number, other.version)]
             found += [] if saved is None else [saved[:2]]
-            if all(number in own or version != copy.version for number, version in found):
+            if all(number == copy.number or version != copy.version for number, version in found):
                 self._set_copy(copy)
                 self._save_soon(copy)
                 return
@@ -501,31 +471,26 @@ class Tier:
             self._wake()  # the writer may wait for bytes alone
         self._unsaved.add(copy)
 
-    def drop(
-        self, volume: str, key: bytes, *, tree: bool = False, but: Copy | None = None, identity: str | None = None
-    ) -> None:
-        """Forget the copy under a name that another object may have now or soon, with the same version, and the copy
-        that a rename moves to it or from it, unless it is `but`. `tree`: and those below it. `identity`: and those
-        whose versions have it, under any name. Both by a walk of all copies.
+    def drop(self, volume: str, key: bytes, *, tree: bool = False, identity: str | None = None) -> None:
+        """Forget the copy under a name that another object may have now or soon, with the same version. `tree`: and
+        those below it. `identity`: and those whose versions have it, under any name. Both by a walk of all copies.
         """
         first, last = below(key)
         with self._lock:
-            moved = [(copy.volume, copy.key) for copy in self._moving.values()]
-            known = (*self._copies, *self._moving, *moved) if tree else ()
+            known = self._copies if tree else ()
             names = [key, *(name for of, name in known if of == volume and first < name < last)]
             if identity is not None:
-                ours = [copy for copy in (*self._copies.values(), *self._moving.values()) if copy.volume == volume]
+                ours = [copy for copy in self._copies.values() if copy.volume == volume]
                 names += [copy.key for copy in ours if str(copy.version).endswith(f" {identity}")]
             copies = [self._pop(volume, name) for name in names]
-            copies += self._pop_moving(volume, names, but)
         for copy in copies:
             if copy is not None:
                 copy.void()  # files may have it
         self._drop_saved(volume, key, tree=tree, identity=identity)
 
     def forget(self, volume: str, key: bytes) -> None:
-        """Have files that are opened later find no copy under a name, nor the one that a rename moves to it or from it.
-        Waits for no disk: the next save drops it. Takes no lock: the thread of a signal handler may hold it.
+        """Have files that are opened later find no copy under a name. Waits for no disk: the next save drops it. Takes
+        no lock: the thread of a signal handler may hold it.
         """
         self._announced.add((volume, key))
         self._wake()
@@ -534,40 +499,8 @@ class Tier:
         """The lock is held: only then copies get names."""
         for name in list(self._announced):
             self._pop(*name)  # first: a save beside it saves the copy no longer, or comes before the next one
-            self._pop_moving(name[0], [name[1]])
             self._undropped.add(name)
             self._announced.discard(name)  # last: `_saved` takes no lock, and an interrupt repeats all
-
-    def take_out(self, volume: str, key: bytes, to: bytes | None) -> Copy | None:
-        """Return the copy of an object that gets another name, which no file finds until `put_back`."""
-        names = self.names
-        saved = self._saved(volume, key)
-        with self._lock:
-            self._forget_announced()
-            known = names == self._names
-            copy, moving = self._pop(volume, key), self._pop_moving(volume, [key])
-            if copy is None and saved is not None and known:
-                copy = self._saved_copy(volume, key, saved)
-            if copy is not None and to is not None:
-                self._moving[volume, to] = copy
-        for other in moving:
-            other.void()
-        self._drop_saved(volume, key)
-        return copy
-
-    def put_back(self, copy: Copy, key: bytes) -> None:
-        """Have a copy under the new name of its object. If another call has dropped that name since `take_out`, there
-        is none: it is not known which call came last.
-        """
-        with self._lock:
-            self._forget_announced()
-            if self._moving.pop((copy.volume, key), None) is copy:
-                self._pop(copy.volume, key)
-                copy.renamed(key)
-                self._set_copy(copy)
-                self._save_soon(copy)
-                return
-        self.drop(copy.volume, key)
 
     def _pop(self, volume: str, key: bytes) -> Copy | None:
         """The lock is held."""
@@ -577,17 +510,6 @@ class Tier:
             copy.replaced = True  # a save that runs may have it
             self._unsaved.discard(copy)
         return copy
-
-    def _pop_moving(self, volume: str, names: list[bytes], but: Copy | None = None) -> list[Copy]:
-        """Have renames move no copy to these names, nor from them: another object may have them. The lock is held."""
-        wrong = [
-            (to, copy)
-            for to, copy in self._moving.items()
-            if copy is not but and copy.volume == volume and (to[1] in names or copy.key in names)
-        ]
-        for to, _ in wrong:
-            self._moving.pop(to, None)
-        return [copy for _, copy in wrong]
 
     def _drop_saved(self, volume: str, key: bytes, *, tree: bool = False, identity: str | None = None) -> None:
         """Have the catalogue forget the copy under a name; the next save does it if that fails now."""

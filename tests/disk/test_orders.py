@@ -341,23 +341,6 @@ def test_a_copy_does_not_come_back_under_a_removed_name(
     assert not tier.find("store", b"sk")
 
 
-def test_a_save_beside_a_rename_does_not_bring_the_old_name_back(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process may be killed before the next save, or the new name have another copy by then."""
-    copy, save = unsaved(tier), Catalogue.save
-
-    def save_late(catalogue: Catalogue, copies: Sequence[Copy], oldest: int) -> None:
-        assert list(copies) == [copy] == [tier.take_out("store", b"sk", b"sn")]
-        save(catalogue, copies, oldest)
-
-    with monkeypatch.context() as beside:
-        beside.setattr(Catalogue, "save", save_late)
-        tier._save()
-    assert not tier.find("store", b"sk")
-    tier.put_back(copy, b"sn")
-    tier._save()
-    assert tier._catalogue.find("store", b"sn") == (copy.number, "1", copy.high)
-
-
 def test_an_announcement_waits_for_no_save_of_the_catalogue(tier: Tier) -> None:
     unsaved(tier)
     tier._save()
@@ -377,15 +360,6 @@ def test_an_announcement_by_a_signal_handler_waits_for_no_lock_that_its_thread_h
     assert not tier.find("store", b"sk")
     tier._save()
     assert (copy.replaced, tier._catalogue.find("store", b"sk")) == (True, None)
-
-
-def test_a_copy_that_is_found_beside_an_announcement_gets_no_other_name(
-    tier: Tier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unsaved(tier)
-    tier._save()
-    beside(monkeypatch, tier, "_saved", lambda: tier.forget("store", b"sk"), after=True)
-    assert tier.take_out("store", b"sk", b"sn") is None
 
 
 def test_announced_names_that_cannot_be_dropped_stay_up_to_a_number(
@@ -426,7 +400,7 @@ def test_a_name_that_is_dropped_beside_a_failing_drop_of_all_below_it_leaves_tha
     assert (tier._catalogue.damaged, module._has_note(tier._mark)) == (True, True)
 
 
-@pytest.mark.parametrize("how", ["published", "renamed", "changed"])
+@pytest.mark.parametrize("how", ["published", "changed"])
 def test_a_copy_is_saved_soon_also_without_bytes_to_write(
     tier: Tier, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -434,10 +408,7 @@ def test_a_copy_is_saved_soon_also_without_bytes_to_write(
     copy.put(0, PAGE, 1 << 32)
     monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.0)
     if how == "published":
-        tier.publish(copy, tier.names, None)
-    elif how == "renamed":
-        assert tier.take_out("store", b"sk", b"sk") is copy
-        tier.put_back(copy, b"sk")
+        tier.publish(copy, tier.names)
     else:
         tier.changed(copy)
     eventually(lambda: tier._catalogue.find("store", b"sk") is not None)
@@ -484,7 +455,7 @@ def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: 
     rig.stale = True  # a new object has no version
     file = rig.open()
     write(file, 2, "X")
-    assert tier.take_out("store", b"sk", b"sn") is None
+    tier.drop("store", b"sk")
     rig.key, rig.stale = "n", False
     file.commit()
     assert (tier.find("store", b"sk"), tier.find("store", b"sn")) == (False, True)
@@ -493,7 +464,7 @@ def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: 
 def test_names_of_a_rename_that_failed_have_no_copy(rig: Rig, tier: Tier) -> None:
     """It may have been carried out."""
     for key in (b"sk", b"sn"):
-        tier.publish(tier.bind("store", key, "1", tier.names), tier.names, None)
+        tier.publish(tier.bind("store", key, "1", tier.names), tier.names)
 
     def rename(src: str, dst: str, *, replace: bool) -> None:
         raise OSError(5, "no answer")
@@ -512,7 +483,7 @@ def test_names_below_a_renamed_directory_have_no_copy(rig: Rig, tier: Tier, name
     for key in (name, "sd0", "sm/a", "sn"):
         copies.append(tier.bind("store", key.encode(), "1", tier.names))
         copies[-1].put(0, PAGE, 1 << 32)
-        tier.publish(copies[-1], tier.names, None)
+        tier.publish(copies[-1], tier.names)
     if saved:
         tier._save()
         copies.clear()
@@ -595,7 +566,7 @@ def test_a_version_of_two_files_has_the_bytes_of_neither(tier: Tier, saved: bool
 def test_a_version_of_several_files_has_the_bytes_of_none_before_all_of_them_have_asked_for_it(
     tier: Tier, change: Callable[[TieredFile], object], files: int, asking: int
 ) -> None:
-    """In place, write-back in the background does not ask. Afterwards, what one file sends is kept again."""
+    """In place, write-back in the background does not ask."""
     rig = Rig(tier, whole=False)
     opened = [rig.open() for _ in range(files)]
     for file in opened[2:]:
@@ -606,14 +577,6 @@ def test_a_version_of_several_files_has_the_bytes_of_none_before_all_of_them_hav
     for file in opened[:asking]:
         file.stat()
     assert all_of(rig, tier) == all_of(rig, tier) == "".join(rig.store.written)
-    for file in opened[asking:]:
-        file.stat()
-    write(opened[0], 2, "W")
-    rig.store.version = "3"
-    opened[0].stat()
-    before = rig.store.reads
-    assert all_of(rig, tier) == "".join(rig.store.written)
-    assert rig.store.reads == before + 7
 
 
 def test_a_version_of_files_with_two_names_of_one_object_has_the_bytes_of_neither(tier: Tier) -> None:
@@ -630,7 +593,7 @@ def test_a_version_of_files_with_two_names_of_one_object_has_the_bytes_of_neithe
 
 
 @pytest.mark.parametrize("seen_by", ["stat", "read", "commit"])
-def test_in_place_what_was_sent_is_kept_and_nothing_that_was_there_before(tier: Tier, seen_by: str) -> None:
+def test_in_place_a_change_keeps_nothing_of_what_was_sent_or_was_there_before(tier: Tier, seen_by: str) -> None:
     rig = Rig(tier, whole=False)
     file = rig.open()
     assert "".join(read(file, page) for page in range(8)) == "abcdefgh"
@@ -647,7 +610,7 @@ def test_in_place_what_was_sent_is_kept_and_nothing_that_was_there_before(tier: 
     read(file, 0)
     before = rig.store.reads
     assert all_of(rig, tier) == "abXdeZgh"
-    assert rig.store.reads == before + 6  # not the page that was sent, nor the one that was just read
+    assert rig.store.reads == before + 7  # not the page that was just read
 
 
 def test_a_status_from_before_a_change_is_not_the_version_after_it(tier: Tier) -> None:
