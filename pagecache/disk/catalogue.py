@@ -104,7 +104,7 @@ class Catalogue:
             self._close()
             self._remove()
             self._open()
-        self.damaged = False
+            self.damaged = False
 
     def _remove(self) -> None:
         for suffix in ("", "-wal", "-shm"):
@@ -243,13 +243,17 @@ class Catalogue:
         with self._saving, self._errors():
             self._connection("_saver").execute(DROP_OBJECT, (_text(volume), _text(f" {identity}")))
 
-    def close(self, *, remove: bool = False) -> None:
-        """Close it; `remove`: and remove it, which takes no space."""
+    def remove(self) -> None:
+        """Remove it until `begin_anew`; a full disk allows that."""
+        self.damaged = True  # from now on; and again, as `begin_anew` may end beside this
+        with self._saving, self._reading, contextlib.suppress(OSError):
+            self.damaged = True
+            self._close()
+            self._remove()
+
+    def close(self) -> None:
         with self._saving, self._reading:
             self._close()
-            if remove:
-                with contextlib.suppress(OSError):
-                    self._remove()
 
     def _connection(self, name: str) -> sqlite3.Connection:
         found: sqlite3.Connection | None = self.__dict__.get(name)

@@ -43,8 +43,7 @@ log = logging.getLogger("pagecache.disk")
 FORMAT = 1
 MARK, SIGN = "tier", "pagecache disk tier, format "
 """The file that marks the directory and is locked; how it begins."""
-NOTE, WRONG = 128, b"the catalogue has names that it should have lost"
-"""What the file has at this position while the catalogue fails: an overwrite needs no space on a full disk."""
+MARK_SIZE = 128
 SEGMENT_MIN, SEGMENT_MAX = 1 << 20, 1 << 32
 SEGMENTS_MIN = 4
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -60,8 +59,6 @@ HITS_MAX = 512
 """Extents of one old segment that are known to have been read."""
 ROW = 512
 """Bytes that the catalogue has of a small object at most, but for its key, which it has up to three times."""
-UNDROPPED_MAX = 1000
-"""Names that a failing catalogue may have wrongly before it begins anew."""
 LOGGED_EVERY = 10.0
 """Seconds between two lines about bytes that cannot be read."""
 PASSING = frozenset({"tmpfs", "ramfs"})
@@ -172,9 +169,8 @@ class Tier:
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
         self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         self._unsaved: set[Copy] = set()
-        self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, until the next save
+        self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue loses at the next save
         self._announced: set[tuple[str, bytes]] = set()  # names to forget; grows without a lock
-        self._noting = threading.Lock()  # held briefly, over the note of a failed drop: a kill leaves the names there
         self._names = 0
         self._woken: SimpleQueue[None] = SimpleQueue()
         self._save_every = SAVE_EVERY
@@ -193,7 +189,6 @@ class Tier:
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
             self._catalogue: Catalogue = Catalogue(path)
-            wrong = _has_note(self._mark)
             self._segments = Segments(
                 path,
                 described.size,
@@ -204,13 +199,13 @@ class Tier:
                 rescue=self._rescue,
                 last=self._catalogue.last,
             )
-            if self._catalogue.damaged or wrong:
+            if self._catalogue.damaged or not self._catalogue.last:
                 self._segments.clear()  # nothing leads to them, and a full disk needs the room
+            if self._catalogue.damaged:
                 with contextlib.suppress(OSError):  # the writer tries it again
                     self._catalogue.begin_anew()
-                what = WRONG.decode() if wrong else "the catalogue was damaged, or could not be read"
-                self._count(OSError(errno.EIO, f"{what}; the tier begins empty", path))
-                _note(self._mark, wrong=self._catalogue.damaged)
+                what = "the catalogue was damaged, or could not be read; the tier begins empty"
+                self._count(OSError(errno.EIO, what, path))
             self._next = self._catalogue.next
             self._segments.work = self._wake
             self._wake()  # the size may be smaller than before
@@ -268,8 +263,9 @@ class Tier:
             self._ending = True
             self._wake()
             self._thread.join()
-            wrong = self._has_wrong_names()  # a next start would find others' bytes by them
-            self._catalogue.close(remove=wrong)
+            if self._undropped or self._announced or self._catalogue.damaged:
+                self._catalogue.remove()  # a next start would find others' bytes by these names
+            self._catalogue.close()
             with self._opening_journal, contextlib.suppress(OSError):  # what is not confirmed was not promised
                 if self._journal is not None:
                     self._journal.close()
@@ -512,34 +508,26 @@ class Tier:
         return copy
 
     def _drop_saved(self, volume: str, key: bytes, *, tree: bool = False, identity: str | None = None) -> None:
-        """Have the catalogue forget the copy under a name; the next save does it if that fails now."""
-        try:
+        """Have the catalogue forget the copy under a name; it goes if that fails: after a kill, a next start would find
+        others' bytes by the name.
+        """
+
+        def drop() -> None:
             self._catalogue.drop(volume, key, tree)
             if identity is not None:
                 self._catalogue.drop_object(volume, identity)
+
+        try:
+            try:
+                drop()
+            except OSError as error:
+                if not self.gives_way(error):
+                    raise
+                drop()
         except OSError as error:
-            self._undropped.add((volume, key))
-            self._note_wrong(all=tree or identity is not None)
+            self._catalogue.remove()
             self._wake()
             self._count(error)
-
-    def _has_wrong_names(self) -> bool:
-        return bool(self._undropped or self._announced or self._catalogue.damaged)
-
-    def _note_wrong(self, *, all: bool = False) -> None:
-        """Have a next start find none of the names that a failing catalogue has wrongly, also if the process is killed.
-        `all`: it may have any name wrongly.
-        """
-        with self._noting:
-            if all or len(self._undropped) > UNDROPPED_MAX:
-                self._catalogue.damaged = True
-            if self._has_wrong_names():
-                _note(self._mark, wrong=True)
-
-    def _note_dropped(self) -> None:
-        with self._noting:
-            if not self._undropped and not self._catalogue.damaged:
-                _note(self._mark, wrong=False)
 
     # -- bytes
 
@@ -643,11 +631,9 @@ class Tier:
     def _work(self) -> None:
         saved = monotonic()
         while True:
-            if self._save_every == PAUSE:  # the next save is not soon
-                self._note_wrong()
-            owes = self._unsaved or self._has_wrong_names()
+            owes = self._unsaved or self._undropped or self._announced or self._catalogue.damaged
             with contextlib.suppress(Empty):
-                self._woken.get(timeout=self._save_every if owes else None)
+                self._woken.get(timeout=self._pause() if owes else None)
             ending = self._ending
             try:
                 self._segments.shrink()
@@ -655,7 +641,7 @@ class Tier:
                     if monotonic() - saved >= self._save_every:
                         self._save()
                         saved = monotonic()
-                if ending or monotonic() - saved >= self._save_every:
+                if ending or monotonic() - saved >= self._pause():
                     self._save()
                     saved = monotonic()
             except Exception:  # no fault of this code ends the thread while others need it
@@ -663,6 +649,11 @@ class Tier:
             if ending:
                 self._segments.close()
                 return
+
+    def _pause(self) -> float:
+        """Return the seconds between two saves. A disk that fails is not spared names to drop: a kill leaves them."""
+        drops = (self._undropped or self._announced) and not self._catalogue.damaged
+        return SAVE_EVERY if drops else self._save_every
 
     def _save(self) -> None:
         self._save_every = SAVE_EVERY
@@ -683,9 +674,8 @@ class Tier:
                 for copy in copies:
                     copy.lose_saved()
             for name in list(self._undropped):
-                self._catalogue.drop(*name)
+                self._drop_saved(*name)
                 self._undropped.discard(name)
-            self._note_dropped()
             for first in range(0, max(1, len(copies)), SAVED_AT_ONCE):  # or its log takes what small tiers have
                 self._catalogue.save(copies[first : first + SAVED_AT_ONCE], oldest)
             self._swept = oldest
@@ -694,9 +684,6 @@ class Tier:
         except OSError as error:
             self._report(error)
             self._save_every = PAUSE
-            self._note_wrong()
-            if self._catalogue.damaged:
-                self._undropped.clear()  # all names are wrong
             if self._ranges <= RANGES_MAX:
                 with self._lock:
                     self._unsaved.update(copies)
@@ -772,7 +759,7 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
         _check_format(fd, path)
         content = f"{SIGN}{FORMAT}\nprocess {os.getpid()}\n".encode("ascii")
         try:
-            os.pwrite(fd, content.ljust(NOTE, b"\n"), 0)  # what is behind stays
+            os.pwrite(fd, content.ljust(MARK_SIZE, b"\n"), 0)  # over that of a former process
         except OSError:
             if not os.fstat(fd).st_size:  # else it is marked, by a former process
                 raise
@@ -780,19 +767,6 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
         leave(mark)
         raise
     return mark
-
-
-def _has_note(mark: FileIO) -> bool:
-    return os.pread(mark.fileno(), len(WRONG), NOTE) == WRONG
-
-
-def _note(mark: FileIO, *, wrong: bool) -> None:
-    """Note for a next start, before the process may be killed, whether the catalogue has wrong names."""
-    with contextlib.suppress(OSError, ValueError):  # of the disk; or the tier has ended
-        if wrong:
-            os.pwrite(mark.fileno(), WRONG, NOTE)
-        elif _has_note(mark):
-            os.ftruncate(mark.fileno(), NOTE)
 
 
 def _check_format(fd: int, path: str) -> None:

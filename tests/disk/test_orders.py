@@ -362,42 +362,24 @@ def test_an_announcement_by_a_signal_handler_waits_for_no_lock_that_its_thread_h
     assert (copy.replaced, tier._catalogue.find("store", b"sk")) == (True, None)
 
 
-def test_announced_names_that_cannot_be_dropped_stay_up_to_a_number(
+def test_an_announced_name_that_cannot_be_dropped_goes_with_all_others(
     tier: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond it, the catalogue begins anew."""
-    monkeypatch.setattr(module, "UNDROPPED_MAX", 2)
-    numbers = list[int]()
-    with monkeypatch.context() as full:
-        for call in ("drop", "begin_anew"):
-            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
-        for number in range(4):
-            tier.forget("store", b"s%d" % number)
-            tier._save()
-            numbers.append(len(tier._undropped))
-    assert numbers == [1, 2, 0, 0]
-    assert module._has_note(tier._mark)
+    """Those in use are saved again."""
+    copy, used = unsaved(tier), tier.bind("store", b"sused", "1", tier.names)
+    used.put(0, PAGE, 1 << 40)
     tier._save()
-    assert (tier._catalogue.damaged, module._has_note(tier._mark)) == (False, False)
-
-
-def test_a_name_that_is_dropped_beside_a_failing_drop_of_all_below_it_leaves_that_noted(
-    tier: Tier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drop = Catalogue.drop
-
-    def dropping(self: Catalogue, volume: str, key: bytes, tree: bool = False) -> None:
-        if tree:
-            raise OSError(28, "database or disk is full")
-        tier.drop("store", b"sd", tree=True)
-        drop(self, volume, key)
-
-    monkeypatch.setattr(Catalogue, "drop", dropping)
     for where, name in ((module, "SAVE_EVERY"), (tier, "_save_every")):  # the writer saves nothing beside
         monkeypatch.setattr(where, name, 600.0)
-    tier.forget("store", b"sd")
+    with monkeypatch.context() as failing:
+        failing.setattr(Catalogue, "drop", raising(OSError(5, "no")))
+        tier.forget("store", copy.key)
+        tier._save()
+    assert tier._catalogue.damaged
     tier._save()
-    assert (tier._catalogue.damaged, module._has_note(tier._mark)) == (True, True)
+    assert not tier._catalogue.damaged
+    assert tier._catalogue.find("store", copy.key) is None
+    assert tier._catalogue.find("store", used.key) is not None
 
 
 @pytest.mark.parametrize("how", ["published", "changed"])

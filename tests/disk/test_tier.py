@@ -563,31 +563,18 @@ def test_a_full_disk_is_a_miss_an_event_and_a_counter(
     assert segments(folder) == []
 
 
-@pytest.mark.parametrize("noted", [False, True])
 def test_a_start_on_a_full_disk_has_no_copies_until_the_catalogue_can_be_opened(
-    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, *, noted: bool
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the journal has is saved meanwhile. `noted`: the catalogue has names that it should have lost."""
+    """What the journal has is saved meanwhile."""
     monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
     store = ObjectBackend({"a": content(MIB)})
     with on_tier(tier, store, durability="disk") as volume:
         read(volume, "a")
         with volume.open("k", "xb") as file:
             file.write(b"confirmed")
-    if noted:
-        with open(Path(tier.path, module.MARK), "r+b") as mark:
-            mark.seek(module.NOTE)
-            mark.write(module.WRONG)
     with monkeypatch.context() as full:
-        tries, opened = list[object](), Catalogue._open
-
-        def fail(catalogue: Catalogue) -> None:
-            tries.append(None)
-            if noted and len(tries) == 1:
-                return opened(catalogue)
-            raise sqlite3.OperationalError("database or disk is full")
-
-        full.setattr(Catalogue, "_open", fail)
+        full.setattr(Catalogue, "_open", raising(sqlite3.OperationalError("database or disk is full")))
         with on_tier(tier, store, durability="disk") as volume:
             events: list[pagecache.Event] = []
             volume.cache.subscribe(events.append)
@@ -641,32 +628,41 @@ def test_a_disk_that_is_full_until_the_end_keeps_no_name_that_was_removed(
     assert read_once(tier, store, "b") == content(MIB, seed=2)
 
 
-@pytest.mark.parametrize("in_time", [False, True])
 def test_a_kill_while_the_disk_is_full_keeps_no_name_that_was_removed(
-    tier: DiskTier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_time: bool
+    tier: DiskTier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each object of this store counts its own versions. `in_time`: the name is dropped before; all else stays."""
-    monkeypatch.setattr(module, "PAUSE", 0.05)
+    """Each object of this store counts its own versions."""
     store = RecordingBackend({name: content(MIB, seed) for seed, name in enumerate("abc")})
     read_once(tier, store, "b")
-    with on_tier(tier, store) as volume:
+    with on_tier(tier, store) as volume, monkeypatch.context() as full:
         read(volume, "a")
-        with monkeypatch.context() as full:
-            for call in ("drop", "save"):
-                full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
-            volume.remove("b")
-            store.rename("c", "b")  # by another program
-            if not in_time:
-                copy_tier(folder, tmp_path / "killed")
-        if in_time:
-            running = volume.cache.tier
-            assert running is not None
-            eventually(lambda: not running._undropped)
-            copy_tier(folder, tmp_path / "killed")
+        for call in ("drop", "save"):
+            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
+        volume.remove("b")
+        store.rename("c", "b")  # by another program
+        copy_tier(folder, tmp_path / "killed")
     killed = DiskTier(tmp_path / "killed", size="64MiB", segment="4MiB")
     assert read_once(killed, store, "b") == content(MIB, seed=2)
-    if in_time:
-        kept(killed, store, "a")
+
+
+def test_a_name_is_dropped_on_a_full_disk_after_the_oldest_segment_has_made_room(
+    tier: DiskTier, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other names keep their copies."""
+    store, drop, at_first = ObjectBackend({name: content(5 * MIB, seed) for seed, name in enumerate("abc")}), None, 0
+    for name in "abc":
+        read_once(tier, store, name)
+    drop, at_first = Catalogue.drop, len(segments(folder))
+
+    def drop_if_there_is_room(catalogue: Catalogue, *arguments: Any) -> None:
+        if len(segments(folder)) == at_first:
+            raise OSError(28, "database or disk is full")
+        drop(catalogue, *arguments)
+
+    with on_tier(tier, store) as volume, monkeypatch.context() as full:
+        full.setattr(Catalogue, "drop", drop_if_there_is_room)
+        volume.remove("b")
+    kept(tier, store, "c")
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before a save fails", "afterwards"])
@@ -685,10 +681,9 @@ def test_a_kill_while_the_disk_is_full_keeps_no_copy_whose_change_was_announced(
         if late:
             read(volume, "a")
             eventually(lambda: running._save_every == 600.0)
-            assert not module._has_note(running._mark)
         store.rename("c", "b")  # by another program
         volume.invalidate_remote("b")
-        eventually(lambda: module._has_note(running._mark))
+        eventually(lambda: running._catalogue.damaged)
         copy_tier(folder, tmp_path / "killed")
     killed = DiskTier(tmp_path / "killed", size="64MiB", segment="4MiB")
     assert read_once(killed, store, "b") == content(MIB, seed=2)
