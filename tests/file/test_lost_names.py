@@ -432,6 +432,58 @@ def test_a_call_that_waits_for_the_direct_write_that_its_signal_handler_interrup
     assert "done" in ended.stdout, ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("holder", "waiting", "call"),
+    [
+        ("truncate(4096)", "file.pwrite(b'main', 0)", "file.pwrite(b'signal', 0)"),
+        ("flush()", "file.truncate(4096)", "volume.rename('k', 'old')"),
+    ],
+    ids=["the inode lock", "the token"],
+)
+def test_a_call_of_a_signal_handler_is_refused_behind_one_of_its_own_thread_that_waits(
+    tmp_path: Path, holder: str, waiting: str, call: str
+) -> None:
+    ended = run_program(
+        tmp_path,
+        f"""
+        import faulthandler, os, signal, threading
+        from pagecache import DeadlockError, PageCache
+        from tests.file.rig import eventually
+        from tests.stores import RecordingBackend
+        faulthandler.dump_traceback_later({WAIT_LIMIT_S}, exit=True)
+        store = RecordingBackend({{"k": bytes(8192)}})
+        cache = PageCache("4MiB", flush_interval=3600.0)
+        volume = cache.attach(store, prompt=False)
+        file, other = volume.open("k", "r+b"), volume.open("k", "r+b")
+        other.pwrite(b"x", 0)
+        gate, refused = store.gate("truncate" if "truncate" in "{holder}" else "write_from", "k"), []
+
+        def handler(*_):
+            try:
+                {call}
+            except DeadlockError as error:
+                refused.append(error)
+            gate.open()
+
+        def interrupt():
+            main = threading.main_thread().ident
+            eventually(lambda: main in [wait.thread for wait in cache.waits()])
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        signal.signal(signal.SIGHUP, handler)
+        threading.Thread(target=lambda: other.{holder}).start()
+        gate.wait_entered()
+        threading.Thread(target=interrupt).start()
+        {waiting}
+        assert refused
+        {call}
+        print("done", flush=True)
+        os._exit(0)
+    """,
+    )
+    assert "done" in ended.stdout, ended.stderr
+
+
 @pytest.mark.parametrize("change", ["remove", "rename"])
 def test_the_direct_write_of_a_task_is_not_of_the_thread_of_its_loop(store: Rig, change: str) -> None:
     """The thread waits for it: it ends elsewhere."""

@@ -298,13 +298,14 @@ enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct
 	return room ? PC_DONE : PC_FAILED;
 }
 
-/* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; on failure leave the queue. */
-static int wait_granted(struct op *op, u32 kind, i64 deadline_ns)
+/* Queued in a fair queue: sleep until granted @hold. Return: 0, -1 exception, 1 deadline; on failure leave the queue. */
+static int wait_granted(struct op *op, u32 kind, u32 hold, i64 deadline_ns)
 {
 	struct pc_inode *i = op->inode;
 	struct pc_waiter *w = &caller_of(op)->waiter;
 	struct pc_sleep sleep = {.cache = NULL};
 	int err = 0;
+	caller_of(op)->wants = hold;
 	if (atomic_load(&w->word) != PC_GRANTED)
 		begin(&sleep, i, kind);
 	while (!err && atomic_load(&w->word) != PC_GRANTED) {
@@ -327,8 +328,18 @@ static int wait_granted(struct op *op, u32 kind, i64 deadline_ns)
 		else
 			pc_inode_lock_release(i, w->mode);
 	}
+	caller_of(op)->wants = 0;
 	pc_sleep_end(&sleep, err);
 	return err;
+}
+
+/* Refuse a wait for a hold that an operation of this thread has, or waits for. Return: 0, -1 exception. */
+static int refuse_own(struct op *op, u32 holds)
+{
+	if (!pc_op_holds_here(op->inode, holds))
+		return 0;
+	return pc_raise(op->core, engine_of(op->inode), "deadlock",
+			"this call could only wait for the one that a signal handler made it in");
 }
 
 /* The result of an attempt to take a lock, which is recorded if it is held. Return: 0, -1 exception. */
@@ -347,11 +358,10 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 	struct pc_inode *i = op->inode;
 	int err = 0;
 	if (!pc_inode_lock_try(i, mode)) {
-		if (deadline_ns && pc_op_holds_here(i, PC_HOLD_LOCK_X | PC_HOLD_LOCK_S))
-			return pc_raise(op->core, engine_of(i), "deadlock",
-					"this call could only wait for the write that a signal handler made it in");
+		if (deadline_ns && refuse_own(op, PC_HOLD_LOCK_X | PC_HOLD_LOCK_S))
+			return -1;
 		pc_inode_lock_enqueue(i, &caller_of(op)->waiter, mode);
-		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, deadline_ns);
+		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, hold, deadline_ns);
 	}
 	return taken(op, err, hold);
 }
@@ -359,10 +369,12 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 static int acquire_token(struct op *op, i64 deadline_ns)
 {
 	struct pc_inode *i = op->inode;
+	if (deadline_ns && refuse_own(op, PC_HOLD_TOKEN))
+		return -1;
 	pc_inode_leaf_lock(i);
 	bool got = pc_token_take(i, &caller_of(op)->waiter, PC_TOKEN_CALLER);
 	pc_inode_leaf_unlock(i);
-	return taken(op, got ? 0 : wait_granted(op, PC_WAIT_TOKEN, deadline_ns), PC_HOLD_TOKEN);
+	return taken(op, got ? 0 : wait_granted(op, PC_WAIT_TOKEN, PC_HOLD_TOKEN, deadline_ns), PC_HOLD_TOKEN);
 }
 
 /* Take logical locks in their order (contract section 3). Return: 0, -1 with an exception; the caller's settle releases

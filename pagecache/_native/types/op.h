@@ -53,6 +53,7 @@ struct op_caller {
 	u64 shared, shared_end; /* its range, while it has the inode lock shared */
 	u32 calls; /* running calls of a direct write, on threads of the volume */
 	u32 holds; /* PC_HOLD_* */
+	u32 wants; /* the one that it waits for */
 	u32 turn; /* of the token, when `lent` was set */
 	u8 lent; /* a backend call runs on another thread under its token */
 	u8 acknowledged; /* a byte of a direct write was acknowledged */
@@ -114,6 +115,12 @@ static inline struct pc_request *request_of(const struct op *op)
 static inline u32 holds_of(const struct op *op)
 {
 	return op->kind == PC_OP_CALLER ? op->caller.holds : 0;
+}
+
+/* Those, and the one that it waits for: others wait behind it. */
+static inline u32 claims_of(const struct op *op)
+{
+	return op->kind == PC_OP_CALLER ? op->caller.holds | op->caller.wants : 0;
 }
 
 /* Of any kind: whether the current read requests bytes of S. */

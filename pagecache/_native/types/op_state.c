@@ -119,14 +119,14 @@ int pc_op_check(struct op *op)
 	return -1;
 }
 
-/* Whether an operation of this thread has one of these holds of the inode, and ends no sooner than what the thread does
- * now: in a signal handler it must not wait for that. One that was left ends without it. */
+/* Whether an operation of this thread has one of these holds of the inode, or waits for it, and ends no sooner than what
+ * the thread does now: in a signal handler it must not wait for that. One that was left ends without it. */
 bool pc_op_holds_here(const struct pc_inode *i, u32 holds)
 {
 	u64 here = pc_thread_id();
 	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
 		const struct op *op = PC_ENTRY(l, struct op, listed);
-		if (op->inode == i && op->thread == here && op->state != OP_LEFT && holds_of(op) & holds)
+		if (op->inode == i && op->thread == here && op->state != OP_LEFT && claims_of(op) & holds)
 			return true;
 	}
 	return false;
