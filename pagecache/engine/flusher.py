@@ -221,10 +221,6 @@ class Flusher:
         if stalled:
             what = f"{pressure.running} calls run, and none has ended for {limit:g} seconds"
             self._report_stalled(volume, what, None)
-        outage = volume.outage.take()
-        if outage is not None:
-            volume.emit("stalled", message=outage[0], next=outage[1])
-            volume.say(logging.WARNING, "calls that are made again", *outage)
         hung, soon = volume.runner.hung(now, limit)
         for job in hung:
             of = "" if job.key is None else f" of {job.key!r}"

@@ -114,21 +114,12 @@ class Outage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = -math.inf
-        self._report: tuple[str, str] | None = None
 
-    def fail(self, now: float, apart: float, what: str, next: str) -> bool:
-        """Record a call that has failed for long; return whether an outage begins, to be reported by `take`."""
+    def begins(self, now: float, apart: float) -> bool:
+        """Record a call that has failed for long; return whether an outage begins with it."""
         with self._lock:
             begins, self._last = now - self._last > apart, now
-            if begins:
-                self._report = what, next
             return begins
-
-    def take(self) -> tuple[str, str] | None:
-        """Return what happens and what follows, if that is to be reported."""
-        with self._lock:
-            report, self._report = self._report, None
-            return report
 
 
 def divide(volumes: list[EngineVolume], limit: int) -> None:

@@ -151,11 +151,13 @@ class EngineVolume:
         now, policy = self.clock.now(), self.retry
         delay = decide(policy, error, attempts, now - since, self.random())
         if delay is not None and now - since >= self.cache.config.stall_warn:
-            what = f"calls have failed for {now - since:.3g} seconds: {cause(error)}"
-            end = "" if policy.deadline is None else f" for at most {policy.deadline:g} seconds"
             apart = max(30.0, 2 * policy.max_delay)  # calls in flight fail later than the delay between two of them
-            if self.outage.fail(now, apart, what, f"each is made again{end}"):
-                self.cache.flusher.wake()
+            if self.outage.begins(now, apart):
+                what = f"calls have failed for {now - since:.3g} seconds: {cause(error)}"
+                next = "each is made again"
+                next += "" if policy.deadline is None else f" for at most {policy.deadline:g} seconds"
+                self.emit("stalled", message=what, next=next)
+                self.say(logging.WARNING, "calls that are made again", what, next)
         return delay
 
     def _bind(self, backend: Backend) -> None:
