@@ -112,7 +112,7 @@ class PageCacheFile(CachedFile):
             raise TypeError(f"cannot pickle {self!r}: it is closed")
         if self.fs is None:
             raise TypeError(f"cannot pickle {self!r}: it was not opened by a file system")
-        if self._inode.hidden():
+        if not self._inode.is_stored():
             raise TypeError(f"cannot pickle {self!r}: the file has bytes that are not saved; sync() or close() first")
         # Opening with the original mode would truncate it, or fail as it exists.
         mode = self.mode if self.mode[0] in "ra" else "r+b"

@@ -170,20 +170,6 @@ class Inode(EngineFile):
         """Return whether a loss waits for the next opener."""
         return any(not loss.seen for loss in self._losses)
 
-    def has_unsaved_bytes(self) -> bool:
-        """Return whether bytes of it are in no commit yet."""
-        usage = self.usage()
-        return bool(usage["local"] or usage["staged"])
-
-    def hidden(self) -> bool:
-        """Return whether the store differs from the cache: bytes are not written back, or not committed, for objects
-        that become visible by commit.
-        """
-        if not self.has_local():
-            return False
-        usage = self.usage()
-        return self.limits().commit_on_close or bool(usage["dirty"] or usage["writeback"])
-
 
 class InodeTable(dict[Key, Inode]):
     """The files of a volume: names that lead to them, and all of them by the identity of their objects.

@@ -295,7 +295,7 @@ class Volume:
         """
         self.cache._check_forked()
         found = self._unsaved_of(key)
-        return [status.of_cached(each) for each in found if (each.hidden() if hidden else each.has_local())]
+        return [status.of_cached(each) for each in found if (not each.is_stored() if hidden else each.has_local())]
 
     def exists(self, key: Key, *, timeout: float | None = None) -> bool:
         """Return whether `open(key)` would find an object. `timeout`: that of `stat`."""
@@ -470,7 +470,7 @@ class Volume:
 
     # -- invalidation, failed data
 
-    def _inodes_of(self, key: Key | None, has: Callable[[Inode], bool] | None = None) -> builtins.list[Inode]:
+    def _inodes_of(self, key: Key | None, has: Callable[[Inode], object] | None = None) -> builtins.list[Inode]:
         """Return the inode of a key, or, for None, all of them. `has`: a condition. If the inode does not meet it: one
         with unsaved bytes that does, and whose last name the key was.
         """
@@ -490,7 +490,7 @@ class Volume:
     def _unsaved_of(self, key: Key | None) -> builtins.list[Inode]:
         """Return the inode of a key, or, for None, those with unsaved data; abandoned data is not to be saved."""
         if key is not None:
-            found: builtins.list[Inode | None] = [*self._inodes_of(key, Inode.has_unsaved_bytes)]
+            found: builtins.list[Inode | None] = [*self._inodes_of(key, Inode.unsaved)]
         else:
             files = self.engine.dirty_files()
             with self.inodes_lock:
@@ -540,7 +540,7 @@ class Volume:
                 lost += self.recovery.forget(self._canonical(key))
             else:
                 self._recover_first(self._attempts("open", key, None), self._canonical(key))
-        with lifetimes.using(self._inodes_of(key, Inode.has_unsaved_bytes)) as inodes:
+        with lifetimes.using(self._inodes_of(key, Inode.unsaved)) as inodes:
             for inode in inodes:
                 start, end = extent(offset, length, inode.size)
                 dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
