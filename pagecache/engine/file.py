@@ -569,7 +569,9 @@ class EngineFile(NativeInode):
         )
 
     def finds_by_name(self) -> bool:
-        """Return whether the backend finds the object by its name at each call, or at its commit."""
+        """Return whether the backend finds the object by its name at each call, or at its commit. Then only the volume
+        changes its names.
+        """
         return self.identity is None or self.limits().commit_on_close
 
     def is_unpublishable(self) -> bool:

@@ -69,12 +69,6 @@ class Inode(EngineFile):
     def is_called(self) -> bool:
         return self.naming is not None or super().is_called()
 
-    def names_are_facts(self) -> bool:
-        """Return whether only the volume changes the names of the object: the store knows it by its name, or does not
-        have it before a commit.
-        """
-        return self.identity is None or self.limits().commit_on_close
-
     # -- changes of closed handles; under the volume's lock
 
     def keep_changes(self) -> None:

@@ -329,7 +329,7 @@ def _open(
     held = inode.withheld and (inode.owner.options.read_only or backend.limits.read_only)
     create = named and inode.has_local() and not held
     settled = fenced or not inode.publications
-    found = _find(backend, inode, create=create, comparable=not named or (same and not inode.names_are_facts()))
+    found = _find(backend, inode, create=create, comparable=not named or (same and not inode.finds_by_name()))
     if found is None:
         return None
     backend_file, stat, quiet = found

@@ -36,7 +36,7 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
         return found
     for _ in range(LOOKS):
         began, seen = volume.engine.clock.now(), None
-        facts = known is not None and known.names_are_facts()
+        facts = known is not None and known.finds_by_name()
         if known is not None and facts:
             if known.backend_file is None:
                 seen = _seen(known, name, key)
@@ -59,7 +59,7 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     else:
         quiet = None
     if inode is not known:
-        facts = inode is not None and inode.names_are_facts()
+        facts = inode is not None and inode.finds_by_name()
     if inode is not None and facts and stat.version is not None:
         inode.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
