@@ -296,7 +296,8 @@ class PageCache:
 
         Raises:
             ValueError: URL, option, no such spool directory, an object that another volume of this process has already,
-                or `prompt` for an asynchronous backend.
+                `prompt` for an asynchronous backend, or no `volume_id` in a tier for a store that an object was given
+                to, such as a client.
             TypeError: no backend; names all missing methods.
             OSError: EBUSY: another volume of the store is ending, and leaves bytes in the tier perhaps.
         """
@@ -333,9 +334,9 @@ class PageCache:
         kind = type(original(resolved)).__name__
         in_tier = None  # what the tier knows the store by
         if self.tier is not None and disk:
-            own = getattr(original(resolved), "name", None)
-            url = store_of(backend, backend_options or {}) if isinstance(backend, str) else kind
-            in_tier = volume_id or (own if isinstance(own, str) else url)
+            in_tier = volume_id or getattr(original(resolved), "name", None)
+            if not isinstance(in_tier, str):
+                in_tier = store_of(backend, backend_options or {}) if isinstance(backend, str) else kind
         with self._attaching(in_tier, durability) as found:
             taken = {volume.name for volume in self._volumes}
             label = name if name is not None else f"{kind}-{next(self._names)}"

@@ -18,7 +18,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from enum import Enum
 from importlib import import_module
+from pathlib import PurePath
 from typing import Any
 
 from .plain import as_directory, completed
@@ -26,6 +28,7 @@ from .protocol import AsyncBackend, Backend, BackendLimits
 
 GROUP = "pagecache.backends"
 USER = re.compile(r"(?<=//)[^/?#]*@")
+PASSWORD = re.compile(r"(?<=://)([^/?#@:]*):[^/?#]*@")
 INCIDENTAL = re.compile(
     r"key(s|id)?(?![a-z])|secret|tok|pass|pwd|cred|auth(?!ority)|sess|cookie|sas(?![a-z])|sig(?![a-z])|signature|signer"
     "|time_?out",
@@ -44,21 +47,34 @@ def without_user(url: str) -> str:
     return USER.sub("", url)
 
 
-def store_of(url: str, options: Mapping[str, Any]) -> str:
-    """Return the name of the store of a URL in a disk tier, if its backend has none.
+def store_of(place: str, options: Mapping[str, Any]) -> str:
+    """Return the name of a store in a disk tier: its place, and a digest of the user there and of the options that may
+    choose the store, and may be secrets.
 
-    The user, or an option, may choose the store, and may be a secret: there is a digest of them.
+    Raises:
+        ValueError: an option is an object that may be the store itself, such as a client; names the option.
     """
     import hashlib  # a program with one store and no disk tier does not need it
 
-    plain, user = without_user(url), USER.search(url)
-    who = user[0].rstrip("@").partition(":")[0] if user else ""  # passwords change, and choose nothing
-    chosen = sorted(
-        (name, str(value))  # the command line makes numbers of texts
-        for name, value in options.items()
-        if isinstance(value, str | int | float) and name not in LIMITS and not INCIDENTAL.search(name)
-    )
-    return f"{plain}#{hashlib.sha256(repr((who, chosen)).encode()).hexdigest()[:16]}" if who or chosen else plain
+    shown = without_user(place)
+    chosen = _chosen("", {name: value for name, value in options.items() if name not in LIMITS})
+    found = (PASSWORD.sub(r"\1@", place), chosen)
+    return shown if found == (shown, []) else f"{shown}#{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
+
+
+def _chosen(name: str, value: Any) -> Any:
+    """Return the value of an option without credentials."""
+    if isinstance(value, Mapping):
+        kept = {str(each): value[each] for each in value if not INCIDENTAL.search(str(each))}
+        return [(each, _chosen(each, kept[each])) for each in sorted(kept)]
+    if isinstance(value, list | tuple):
+        return [_chosen(name, each) for each in value]
+    if value is None or isinstance(value, str | int | float | Enum | PurePath):
+        parts = str(value).split(";")  # of a connection string; the command line makes numbers of texts
+        shown = [part for part in parts if parts == [part] or not INCIDENTAL.search(part.partition("=")[0])]
+        return PASSWORD.sub(r"\1@", ";".join(sorted(shown)))
+    what = f"{name}: {type(value).__name__} is an object, which gives the store no name in a disk tier"
+    raise ValueError(f"{what}; pass volume_id= (or set the backend's `name`), which no other store has")
 
 
 BUILT_IN = {

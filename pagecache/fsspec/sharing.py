@@ -25,7 +25,7 @@ import fsspec
 from fsspec.utils import tokenize
 
 from ..backends.fsspec import FsspecBackend
-from ..backends.fsspec.store_name import LISTING_OPTIONS
+from ..backends.fsspec.calls import LISTING_OPTIONS
 from ..cache import PageCache
 from ..config import CacheConfig, Durability, Size, VolumeOptions, unknown_option, with_overrides
 from ..disk.tier import DiskTier
@@ -143,13 +143,14 @@ class Wanted:
             return found
         # Before taking the lock, which is held only briefly: this may call the target.
         backend = FsspecBackend(self.target.fs, **dict(self.backend))
+        in_tier = self.volume_id or (backend.name if dict(self.disk).get("disk") else None)
+        ways: Any = {"durability": self.durability, "volume_id": in_tier}
         with _lock:
             if (found := self.open_volume()) is None:
                 cache = _caches.get(self._shared)
                 if cache is None or cache.closed:
                     cache = PageCache(self.capacity, config=self.config, disk=_tier(**dict(self.disk)))
                 name = f"{self.target.protocols[0]}-{next(_numbers)}"
-                ways: Any = {"durability": self.durability, "volume_id": self.volume_id}
                 found = cache.attach(backend, name=name, options=self.options, **ways)
                 _caches[self._shared], _volumes[self] = cache, found
             return found

@@ -97,7 +97,7 @@ class Mount:
             backend.close()
             raise
         try:
-            named = isinstance(getattr(backend, "name", None), str)
+            named = options.disk is None or isinstance(getattr(backend, "name", None), str)
             self.volume = self.cache.attach(
                 backend,
                 read_only=options.read_only,

@@ -12,9 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any, cast
@@ -427,30 +425,6 @@ KEYS = json.dumps(
     }
 )
 NAMES: list[tuple[str, dict[str, str], str]] = [
-    ("az://data/f?account=one", {}, "az://data/f/?account=one"),
-    ("az://data?account=two", {"AZURE_STORAGE_ACCOUNT_NAME": "one"}, "az://data/?account=two"),
-    ("az://data", {"AZURE_STORAGE_ACCOUNT_NAME": "one"}, "az://data/?account=one"),
-    ("az://data?account=one&endpoint=http://me:secret@h:1/", {}, "az://data/?account=one&endpoint=http://h:1"),
-    ("az://data?account=one", {"AZURE_ENDPOINT": "https://h"}, "az://data/?account=one&endpoint=https://h"),
-    ("az://data?account=one", {"AZURE_STORAGE_ENDPOINT": "https://h"}, "az://data/?account=one&endpoint=https://h"),
-    ("az://data?emulator=yes", {}, "az://data/?account=devstoreaccount1&endpoint=http://127.0.0.1:10000"),
-    (
-        "az://data?account=one",
-        {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": "http://h:1"},
-        "az://data/?account=one&endpoint=http://h:1",
-    ),
-    (
-        "az://data?account=one",
-        {"AZURE_USE_FABRIC_ENDPOINT": "true"},
-        "az://data/?account=one&endpoint=https://blob.fabric.microsoft.com",
-    ),
-    ("gs://data/f", {}, "gs://data/f/"),
-    ("gs://data?endpoint=https://storage.googleapis.com", {}, "gs://data/"),
-    ("gs://data?endpoint=http://h:1", {"GOOGLE_BASE_URL": "http://h:2"}, "gs://data/?endpoint=http://h:1"),
-    ("gs://data", {"GOOGLE_BASE_URL": "http://h:2"}, "gs://data/?endpoint=http://h:2"),
-    ("gs://data", {"GOOGLE_SERVICE_ACCOUNT_KEY": KEYS}, "gs://data/?endpoint=http://127.0.0.1:4"),
-    ("gs://data?service_account=keys.json", {}, "gs://data/?endpoint=http://127.0.0.1:4"),
-    ("gs://data", {"GOOGLE_SERVICE_ACCOUNT": "keys.json"}, "gs://data/?endpoint=http://127.0.0.1:4"),
     ("s3://data/f?region=us-east-1", {}, "s3://data/f/"),
     ("s3://data?region=eu-central-1", {}, "s3://data/"),
     ("s3://data?endpoint=https://s3.eu-central-1.amazonaws.com", {}, "s3://data/"),
@@ -461,6 +435,44 @@ NAMES: list[tuple[str, dict[str, str], str]] = [
     ("s3://data?region=us-east-1", {"AWS_ENDPOINT_URL_S3": "http://h:2"}, "s3://data/?endpoint=http://h:2"),
     ("s3://data?profile=other", {"AWS_CONFIG_FILE": "profiles"}, "s3://data/?endpoint=http://h:3"),
 ]
+APART: list[list[tuple[str, dict[str, str]]]] = [  # each row is one store, and another one than each other row
+    [
+        ("az://data?account=one", {}),
+        ("az://data", {"AZURE_STORAGE_ACCOUNT_NAME": "one", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}),
+        ("az://data?account=one", {"AZURE_STORAGE_ACCOUNT_NAME": "two", "AZURE_STORAGE_SAS_TOKEN": "sig=a"}),
+    ],
+    [("az://data/f?account=one", {})],
+    [("az://data?account=two", {"AZURE_STORAGE_ACCOUNT_NAME": "one"})],
+    [
+        ("az://data?account=one&endpoint=http://me:secret@h:1", {}),
+        ("az://data?account=one&endpoint=http://me:b@h:1", {}),
+    ],
+    [
+        ("az://data?account=one", {"AZURE_ENDPOINT": "https://h"}),
+        ("az://data?account=one", {"AZURE_STORAGE_ENDPOINT": "https://h"}),
+    ],
+    [("az://data?account=one", {"AZURE_STORAGE_USE_EMULATOR": "true"})],
+    [
+        (
+            "az://data?account=one",
+            {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": "http://h:1"},
+        )
+    ],
+    [("az://data?account=one", {"AZURE_USE_FABRIC_ENDPOINT": "true"})],
+    [("gs://data", {}), ("gs://data", {"GOOGLE_SERVICE_ACCOUNT": "other.json"})],
+    [("gs://data/f", {})],
+    [
+        ("gs://data?endpoint=http://h:1", {"GOOGLE_BASE_URL": "http://h:2"}),
+        ("gs://data", {"GOOGLE_BASE_URL": "http://h:1"}),
+    ],
+    [("gs://data", {"GOOGLE_BASE_URL": "http://h:2"})],
+    [
+        ("gs://data", {"GOOGLE_SERVICE_ACCOUNT_KEY": KEYS}),
+        ("gs://data?service_account=keys.json", {}),
+        ("gs://data", {"GOOGLE_SERVICE_ACCOUNT": "keys.json"}),
+        ("gs://data", {"GOOGLE_SERVICE_ACCOUNT_PATH": "keys.json"}),
+    ],
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("url", "environment", "name"), NAMES)
@@ -468,11 +480,10 @@ def test_the_name_of_a_bucket_has_its_service_and_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, environment: dict[str, str], name: str
 ) -> None:
     """As the client has found them: confirmed bytes of one account are never saved in another."""
-    pytest.importorskip("boto3" if url.startswith("s3:") else "obstore")
+    pytest.importorskip("boto3")
     monkeypatch.chdir(tmp_path)
-    Path("keys.json").write_text(KEYS)
     Path("profiles").write_text("[profile other]\nendpoint_url = http://h:3\nregion = us-east-1\n")
-    for variable in [each for each in os.environ if each.startswith(("AWS_", "AZURE", "GOOGLE_"))]:
+    for variable in [each for each in os.environ if each.startswith("AWS_")]:
         monkeypatch.delenv(variable)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
@@ -489,33 +500,63 @@ def stores(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pytest.importorskip("obstore.store")
 
 
+@pytest.mark.usefixtures("stores")
+def test_the_name_of_a_container_has_its_service_and_account_and_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("keys.json").write_text(KEYS)
+    Path("other.json").write_text(json.dumps({**json.loads(KEYS), "gcs_base_url": None}))
+    found: list[str] = []
+    for row in APART:
+        names = set()
+        for url, environment in row:
+            with monkeypatch.context() as patch:
+                for variable, value in environment.items():
+                    patch.setenv(variable, value)
+                backend: Any = backend_from_url(url)
+            names.add(backend.name)
+            place = url.partition("?")[0].partition("://")[2]
+            assert backend.name.partition(":")[2].partition(":")[2].startswith(f"{place}/")
+            backend.close()
+        assert len(names) == 1
+        found += names
+    assert len(set(found)) == len(APART)
+    assert not any("secret" in name for name in found)
+
+
 OBJECTS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
-    ("S3Store", ("one",), {"secret_access_key": "a", "access_key_id": "b"}, "obstore:s3://one/f/?region=us-east-1"),
-    ("S3Store", ("two",), {"aws_region": "cn-north-1", "prefix": "/p/"}, "obstore:s3://two/p/f/?region=cn-north-1"),
-    ("S3Store", ("one",), {"endpoint": "http://me:secret@h:1/"}, "obstore:s3://one/f/?endpoint=http://h:1"),
-    ("S3Store", ("one",), {"aws_endpoint_url_s3": "http://h:2"}, "obstore:s3://one/f/?endpoint=http://h:2"),
-    ("AzureStore", ("data",), {"account_name": "one", "account_key": "a2V5"}, "az://data/f/?account=one"),
-    ("AzureStore", ("data",), {"account_name": "two", "sas_key": "a=b"}, "az://data/f/?account=two"),
-    ("GCSStore", ("data",), {"skip_signature": True, "prefix": "p"}, "gs://data/p/f/"),
-    ("GCSStore", ("data",), {"skip_signature": True, "base_url": "http://h:1"}, "gs://data/f/?endpoint=http://h:1"),
-    ("LocalStore", ("/",), {}, "obstore:file:///f/"),
-    ("LocalStore", ("/proc",), {}, "obstore:file:///proc/f/"),
-    ("HTTPStore", ("http://h/a?sig=secret",), {}, "obstore:http://h/a/f/"),
+    ("S3Store", ("one",), {"secret_access_key": "a", "access_key_id": "b"}, "one/f/"),
+    ("S3Store", ("one",), {"aws_region": "cn-north-1", "prefix": "/p/"}, "one/p/f/"),
+    ("S3Store", ("one",), {"endpoint": "http://me:secret@h:1/"}, "one/f/"),
+    ("S3Store", ("one",), {"aws_endpoint_url_s3": "http://h:2"}, "one/f/"),
+    ("AzureStore", ("data",), {"account_name": "one", "account_key": "a2V5"}, "data/f/"),
+    ("AzureStore", ("data",), {"account_name": "two", "sas_key": "a=b"}, "data/f/"),
+    ("GCSStore", ("data",), {"skip_signature": True, "prefix": "p"}, "data/p/f/"),
+    ("GCSStore", ("data",), {"skip_signature": True, "base_url": "http://h:1"}, "data/f/"),
+    ("LocalStore", ("/",), {}, "//f/"),
+    ("LocalStore", ("/proc",), {}, "/proc/f/"),
+    ("HTTPStore", ("http://h/a?sig=secret",), {}, "http://h/a/f/"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "arguments", "options", "name"), OBJECTS)
-def test_a_store_of_obstore_given_as_an_object_is_named_by_what_it_is(
-    stores: Any, kind: str, arguments: tuple[Any, ...], options: dict[str, Any], name: str
-) -> None:
+def test_a_store_of_obstore_given_as_an_object_is_named_by_what_it_is(stores: Any) -> None:
     from pagecache.backends.obstore import ObstoreBackend
 
-    class Layer(getattr(stores, kind)):  # type: ignore[misc]
-        pass
+    found = set()
+    for kind, arguments, options, place in OBJECTS:
+        one, other = (getattr(stores, kind)(*arguments, **options) for _ in range(2))
+        name = ObstoreBackend(one, "f").name
+        assert name.partition("#")[0] == f"obstore:{kind}:{place}"
+        assert ObstoreBackend(other, "f", where="for messages").name == name
+        found.add(name)
 
-    assert ObstoreBackend(getattr(stores, kind)(*arguments, **options), "f").name == name
-    assert ObstoreBackend(getattr(stores, kind)(*arguments, **options), "f", where="for messages").name == name
-    assert ObstoreBackend(Layer(*arguments, **options), "f").name.endswith(f"Layer of {name}")
+        class Layer(getattr(stores, kind)):  # type: ignore[misc]
+            pass
+
+        with pytest.raises(ValueError, match=r"reads: Layer is an object, .*; pass volume_id="):
+            assert ObstoreBackend(Layer(*arguments, **options), "f").name
+    assert len(found) == len(OBJECTS)
 
 
 def test_a_store_of_obstore_is_named_by_the_bucket_of_the_environment(
@@ -525,24 +566,24 @@ def test_a_store_of_obstore_is_named_by_the_bucket_of_the_environment(
 
     monkeypatch.setenv("AWS_BUCKET", "one")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://h:1")
-    assert ObstoreBackend(stores.S3Store()).name == "obstore:s3://one/?endpoint=http://h:1"
+    one = ObstoreBackend(stores.S3Store())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://h:2")
+    two = ObstoreBackend(stores.S3Store())
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert one.name.startswith("obstore:S3Store:one/#")
+    assert two.name.startswith("obstore:S3Store:one/#")
+    assert one.name != two.name
+    assert ObstoreBackend(stores.S3Store("one", endpoint="http://h:1")).name == one.name
 
 
-def test_what_was_confirmed_for_a_store_in_memory_of_obstore_is_not_saved_in_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stores: Any
-) -> None:
+def test_a_store_in_memory_of_obstore_is_in_a_tier_by_its_volume_id_alone(tmp_path: Path, stores: Any) -> None:
     from pagecache.backends.obstore import ObstoreBackend
 
-    monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)  # as if the process was killed before
-    for first in (True, False):
-        with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
-            volume = cache.attach(ObstoreBackend(stores.MemoryStore(), "f"), durability="disk", on_recovery="hold")
-            if first:
-                with volume.open("new", "xb") as file:
-                    file.write(b"of the first")
-            else:
-                assert volume.recovered() == []
-    assert ObstoreBackend(stores.MemoryStore(), "f", where="mine").name == "mine/f/"
+    with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
+        with pytest.raises(ValueError, match=r"reads: MemoryStore is an object, .*; pass volume_id="):
+            cache.attach(ObstoreBackend(stores.MemoryStore(), "f"))
+        cache.attach(ObstoreBackend(stores.MemoryStore(), "f"), volume_id="mine")
+        cache.attach(ObstoreBackend(stores.MemoryStore(), "f"), disk=False)
 
 
 class Nameless(Backend):
@@ -611,7 +652,9 @@ def test_a_mount_knows_stores_without_a_name_by_url_and_options(
     module = "python:tests.disk.test_ways_in"
     for name, options in (("Nameless", {}), ("Nameless", {"room": 1}), ("SHARED", {}), ("SHARED_TOO", {})):
         url, mountpoint = f"{module}:{name}", str(tmp_path / "mountpoint")
-        given = MountOptions(url=url, mountpoint=mountpoint, backend_options=options)
+        given = MountOptions(
+            url=url, mountpoint=mountpoint, backend_options=options, disk=str(tmp_path / "tier"), disk_size="512MiB"
+        )
         raises(CannotMount, mount.Mount(given, print, print).run, lambda: None, match="seen")
     assert found[0] == f"{module}:Nameless"
     assert found[1].startswith(f"{module}:Nameless#")
@@ -675,23 +718,9 @@ class Credential:
     """Its text is an address: another one in each process."""
 
 
-class Session:
-    """Its text is no address, and the same for each."""
-
-    def __repr__(self) -> str:
-        return "Session()"
-
-
 class Mode(enum.Enum):
     FAST = 1
     SLOW = 2
-
-
-@dataclass(frozen=True)
-class Settings:
-    region: str
-    token: str = "a"
-    client: object = None
 
 
 AZURE = "DefaultEndpointsProtocol=https;AccountName={};AccountKey={}==;EndpointSuffix=core.windows.net"
@@ -719,12 +748,7 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "listings": ({"use_listings_cache": False, "asynchronous": True, "loop": Credential()}, {}),
     "paths": ({"folder": Path("/a")}, {"folder": "/a"}),
     "a renewed timeout": ({"timeout": 5, "client_kwargs": {"read_timeout": timedelta(1)}}, {"client_kwargs": {}}),
-    "a time": ({"delay": timedelta(seconds=5)}, {"delay": timedelta(seconds=5)}),
     "a choice": ({"mode": Mode.FAST}, {"mode": Mode.FAST}),
-    "a decimal": ({"rate": Decimal("0.5")}, {"rate": Decimal("0.5")}),
-    "a set": ({"verbs": {f"v{n}" for n in range(9)}}, {"verbs": frozenset(f"v{n}" for n in reversed(range(9)))}),
-    "settings": ({"at": Settings("a", "b")}, {"at": Settings("a", "c")}),
-    "a file system": ({"fs": Cloud("a", "b")}, {"fs": Cloud("a", "c")}),
 }
 OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hosts": ({"host": "a"}, {"host": "b"}),
@@ -737,15 +761,7 @@ OTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "endpoints": ({"client_kwargs": {"endpoint_url": "http://a"}}, {"client_kwargs": {"endpoint_url": "http://b"}}),
     "users in a URL": ({"base_url": "https://me:a@host/dav"}, {"base_url": "https://you:a@host/dav"}),
-    "file systems": ({"fs": Cloud("a")}, {"fs": Cloud("b")}),
-    "directories": ({"fs": DirFileSystem("a", Cloud("a"))}, {"fs": DirFileSystem("b", Cloud("a"))}),
-    "objects that may be the store": ({"fs": Credential()}, {"fs": Credential()}),
-    "objects with a text": ({"fs": Session()}, {"fs": Session()}),
-    "objects in settings": ({"at": Settings("a", "b", Credential())}, {"at": Settings("a", "b", Credential())}),
-    "times": ({"delay": timedelta(seconds=5)}, {"delay": timedelta(seconds=6)}),
     "choices": ({"client_kwargs": {"mode": Mode.FAST}}, {"client_kwargs": {"mode": Mode.SLOW}}),
-    "sets": ({"verbs": {"a"}}, {"verbs": {"b"}}),
-    "settings of regions": ({"at": Settings("a")}, {"at": Settings("b")}),
 }
 
 
@@ -755,12 +771,33 @@ def test_an_fsspec_store_is_named_by_what_it_is_not_by_who_asks(what: str) -> No
     assert (one == other) == (what in SAME)
 
 
-def test_the_next_process_finds_what_was_confirmed_for_a_store_with_a_plain_value(
+OBJECT_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "client": {"client": Credential()},
+    "fs": {"fs": Cloud("a")},
+    "delay": {"client_kwargs": {"delay": timedelta(seconds=5)}},
+    "hosts": {"hosts": ["a", Credential()]},
+}
+
+
+@pytest.mark.parametrize("argument", OBJECT_ARGUMENTS)
+def test_a_store_that_was_given_an_object_has_no_name_in_a_tier(tmp_path: Path, argument: str) -> None:
+    """It may be the store itself, and nothing else tells it from another one. Without a tier it needs no name."""
+    backend = FsspecBackend(Cloud(**OBJECT_ARGUMENTS[argument]), "/data")
+    with PageCache("1MiB", disk=tmp_path / "tier") as cache:
+        for given in (backend, PassingBackend(backend)):
+            with pytest.raises(ValueError, match=f"{argument}: .* is an object, .*; pass volume_id="):
+                cache.attach(given)
+        assert cast(Any, cache.attach(backend, volume_id="mine").engine.backend).volume_id == "mine"
+    with PageCache("1MiB") as cache:
+        cache.attach(FsspecBackend(Cloud(**OBJECT_ARGUMENTS[argument]), "/data"))
+
+
+def test_the_next_process_finds_what_was_confirmed_for_a_store_with_plain_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)  # as if the process was killed before
     for first in (True, False):
-        backend = FsspecBackend(Cloud("a", delay=timedelta(seconds=5)), str(tmp_path))
+        backend = FsspecBackend(Cloud("a", delay={"seconds": [5, None, Mode.FAST]}), str(tmp_path))
         with PageCache("16MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
             volume = cache.attach(backend, durability="disk", on_recovery="hold")
             if first:
@@ -794,7 +831,7 @@ def test_a_process_with_other_credentials_finds_what_the_last_one_has_confirmed(
 
 
 def test_a_file_system_of_fsspec_gives_its_store_the_name_that_it_is_told(tmp_path: Path) -> None:
-    """Objects that may be the store have a random name, so that no other one finds its bytes."""
+    """A store that was given an object needs one."""
     store, disk = Cloud(), str(tmp_path / "tier")
     store.pipe_file(f"{tmp_path}/a", content(MIB))
     for hits in (False, True):
@@ -805,6 +842,10 @@ def test_a_file_system_of_fsspec_gives_its_store_the_name_that_it_is_told(tmp_pa
         assert bool(files.volume.stats().disk_hits) == hits
         assert files.volume.engine.backend.volume_id == "mine"
         files.close()
+    for _ in range(2):  # the first one leaves no cache that has the tier
+        files = fsspec.filesystem("pagecache", fs=Cloud(Credential()), skip_instance_cache=True, disk=disk)
+        with pytest.raises(ValueError, match=r"host: Credential is an object, .*; pass volume_id="):
+            files.cat_file(f"{tmp_path}/a")
     store.rm_file(f"{tmp_path}/a")
     with pytest.raises(ValueError, match="volume_id: '' is not a text of at least one character"):
         fsspec.filesystem("pagecache", fs=store, disk=disk, volume_id="")

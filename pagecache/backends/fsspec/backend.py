@@ -4,6 +4,7 @@ ones are objects as a whole. Asynchronous classes have fsspec's loop, for which 
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -17,9 +18,8 @@ from ..directory import DirectoryBackend, DirectoryFile
 from ..passing import PassingBackend
 from ..protocol import BackendLimits
 from ..url import without_user
-from .calls import AwaitedCalls, Calls, beneath, fsspec, name_of
+from .calls import AwaitedCalls, Calls, beneath, fsspec, name_of, path_beneath, store_name
 from .objects import Objects
-from .store_name import path_beneath, store_name
 
 Publish = Literal["move", "put"]
 AT_ONCE = frozenset({"s3:", "s3a:"})
@@ -93,7 +93,12 @@ class FsspecBackend(PassingBackend):
             inner = Objects(AwaitedCalls(fs) if awaited else Calls(fs), root, whole, how, options)
         super().__init__(inner)
         vars(self)["open"] = inner.open  # which may take `seen`
-        self.name = inner.name if isinstance(inner, LocalObjects) else store_name(fs, root)
+        self._place = fs, root
+
+    @functools.cached_property  # which a caller may assign to
+    def name(self) -> str:
+        """Name of the store in a disk tier: one for the same objects in any process and with any credentials."""
+        return self.inner.name if isinstance(self.inner, LocalObjects) else store_name(*self._place)
 
 
 class LocalObjects(DirectoryBackend):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import io
 import os
 import ssl
@@ -40,6 +41,7 @@ from ...errors import BackendError, Key
 from ..objects.store import Store
 from ..protocol import ObjectStat
 from ..spool import Spool, dealt
+from ..url import store_of
 
 TAGS = (
     *("ETag", "etag", "e_tag", "generation", "sha", "hex", "content_hash", "content_md5", "md5Hash", "Content-MD5"),
@@ -51,6 +53,8 @@ TIMES = (
     "created",
 )
 """Names of the time of the last change; an object that is replaced as a whole is made at that time."""
+LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
+"""Options that fsspec passes to any file system; they do not change its objects."""
 PIPE_MAX = 1 << 20
 """Largest object in bytes that is stored from one piece of memory."""
 STEP = 1 << 20
@@ -89,6 +93,27 @@ def name_of(fs: Any) -> str:
     """Return its protocol, for messages."""
     protocol = beneath(fs).protocol
     return f"{protocol if isinstance(protocol, str) else protocol[0]}:"
+
+
+def path_beneath(fs: Any, root: str) -> str:
+    """Return a path as the file system that does the work has it, see `beneath`."""
+    if isinstance(fs, DirFileSystem):
+        return path_beneath(fs.fs, fs._join(root))
+    if beneath(fs) is not fs:
+        return path_beneath(fs.sync_fs, root)
+    path: str = fs._strip_protocol(root) if root else ""
+    return path
+
+
+def store_name(fs: Any, root: str) -> str:
+    """Return the name in a disk tier of what a path of a file system leads to; ValueError: an argument is an object."""
+    real = beneath(fs)
+    parameters = [*inspect.signature(type(real).__init__).parameters.values()][1:]
+    names = [each.name for each in parameters if each.kind <= each.POSITIONAL_OR_KEYWORD]
+    given = {names[at] if at < len(names) else str(at): value for at, value in enumerate(real.storage_args)}
+    given = {name: value for name, value in {**given, **real.storage_options}.items() if name not in LISTING_OPTIONS}
+    kind = f"{type(real).__module__}.{type(real).__qualname__}"
+    return store_of(f"fsspec:{name_of(fs)}{path_beneath(fs, root)}", {"": kind, **given})
 
 
 def _has(fs: Any, *methods: str) -> bool:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import builtins
 import errno
+import functools
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Unpack
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -44,7 +47,7 @@ class ObstoreBackend(BucketBackend[Stored]):
         reads: a store of obstore, whose own retries are off.
         prefix: common beginning of all names, a folder.
         writes: the store for uploads; None: `reads`.
-        where: URL of the container, for messages; it is the name in a disk tier of a store that has none.
+        where: URL of the container, for messages.
         generations: versions are Google's generations.
         single_put: largest object in bytes that one conditional request stores; larger ones are sent in parts.
         require_conditions: refuse to write what no condition guards.
@@ -76,11 +79,16 @@ class ObstoreBackend(BucketBackend[Stored]):
         whole = BackendLimits(max_read="8MiB", max_write="8MiB", max_inflight=16, commit_on_close=True)
         shown = where or "obstore:"
         super().__init__(prefix, shown, limits or whole, overrides)
-        self.name = _store_name(reads, self.prefix, where)
+        self._store = _store(reads, self.prefix)  # with the environment of now, as the client has it
         self._required = flag(require_conditions, "require_conditions")
         self.requests = Requests(reads, writes or reads, shown, generations=generations)
         self.names: Names[Stored] = Names(self.requests)
         self._honoured = Honoured(self.requests, self.prefix + PRIVATE)
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Name of the store in a disk tier."""
+        return store_of(*self._store)
 
     # ---------------------------------------------------------------- keys
 
@@ -144,86 +152,32 @@ GS = {"endpoint": "base_url", "service_account": "service_account", "anonymous":
 AZ = {"endpoint": "endpoint", "account": "account_name", "emulator": "use_emulator", "anonymous": "skip_signature"}
 FLAGS = ("skip_signature", "use_emulator")
 ENVIRONMENT = {
-    "s3": {
-        "AWS_ENDPOINT": "endpoint",
-        "AWS_ENDPOINT_URL": "endpoint",
-        "AWS_ENDPOINT_URL_S3": "endpoint_url_s3",
-        "AWS_REGION": "region",
-        "AWS_DEFAULT_REGION": "default_region",
-        "AWS_BUCKET": "bucket",
-        "AWS_BUCKET_NAME": "bucket",
-    },
-    "gs": {
-        "GOOGLE_BASE_URL": "base_url",
-        "GOOGLE_SERVICE_ACCOUNT_PATH": "service_account",
-        "GOOGLE_SERVICE_ACCOUNT": "service_account",
-        "GOOGLE_SERVICE_ACCOUNT_KEY": "service_account_key",
-        "GOOGLE_BUCKET": "bucket",
-        "GOOGLE_BUCKET_NAME": "bucket",
-    },
-    "az": {
-        "AZURE_ENDPOINT": "endpoint",
-        "AZURE_STORAGE_ENDPOINT": "endpoint",
-        "AZURE_STORAGE_ACCOUNT_NAME": "account_name",
-        "AZURE_STORAGE_USE_EMULATOR": "use_emulator",
-        "AZURE_USE_FABRIC_ENDPOINT": "use_fabric_endpoint",
-        "AZURE_CONTAINER_NAME": "container_name",
-    },
+    "S3Store": r"AWS_(ENDPOINT|ENDPOINT_URL_S3|REGION|DEFAULT_REGION|BUCKET)(_URL|_NAME)?",
+    "GCSStore": r"GOOGLE_(BASE_URL|SERVICE_ACCOUNT_KEY|SERVICE_ACCOUNT|BUCKET)(_PATH|_NAME)?",
+    "AzureStore": r"AZUR(?:E|E_STORAGE|ITE)_(ENDPOINT|ACCOUNT_NAME|USE_EMULATOR|USE_FABRIC_ENDPOINT|CONTAINER_NAME"
+    r"|BLOB_STORAGE_URL)",
 }
-"""What obstore takes from the environment and chooses the store. It does not report the values that it uses."""
-SCHEMES = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az"}
-GOOGLE = "https://storage.googleapis.com"
+"""What obstore takes from the environment and chooses the store: its settings. It does not report their values."""
 
 
-def _store_name(store: Any, prefix: str, where: str | None) -> str:
-    """Return the name of a store in a disk tier: one for the same objects, in any process."""
-    import obstore.store as stores
-
-    known = next((each for each in type(store).__mro__ if each.__module__ == stores.__name__), object)
-    layer = "" if known is type(store) else f"{type(store).__qualname__} of "  # it may change bytes
-    kind = known.__name__
+def _store(store: Any, prefix: str) -> tuple[str, dict[str, Any]]:
+    """Return the place of a store, and the options that may choose it. A subclass may change bytes: it has no place."""
+    kind = type(store).__name__ if type(store).__module__ == "obstore.store" else ""
+    found: dict[str, Any] = {}
+    place = ""
     if kind == "LocalStore":
-        return f"{layer}obstore:file://{os.path.realpath(store.prefix or '/').rstrip('/')}/{prefix}"
-    if kind == "HTTPStore":
-        return f"{layer}obstore:{store_of(store.url.partition('?')[0].rstrip('/') + '/' + prefix, {})}"
-    if scheme := SCHEMES.get(kind):
-        words = ENVIRONMENT[scheme]
-        # Settings of obstore that were given precede those of the environment, of which the last one counts.
-        found = {words[name]: value for name, value in os.environ.items() if name in words} | dict(store.config)
-        if container := found.get("container_name" if scheme == "az" else "bucket"):
-            path = f"{store.prefix}/{prefix}" if store.prefix else prefix
-            return f"{layer}{'obstore:' * (scheme == 's3')}{scheme}://{container}/{path}{_service(scheme, found)}"
-    return f"{where or f'obstore:{os.urandom(16).hex()}'}/{prefix}"  # two of them look alike
-
-
-def _service(scheme: str, found: dict[str, Any]) -> str:
-    """Return the service and the account of a store, as the query of its URL; "": Google itself."""
-    if scheme == "s3":  # without an endpoint, the region leads to one of Amazon's
-        endpoint, account = found.get("endpoint_url_s3") or found.get("endpoint"), None
-        if endpoint is None:
-            return f"?region={found.get('region') or found.get('default_region') or 'us-east-1'}"
-    elif scheme == "gs":
-        endpoint, account = found.get("base_url"), None
-        if endpoint is None and (place := found.get("service_account")):
-            with open(place, encoding="utf-8") as file:
-                found["service_account_key"] = file.read()
-        if endpoint is None and (key := found.get("service_account_key")):
-            endpoint = json.loads(key).get("gcs_base_url")
-        endpoint = None if endpoint is not None and endpoint.rstrip("/") == GOOGLE else endpoint
-    else:
-        endpoint, account = found.get("endpoint"), found.get("account_name")
-        if _is_set(found.get("use_emulator")):
-            endpoint = os.environ.get("AZURITE_BLOB_STORAGE_URL", "http://127.0.0.1:10000")
-            account = account or "devstoreaccount1"
-        elif endpoint is None and _is_set(found.get("use_fabric_endpoint")):
-            endpoint = "https://blob.fabric.microsoft.com"
-    endpoint = endpoint and without_user(endpoint).partition("?")[0].rstrip("/")
-    query = [f"{word}={value}" for word, value in (("account", account), ("endpoint", endpoint)) if value]
-    return "?" + "&".join(query) if query else ""
-
-
-def _is_set(value: object) -> bool:
-    return str(value).lower() in ("1", "true", "on", "yes", "y")  # as obstore reads it
+        place = os.path.realpath(store.prefix or "/")
+    elif kind == "HTTPStore":
+        place = store.url.partition("?")[0].rstrip("/")
+    elif kind in ENVIRONMENT:
+        words = ((re.fullmatch(ENVIRONMENT[kind], name), value) for name, value in os.environ.items())
+        found = {word[1].lower(): value for word, value in words if word} | store.config
+        if file := found.pop("service_account", None):
+            found["service_account_key"] = Path(file).read_text(encoding="utf-8")
+        found["gcs_base_url"] = json.loads(found.get("service_account_key", "{}")).get("gcs_base_url")
+        if place := found.pop("container_name" if kind == "AzureStore" else "bucket", ""):
+            place += f"/{store.prefix}" if store.prefix else ""
+    return (f"obstore:{kind}:{place}/{prefix}", found) if place else ("", {"reads": store})
 
 
 def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, Any]) -> ObstoreBackend:
