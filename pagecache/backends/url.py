@@ -22,6 +22,7 @@ from enum import Enum
 from importlib import import_module
 from pathlib import PurePath
 from typing import Any
+from urllib.parse import parse_qsl
 
 from .plain import as_directory, completed
 from .protocol import AsyncBackend, Backend, BackendLimits
@@ -30,7 +31,7 @@ GROUP = "pagecache.backends"
 USER = re.compile(r"(?<=//)[^/?#]*@")
 PASSWORD = re.compile(r"(?<=://)([^/?#@:]*):[^/?#]*@")
 INCIDENTAL = re.compile(
-    r"key(s|id)?(?![a-z])|secret|tok|pass|pwd|cred|auth(?!ority)|sess|cookie|sas(?![a-z])|sig(?![a-z])|signature|signer"
+    r"key(s|_?id)?$|secret|tok|pass|pwd|cred|auth(?!or(ity)?$|_?url)|sess|cookie|sas(?![a-z])|sig(?![a-z])|signature|signer"
     "|time_?out",
     re.IGNORECASE,
 )
@@ -56,8 +57,9 @@ def store_of(place: str, options: Mapping[str, Any]) -> str:
     """
     import hashlib  # a program with one store and no disk tier does not need it
 
-    shown = without_user(place)
-    chosen = _chosen("", {name: value for name, value in options.items() if name not in LIMITS})
+    place, _, query = place.partition("?") if "://" in place else (place, "", "")
+    shown, given = without_user(place), {**dict(parse_qsl(query, keep_blank_values=True)), **options}
+    chosen = _chosen("", {name: value for name, value in given.items() if name not in LIMITS})
     found = (PASSWORD.sub(r"\1@", place), chosen)
     return shown if found == (shown, []) else f"{shown}#{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
 

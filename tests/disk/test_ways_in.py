@@ -16,6 +16,7 @@ from datetime import timedelta
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlencode
 
 import fsspec
 import pytest
@@ -629,11 +630,17 @@ def test_an_option_that_does_not_choose_the_store_is_not_in_its_name() -> None:
     def name(**options: Any) -> str:
         return store_of("mine://host/f", options)
 
+    def asked(**words: object) -> str:
+        return store_of(f"mine://host/f?{urlencode(words)}", {})
+
     one = name(account="a")
+    assert asked(account="a") == one
     for option in ("token", "password", "secret_key", "session_token", "connect_timeout", "timeout", "max_inflight"):
         assert name(account="a", **{option: "1"}) == name(account="a", **{option: 2}) == one
         assert name(account="b", **{option: "1"}) != one
+        assert asked(account="a", **{option: 1}) == one != asked(account="b", **{option: 1})
     assert name(token="a") == "mine://host/f"
+    assert len({name(**{word: value}) for word in ("key_prefix", "auth_url", "author") for value in "ab"}) == 6
     assert name(port=9000) == name(port="9000") != name(port=9001)
 
 
