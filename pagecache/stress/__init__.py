@@ -12,7 +12,7 @@ from pagecache.stress.job import run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.script import Script
-from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
+from pagecache.stress.shrinker import NotFailing, shrink
 from pagecache.stress.targets import UnusableTarget
 
-__all__ = ["NotFailing", "Plan", "Report", "Script", "Shrunk", "UnusableTarget", "run", "shrink"]
+__all__ = ["NotFailing", "Plan", "Report", "Script", "UnusableTarget", "run", "shrink"]

@@ -29,7 +29,7 @@ from pagecache.stress.hang import beside
 from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
-from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
+from pagecache.stress.shrinker import NotFailing, shrink
 
 EVERY = 0.5  # seconds between two lines of counters on a terminal
 SELDOM = 10.0  # seconds between two lines elsewhere
@@ -191,12 +191,12 @@ class Outcome:
     """The output for a failure: each step adds to the text that is printed at the end.
 
     Attributes:
-        shrunk: the smallest failing script, if the shrinker was requested and succeeded.
+        shrunk: the report of the smallest failing script, if the shrinker was requested and succeeded.
     """
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.shrunk: Shrunk | None = None
+        self.shrunk: Report | None = None
 
     def save(self) -> None:
         """Write the replay and print its path, first of all: later steps may be interrupted."""
@@ -208,14 +208,14 @@ class Outcome:
             )
 
     def shrink(self, target: str | None, seconds: float) -> None:
-        """Shrink the failure, with a line of progress, and write the result."""
+        """Shrink the failure, and write the result."""
+        print(f"shrinking for up to {seconds:g} s", file=sys.stderr)
         try:
-            with Status("shrinking", console=Console(file=sys.stderr, highlight=False)) as status:
-                self.shrunk = shrink(self.report, target, seconds=seconds, progress=status.update)
+            self.shrunk = shrink(self.report, target, seconds=seconds)
         except NotFailing as error:
             print(f"not shrunk: {error}", file=sys.stderr)
             return
-        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=sys.stderr)
+        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk, '-small')}", file=sys.stderr)
 
     def text(self, *, verbose: bool = False) -> str:
         """Return the text for a person: one line for a run without a finding, unless `verbose`."""

@@ -103,12 +103,15 @@ def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch:
     monkeypatch.setenv(planted.WHERE, str(tmp_path))
     read = Operation("read", 0, "buffered", 0, 4096)
     script = Script((0, 5000), (((*SAVED.threads[0][0], read), ()), ((read, replace(read, file=1)),)))
-    shrunk = shrink(Plan(seed=1, script=script, crashes=("killed",), **SMALL), planted.Hasty, seconds=LONG)
-    assert (shrunk.report.kind, shrunk.workers, shrunk.operations) == ("crash", 1, 2), shrunk.story
+    found = run(Plan(seed=1, script=script, crashes=("killed",), **SMALL), planted.Hasty)
+    shrunk = shrink(found, planted.Hasty, seconds=LONG)
+    small = Plan.from_replay(shrunk.replay).script
+    assert small is not None
+    assert (shrunk.kind, len(small.workers), len(small)) == ("crash", 1, 2), shrunk.story
     assert re.search(r"writer 1: write .*\n.*fsync.*\n.*the tester crashed the tested system", shrunk.story)
     for left in tmp_path.iterdir():
         left.unlink()
-    assert run(Plan.from_replay(shrunk.report.replay), planted.Hasty).kind == "crash"
+    assert run(Plan.from_replay(shrunk.replay), planted.Hasty).kind == "crash"
 
 
 # -- where they hang

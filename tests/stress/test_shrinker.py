@@ -21,7 +21,7 @@ from pagecache.stress import NotFailing, Plan, Report, Script, run, shrink
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import PROFILES, WAYS, Operation, operations
-from pagecache.stress.shrinker import ddmin
+from pagecache.stress.shrinker import reduced
 from pagecache.stress.targets import Target
 
 from ..file.rig import raises
@@ -34,19 +34,32 @@ BYTES = re.compile(r"file \d, bytes \d+ to \d+: wrong|file \d: \d+ bytes, where|
 LONG = 600.0  # seconds that no shrink here needs: it ends when no operation can be left out
 
 
+def failed(plan: Plan, target: Any = None, make: Any = None) -> Report:
+    """The report of a run that leaves no files."""
+    run = Run(plan, target, make)
+    run.keep = False
+    return run.run()
+
+
+def script_of(report: Report) -> Script:
+    script = Plan.from_replay(report.replay).script
+    assert script is not None
+    return script
+
+
 def over(kind: type[CachedTarget], factory: Callable[[], Backend] | None = None) -> Callable[[Plan, int], Target]:
     return lambda plan, number: kind(plan, number, factory, kind.__name__)
 
 
-# -- ddmin
+# -- parts
 
 
 @pytest.mark.parametrize("needed", [[0], [99], [3, 77], [10, 11, 60], list(range(0, 100, 9)), list(range(100))])
-def test_ddmin_leaves_what_is_needed(needed: list[int]) -> None:
-    assert ddmin(range(100), lambda some: set(needed) <= set(some)) == needed
+def test_what_is_needed_is_left(needed: list[int]) -> None:
+    assert reduced(range(100), lambda some: set(needed) <= set(some)) == needed
 
 
-def test_ddmin_leaves_nothing_that_can_be_left_out_alone() -> None:
+def test_nothing_is_left_that_can_be_left_out_alone() -> None:
     """Any condition may decide on failure: here one of several sets."""
     rng = random.Random(4)
     for _ in range(50):
@@ -55,7 +68,7 @@ def test_ddmin_leaves_nothing_that_can_be_left_out_alone() -> None:
         def fails(some: Sequence[int], sets: list[set[int]] = sets) -> bool:
             return any(each <= set(some) for each in sets)
 
-        left = ddmin(range(40), fails)
+        left = reduced(range(40), fails)
         assert fails(left)
         assert not any(fails([one for one in left if one != out]) for out in left)
 
@@ -73,16 +86,15 @@ def test_a_planted_mistake_is_found_and_shrinks_to_a_handful(name: str, most: in
     makes the file long enough, and without the store nothing is unsaved.
     """
     chosen: dict[str, Any] = {"target": BACKENDS[name]} if name in BACKENDS else {"make": over(TARGETS[name])}
-    shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), seconds=LONG, **chosen)
-    assert (shrunk.report.ok, shrunk.report.kind) == (False, "data")
-    assert shrunk.operations <= most, shrunk.story
-    assert shrunk.workers == 1, shrunk.story
-    assert shrunk.before[0] > most
-    assert BYTES.search(shrunk.report.story), shrunk.report.story
+    found = failed(Plan(seed=1, duration=20, mix=MIX, **PLAN), **chosen)
+    shrunk = shrink(found, seconds=LONG, **chosen)
+    assert (shrunk.ok, shrunk.kind) == (False, "data")
+    script = script_of(shrunk)
+    assert (len(script) <= most, len(script.workers)) == (True, 1), shrunk.story
+    assert BYTES.search(shrunk.story), shrunk.story
     assert "writer 1: " in shrunk.story
-    plan = Plan.from_replay(shrunk.report.replay)
-    assert plan.script is not None
-    assert (len(plan.script), plan.patience) == (shrunk.operations, 60.0)
+    plan = Plan.from_replay(shrunk.replay)
+    assert plan.patience == 60.0
     again = Run(plan, chosen.get("target"), chosen.get("make")).run()
     assert again.kind == "data"
 
@@ -111,9 +123,11 @@ def test_a_failure_is_replayed_by_its_round() -> None:
 def test_a_race_shrinks_to_two_workers() -> None:
     """Appends use a size that was read before. The remaining ones are repeated until they collide."""
     plan = Plan(seed=1, duration=240, mix=("append", "buffered"), **PLAN | {"operations": 8, "tasks": 0})
-    shrunk = shrink(plan, seconds=LONG, make=over(TARGETS["AppendsOver"]))
-    assert shrunk.workers == 2, shrunk.story
-    assert shrunk.operations <= 8, shrunk.story
+    make = over(TARGETS["AppendsOver"])
+    shrunk = shrink(failed(plan, make=make), seconds=LONG, make=make)
+    script = script_of(shrunk)
+    assert len(script.workers) == 2, shrunk.story
+    assert len(script) <= 8, shrunk.story
     assert "lies on append" in shrunk.story or "where the end was" in shrunk.story
 
 
@@ -132,18 +146,19 @@ def test_the_same_kind_of_failure_has_to_come_back() -> None:
     operations = Operation("write", 0, "buffered", 0, 4096), Operation("truncate", 0)
     plan = Plan(seed=1, rounds=1, script=Script((0,), ((operations,),)), size="64KiB", capacity="128KiB")
     replay = {"version": 1, "plan": plan.to_dict(), "target": None}
-    failed = Report(ok=False, story="", replay=replay, counters={}, kind="error")
-    shrunk = shrink(failed, seconds=LONG, make=over(TwoMistakes))
-    assert shrunk.report.kind == "error"
-    assert Plan.from_replay(shrunk.report.replay).script == Script((0,), (((Operation("truncate", 0),),),))
+    found = Report(ok=False, story="", replay=replay, counters={}, kind="error")
+    shrunk = shrink(found, seconds=LONG, make=over(TwoMistakes))
+    assert shrunk.kind == "error"
+    assert script_of(shrunk) == Script((0,), (((Operation("truncate", 0),),),))
 
 
 def test_faults_and_operations_that_do_not_matter_are_gone() -> None:
     operation = Operation("writev", 1, "direct", 9001, 5432, extra=77)
     script = Script((5000, 7777), (((operation,), (Operation("fsync", 1, offset=5, length=7, extra=9),)),))
     plan = Plan(seed=1, rounds=1, script=script, size="64KiB", capacity="128KiB", faults="hell")
-    shrunk = shrink(plan, BACKENDS["DropsTail"], seconds=LONG)
-    small = Plan.from_replay(shrunk.report.replay)
+    found = failed(plan, BACKENDS["DropsTail"])
+    shrunk = shrink(found, BACKENDS["DropsTail"], seconds=LONG)
+    small = Plan.from_replay(shrunk.replay)
     assert small.script is not None
     assert (small.faults, small.script.threads) == ("none", (((operation,),),))
 
@@ -154,9 +169,9 @@ def test_what_cannot_be_shrunk_is_reported() -> None:
     clean = run(plan)
     with pytest.raises(NotFailing, match=r"did not fail again in \d+ tries"):
         shrink(replace(clean, ok=False, kind="data"), seconds=0.5)
-    raises(NotFailing, shrink, clean, match="there is nothing to shrink")
-    raises(NotFailing, shrink, replace(clean, ok=False, kind="hang"), match="a hang is not shrunk")
-    raises(ValueError, shrink, plan, seconds=0, match="seconds: 0 is not a number of seconds above 0")
+    raises(NotFailing, shrink, clean, seconds=LONG, match="there is nothing to shrink")
+    hang = replace(clean, ok=False, kind="hang")
+    raises(NotFailing, shrink, hang, seconds=LONG, match="a hang is not shrunk")
 
 
 class NoLastFsync(CachedTarget):
@@ -171,7 +186,8 @@ class NoLastFsync(CachedTarget):
 def test_a_finding_without_an_operation_is_not_shrunk() -> None:
     """The report says so, and shows nothing that does not fail."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
-    raises(NotFailing, shrink, plan, seconds=LONG, make=over(OnlySeeds), match="as a script it does not fail")
+    found = failed(plan, make=over(OnlySeeds))
+    raises(NotFailing, shrink, found, seconds=LONG, make=over(OnlySeeds), match="as a script it does not fail")
 
 
 class OnlySeeds(NoLastFsync):
@@ -188,17 +204,18 @@ class OnlySeeds(NoLastFsync):
 def test_a_round_with_crashes_shrinks() -> None:
     """A crash cuts off the workers' operations, so the round is a script of the planned ones."""
     plan = Plan(seed=6, duration=240, crashes=("forgetting",), mix=("buffered",), **PLAN | {"operations": 8})
-    shrunk = shrink(plan, seconds=LONG, make=over(FlushesOnly))
-    assert not shrunk.report.ok
-    assert shrunk.operations < shrunk.before[0], shrunk.story
+    shrunk = shrink(failed(plan, make=over(FlushesOnly)), seconds=LONG, make=over(FlushesOnly))
+    assert not shrunk.ok
+    assert len(script_of(shrunk)) < 8, shrunk.story
 
 
 def test_tries_leave_nothing_behind(tmp_path: Path) -> None:
     """This includes the failing ones."""
     (tmp_path / "store").mkdir()
     plan = Plan(seed=1, duration=20, mix=MIX, **PLAN)
-    shrunk = shrink(plan, seconds=LONG, make=over(NoFsync, lambda: DirectoryBackend(tmp_path / "store")))
-    assert shrunk.operations <= 3
+    make = over(NoFsync, lambda: DirectoryBackend(tmp_path / "store"))
+    shrunk = shrink(failed(plan, make=make), seconds=LONG, make=make)
+    assert len(script_of(shrunk)) <= 3
     assert list((tmp_path / "store").rglob("pagecache-stress-*")) == []
 
 
