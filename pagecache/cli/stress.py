@@ -83,7 +83,7 @@ def stress(
                 target = target if target is not None else named
             else:
                 plan = Plan(**given)
-            outcome = Outcome(execute(plan, target, ending.stop_requested))
+            outcome = Outcome(execute(plan, target))
             if not outcome.report.ok:
                 outcome.save()
                 if shrink:

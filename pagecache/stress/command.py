@@ -1,6 +1,4 @@
-"""`pagecache stress` as a program: a plan from options or a replay file, with live counters.
-Then the results are written.
-"""
+"""`pagecache stress` as a program: a plan from options or a replay file, and the results as text and files."""
 
 from __future__ import annotations
 
@@ -12,16 +10,12 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
-
-from rich.console import Console
-from rich.status import Status
 
 from pagecache.interrupts import INTERRUPTED
 from pagecache.stress import job
@@ -31,8 +25,6 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, shrink
 
-EVERY = 0.5  # seconds between two lines of counters on a terminal
-SELDOM = 10.0  # seconds between two lines elsewhere
 STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patience`: then the process is ended
 WINDS = 1.0  # seconds between two resets of the timer for that
 
@@ -60,15 +52,15 @@ def read_replay(path: Path, **given: Any) -> tuple[Plan, str | None]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def execute(plan: Plan, target: str | None, stop_requested: threading.Event | None = None) -> Report:
-    """Run a plan until `stop_requested` is set, with the seed first and then live counters on stderr.
+def execute(plan: Plan, target: str | None) -> Report:
+    """Run a plan; the seed is printed on stderr first.
 
     Raises:
         UnusableTarget: there is nothing to test.
     """
     run = Run(plan, target)
     run.begun = lambda: print(f"seed {plan.seed}", file=sys.stderr)
-    with live(run, stop_requested or threading.Event()), standing(plan.patience + STANDS):
+    with standing(plan.patience + STANDS):
         return run.run()
 
 
@@ -77,12 +69,10 @@ class Ending:
     ends the process even if a thread hangs.
 
     Attributes:
-        stop_requested: set by the first signal.
         status: exit status: 130 after SIGINT, 143 after SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.stop_requested = threading.Event()
         self.status = INTERRUPTED
         self._before: dict[signal.Signals, Any] = {}
 
@@ -100,10 +90,8 @@ class Ending:
         self.status = 128 + number
         for known in self._before:
             signal.signal(known, self._another)
-        self.stop_requested.set()
-        alone = b"\r\x1b[K" if os.isatty(2) else b""  # overwrites the progress line
         line = f"interrupted: waiting up to {job.CALLS:g} s for calls of the backend; Ctrl-C again ends at once\n"
-        os.write(2, alone + line.encode())  # sys.stderr may be in the middle of a line
+        os.write(2, line.encode())  # sys.stderr may be in the middle of a line
         raise KeyboardInterrupt
 
     @staticmethod
@@ -130,33 +118,6 @@ def standing(most: float) -> Iterator[None]:
             yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def live(run: Run, stop_requested: threading.Event) -> AbstractContextManager[None]:
-    """Show progress on stderr: one overwritten line on a terminal, an occasional line elsewhere."""
-    console, begun = Console(stderr=True, highlight=False, soft_wrap=True), time.monotonic()
-    terminal = console.is_terminal
-
-    def show(over: threading.Event) -> None:
-        with Status("", console=console) if terminal else nullcontext() as status:
-            while not (over.wait(EVERY if terminal else SELDOM) or stop_requested.is_set()):
-                text = line(run, time.monotonic() - begun)
-                if status is not None:
-                    status.update(text)
-                else:
-                    console.print(text, markup=False)
-
-    return beside("stress-live", show)
-
-
-def line(run: Run, elapsed: float) -> str:
-    """Return the progress as some 75 characters, least important last."""
-    world = run.world
-    done = run.counters["operations"] + (world.operations if world is not None else 0)
-    return (
-        f"{elapsed:.0f} s of {run.plan.duration:.0f}, round {run.number}: {done} operations "
-        f"({done / max(elapsed, 0.1):.0f}/s), {len(world.active) if world else 0} at work"
-    )
 
 
 # Files that a run leaves: the replay, and the shrunk replay. They are written to the current directory, or to the

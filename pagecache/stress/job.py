@@ -81,9 +81,7 @@ class Failed(Exception):
 
 
 class Run:
-    """A run; other threads may read `counters` and `number`. `make` gives targets of another kind; `keep`: files stay
-    after a failure.
-    """
+    """A run. `make` gives targets of another kind; `keep`: files stay after a failure."""
 
     def __init__(
         self,
