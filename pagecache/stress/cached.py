@@ -38,17 +38,13 @@ from pagecache.stress.objects import TRIES, Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, IO, WAYS, other, shared_names
-from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
+from pagecache.stress.targets import READ_ALL, Target, UnusableTarget
 from pagecache.testing import FaultyBackend
 from pagecache.volume.inode import Inode
 
 T = TypeVar("T")
 
 PAGE = 4096
-HINTS = FULL | {
-    errno.ESTALE: "only the cache has stored anything there: the version, or the size, that the backend's "
-    "`stat` gives differs from that of `commit`, or from the size written (docs/how-to/backend.md, rule 7)"
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +192,6 @@ class CachedTarget(Target):
         self.publishes = limits.commit_on_close and self._named
         self.repairs = self.faulting.repairs
         self._refused_before: frozenset[int] = frozenset()
-        self.hints = HINTS
         self._given_up = False
         self._replacing = threading.Lock()
         self._names: set[str] = set()

@@ -260,7 +260,7 @@ class Run:
         except AssertionError as error:
             world.fail(Broken(f"{what}: {error}", "check"))
         except Exception as error:
-            world.fail(Broken(f"{what}: {described(error)}{world.target.hint(error)}", "error"))
+            world.fail(Broken(f"{what}: {described(error)}", "error"))
         if world.failures:
             raise Failed
 

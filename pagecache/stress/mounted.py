@@ -33,12 +33,7 @@ from pagecache.native import names
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import shared_names
-from pagecache.stress.targets import FULL, Held, Target, UnusableTarget
-
-HINTS = FULL | {
-    errno.EIO: "Linux says this to O_DIRECT beside a mapping of the same page, and to a sync after it: leave one of "
-    "the two out, for example with --mix buffered,views,append,truncate,punch"
-}
+from pagecache.stress.targets import Held, Target, UnusableTarget
 
 Beside = Callable[[], AbstractContextManager[None]]
 
@@ -233,7 +228,6 @@ class MountedTarget(Target):
 
     shows = True
     edges = (PAGE, 16 * PAGE)
-    hints = HINTS
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
         super().__init__(f"path:{folder}")
@@ -273,8 +267,7 @@ class MountedTarget(Target):
             for number, content in enumerate(contents):
                 self.key(number).write_bytes(content)
         except OSError as error:
-            hint = f": {self.hints[error.errno]}" if error.errno in self.hints else ""
-            raise UnusableTarget(f"{self.name}: no file can be made: {error.strerror}{hint}") from error
+            raise UnusableTarget(f"{self.name}: no file can be made: {error.strerror}") from error
         self._open()
 
     def _open(self) -> None:

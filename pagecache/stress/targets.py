@@ -14,7 +14,6 @@ behind them do: errors are OSError, with `characters_written` after a partial wr
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -30,10 +29,6 @@ READ_ALL = 1 << 31  # no file is longer
 
 Verb = tuple[Any, ...]
 """A verb and its arguments, as a step requests them."""
-
-
-FULL = {errno.ENOSPC: "the target is full: take fewer --files or a smaller --size"}
-"""Advice for an error of any target."""
 
 
 class UnusableTarget(Exception):
@@ -128,7 +123,6 @@ class Target(FileVerbs):
         losses: errors that handles reported at the end.
         repairs: repairs after faults, with their counts.
         remarks: sentences that help to understand a finding.
-        hints: errno -> such a sentence, for unexplained errors.
         by_name: it finds an object by its name at each call, so that a removed object cannot be read any more.
         creates_unasked: an exclusive open may succeed though the store has an object; then its commit is refused.
         unreachable: errors of a handle whose object has another name now, or none.
@@ -139,7 +133,6 @@ class Target(FileVerbs):
     direct_unit = store_unit = 1
     moves = detaches = exact = shows = loses_direct = withholds = by_name = creates_unasked = False
     tasks: Any = None
-    hints = FULL
     unreachable: tuple[type[OSError], ...] = ()
 
     # Each kind of target has these methods of its own.
@@ -171,11 +164,6 @@ class Target(FileVerbs):
     @property
     def refused(self) -> frozenset[int]:
         return frozenset()
-
-    def hint(self, error: BaseException) -> str:
-        """Return a line that helps to understand an unexplained error; "": there is none."""
-        known = self.hints.get(error.errno or 0) if isinstance(error, OSError) else None
-        return "" if known is None else f"\n  {known}"
 
     def may_conflict(self) -> None:
         """Record that an object was made under a name under which the store may have another one: a commit of it may be

@@ -249,9 +249,8 @@ class World:
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
             what = f"{kind} of {worker_name(worker)}{where(activity)}"
-            hint = self.target.hint(error) + self.shared.story_of(error)
             raised = f"{type(error).__name__}: {error}{place(error)}"
-            raise Broken(f"{what} raised {raised}{hint}", "error") from error
+            raise Broken(f"{what} raised {raised}{self.shared.story_of(error)}", "error") from error
         self.count(f"{kind}: {name}")
 
     def _fills(self) -> bool:

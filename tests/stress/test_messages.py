@@ -101,7 +101,7 @@ STORIES: list[tuple[Any, dict[str, Any], str, str]] = [
     (files(truncate=lambda *_: refuse(errno.EACCES)), {"mix": "truncate", "duration": 240}, "error", "file .*refused"),
     (LocksTwice, {"patience": 1.0}, "hang", "making the files does not end.*with self._mine"),
     (lambda: MakesTwo(RuntimeError("a mistake")), {}, "error", "making the files: .*a mistake"),
-    (lambda: MakesTwo(OSError(errno.ENOSPC, "full")), {}, "error", "take fewer --files or a smaller --size"),
+    (lambda: MakesTwo(OSError(errno.ENOSPC, "full")), {}, "error", "making the files: .*full"),
 ]
 
 
