@@ -29,7 +29,6 @@ from pagecache.stress.content import decode
 from pagecache.stress.history import FOREVER, RUNNING, Broken, Candidates, Model, Piece, Write
 
 SHOWN = 4  # ranges, and writes, in one story
-VALUES = 16  # bytes of a range whose values are shown
 VALUES_MAX = 8  # values of a copied byte, before the copy counts as unknown
 
 
@@ -358,7 +357,6 @@ def describe_finding(finding: Finding) -> str:
         should = "should be of" if len(wanted) == 1 else "should be one of"
         lines += [f"  {should}: {describe(write)}" for write in list(wanted)[:SHOWN]]
         lines.append(f"  are: {explain(observation, low, part)}")
-        lines.append(f"  {_difference(observation, low, high, part)}")
         lines += [f"  before: {describe(write)}" for write in _before(observation, low, high, set(wanted))]
     if len(finding.ranges) > SHOWN:
         lines.append(f"and {len(finding.ranges) - SHOWN} ranges more, up to byte {finding.ranges[-1][1]}")
@@ -368,26 +366,6 @@ def describe_finding(finding: Finding) -> str:
         f"seen by: {observer}{observation.what} {span}, called at {observation.begun}, returned at {observation.ended}"
     )
     return "\n".join(lines)
-
-
-def _difference(observation: Observation, low: int, high: int, part: bytes) -> str:
-    """Return the first values of a range: as expected, if known, and as found."""
-    wanted: dict[bytes, None] = {}
-    for a, b, found in observation.segments(low, min(high, low + VALUES)):
-        for write in found:
-            known = write.resolved and not write.wild
-            wanted |= dict.fromkeys(write.possible(a, b) if known else ())
-        part = part[: b - low]
-        break
-    expected = " or ".join(map(values, list(wanted)[:SHOWN])) or "one of several contents"
-    return f"expected {expected}, found {values(part)}" + (", ..." if high - low > len(part) else "")
-
-
-def values(data: bytes) -> str:
-    """Format some bytes, with the base of the digits."""
-    if not any(data):
-        return "zeros" if len(data) > 1 else "zero"
-    return f"0x{data[0]:02x} ({data[0]})" if len(data) == 1 else f"hex {data.hex(' ')}"
 
 
 def _before(observation: Observation, low: int, high: int, known: set[Write]) -> list[Write]:
