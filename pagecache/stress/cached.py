@@ -172,7 +172,7 @@ class CachedTarget(Target):
         folio = self.variant.config["max_folio"]
         units.add(folio if isinstance(folio, int) else PAGE * 16)
         self.edges = tuple(sorted(unit for unit in units if 1 < unit <= 1 << 20))
-        self.skipped, self.cannot, self.remarks = self.objects.skipped, self.objects.cannot, self.objects.remarks
+        self.skipped, self.cannot = self.objects.skipped, self.objects.cannot
         self.ways = frozenset(WAYS)
         if plan.crash_of(number) != "none":
             self.ways -= {*CROSSING}

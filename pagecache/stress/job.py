@@ -105,7 +105,6 @@ class Run:
         self._crash = NoCrash()
         self.begun: Callable[[], None] = lambda: None  # called once, when the target is known to be usable
         self._made = False  # files of a round may be in the target
-        self._remarks: list[str] = []
 
     def run(self) -> Report:
         """Run rounds until a failure is found or the time is over."""
@@ -120,7 +119,7 @@ class Run:
         return self._report(failure)
 
     def _round(self) -> Broken | None:
-        self._players, self._latest, self._remarks = None, None, []
+        self._players, self._latest = None, None
         try:
             target = self._in_time(partial(self._make, self.plan, self.number))
         except Hung:
@@ -151,7 +150,6 @@ class Run:
             self.counters["rounds"] += 1
             self.kinds += world.kinds
             self.skipped |= target.skipped | world.unsupported
-            self._remarks = [*target.remarks]
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
 
@@ -287,7 +285,6 @@ class Run:
             return Report(ok=True, story=exercised(self.counters, self.kinds, self.name, self.skipped), **fields)
         plan |= {"first_round": self.number, "rounds": 1}
         story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure}"
-        story += "".join(f"\nremark: {remark}" for remark in self._remarks)
         steps = failure.happened  # in the process that found it
         if steps is None:
             steps = () if self._latest is None else narrative(self._latest, failure)

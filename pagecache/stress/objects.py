@@ -87,7 +87,6 @@ class Objects:
         backend: stores the objects; another one over the store after `follow`.
         cannot: "rename", "remove" -> the error of a backend without that operation.
         skipped: impossible operation -> reason.
-        remarks: sentences on faults found before the cache existed.
     """
 
     def __init__(self, plan: Plan, number: int, backend: Backend, label: str) -> None:
@@ -95,7 +94,6 @@ class Objects:
         self.backend = backend
         self.cannot: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
-        self.remarks: list[str] = []
         self._form = KEYS[0]
         self._looks_up = False  # the backend finds an object by its name at each call
         self._again = 0  # number of runs with this seed and round whose objects exist, and cannot be removed
@@ -188,27 +186,9 @@ class Objects:
     # -- what is stored
 
     def make(self, contents: Sequence[bytes]) -> None:
-        """Make the files. A wrong content right after that becomes a remark, since neither the cache nor a worker ran.
-        It would also be found later, but then the cache would be the suspect.
-        """
+        """Make the files."""
         for number, content in enumerate(contents):
             self.put(number, 0, content)
-        for number, content in enumerate(contents):
-            self._compare(number, content)
-
-    def _compare(self, number: int, content: bytes) -> None:
-        got = insisting(partial(self.read, number)) or b""
-        if got == content:
-            return
-        wrong = next((at for at, (one, other) in enumerate(zip(got, content, strict=False)) if one != other), None)
-        found = [] if wrong is None else [f"wrong from byte {wrong} on"]
-        found += [] if len(got) == len(content) else [f"{len(got)} bytes, where {len(content)} were written"]
-        most = int(self.backend.limits.max_write)
-        self.remarks.append(
-            f"file {number} was wrong before anything ran, by the backend alone, without a cache: {', '.join(found)}; "
-            f"made by calls of at most {most} bytes, each answered with how many it took, and a commit. "
-            "`pagecache check-backend` tries each promise of a backend by itself"
-        )
 
     def put(self, what: int | str, offset: int, data: bytes, *, whole: bool = False) -> None:
         """Store bytes of an object, and make it if necessary; `whole`: they are its whole content afterwards."""

@@ -122,7 +122,6 @@ class Target(FileVerbs):
         withholds: only a commit frees written memory, and commits run on request only.
         losses: errors that handles reported at the end.
         repairs: repairs after faults, with their counts.
-        remarks: sentences that help to understand a finding.
         by_name: it finds an object by its name at each call, so that a removed object cannot be read any more.
         creates_unasked: an exclusive open may succeed though the store has an object; then its commit is refused.
         unreachable: errors of a handle whose object has another name now, or none.
@@ -155,7 +154,6 @@ class Target(FileVerbs):
         self.skipped: dict[str, str] = {}
         self.losses: list[DataLossError] = []
         self.repairs: Counter[str] = Counter()
-        self.remarks: list[str] = []
 
     @property
     def explained(self) -> frozenset[int]:

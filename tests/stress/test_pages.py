@@ -96,7 +96,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "stores less than it answers": (
         "return os.pwritev(file.fileno(), buffers, offset)",
         "os.pwrite(file.fileno(), b''.join(buffers)[:8192], offset); return sum(map(len, buffers))",
-        "remark: file \\d was wrong before anything ran",
+        "bytes, where the file had|: data\n",
     ),
     "remembers a size": (
         "return self.open(key).stat()",
