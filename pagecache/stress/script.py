@@ -18,13 +18,13 @@ those that have their usual value. Written bytes, faults and settings of the cac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pagecache.stress.profiles import CROSSING, IO, KINDS, MOVES, Operation, places
 
-FILES_MAX = 1024
 REPEAT_MAX = 1 << 20
 BYTES_MAX = 1 << 40
 EXTRA_MAX = (1 << 16) - 1  # the range drawn by `profiles.operations`
@@ -33,7 +33,6 @@ Stir = tuple[Operation, ...]
 Worker = tuple[Stir, ...]
 
 USUAL = {field.name: field.default for field in dataclasses.fields(Operation)}
-REQUIRED = ("kind", "file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +45,13 @@ class Script:
     repeat: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.contents) <= FILES_MAX:
-            raise ValueError(f"script.contents: {len(self.contents)} files, not 1 to {FILES_MAX}")
         for number, length in enumerate(self.contents):
             whole(length, f"script.contents[{number}]", 0, BYTES_MAX)
         whole(self.repeat, "script.repeat", 1, REPEAT_MAX)
-        if not self.workers:
-            raise ValueError("script.threads: none, and script.tasks: none: nothing would run")
         if not self.stirs:
             raise ValueError("script.threads: no worker has a stir: there is nothing to do")
-        for name in ("threads", "tasks"):
-            for i, worker in enumerate(getattr(self, name)):
-                for j, stir in enumerate(worker):
-                    for k, operation in enumerate(stir):
-                        check(operation, f"script.{name}[{i}][{j}][{k}]", len(self.contents))
+        for operation in itertools.chain(*itertools.chain(*self.workers)):
+            check(operation, f"script: {operation.kind}", len(self.contents))
 
     @property
     def workers(self) -> tuple[Worker, ...]:
@@ -69,7 +61,7 @@ class Script:
     @property
     def stirs(self) -> int:
         """Return the number of stirs; a worker with fewer ones is idle in the others."""
-        return max(len(worker) for worker in self.workers)
+        return max(map(len, self.workers), default=0)
 
     def __len__(self) -> int:
         """Return the number of operations, without repetitions."""
@@ -101,49 +93,23 @@ class Script:
         """Return a script from the result of `to_dict`, or from JSON that a person wrote.
 
         Raises:
-            ValueError: it is no script; names the value and the rule.
+            ValueError: it is no script.
         """
-        if not isinstance(document, Mapping):
-            raise ValueError(f"script: {document!r} is not an object with contents and threads")
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(map(str, document)) - known):
-            raise ValueError(f"script: {', '.join(unknown)} is not one of {', '.join(sorted(known))}")
-        threads, tasks = (
-            listed(
-                document.get(name, []),
-                f"script.{name}",
-                lambda worker, at: listed(worker, at, lambda stir, at: listed(stir, at, operation_of)),
-            )
-            for name in ("threads", "tasks")
-        )
-        contents = listed(document.get("contents", []), "script.contents", lambda length, _at: length)
-        return cls(contents, threads, tasks, document.get("repeat", 1))
+        try:
+            fields = dict(document)  # type: ignore[call-overload]
+            for name in ("threads", "tasks"):
+                workers = fields.get(name, ())
+                fields[name] = tuple(
+                    tuple(tuple(Operation(**one) for one in stir) for stir in worker) for worker in workers
+                )
+            return cls(**fields | {"contents": tuple(fields.get("contents", ()))})
+        except TypeError as error:
+            raise ValueError(f"script: {error}") from None
 
 
 def plain(operation: Operation) -> dict[str, Any]:
     """Return an operation without the fields that have their default."""
-    return {
-        name: getattr(operation, name)
-        for name, usual in USUAL.items()
-        if name in REQUIRED or getattr(operation, name) != usual
-    }
-
-
-def listed(value: object, where: str, each: Callable[[Any, str], Any]) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{where}: {value!r} is not a list")
-    return tuple(each(one, f"{where}[{number}]") for number, one in enumerate(value))
-
-
-def operation_of(value: object, where: str) -> Operation:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: {value!r} is not an operation such as {{'kind': 'fsync', 'file': 0}}")
-    if unknown := sorted(set(map(str, value)) - set(USUAL)):
-        raise ValueError(f"{where}: {', '.join(unknown)} is not one of {', '.join(USUAL)}")
-    for name in REQUIRED:
-        if name not in value:
-            raise ValueError(f"{where}: it has no {name}")
-    return Operation(**value)
+    return {name: getattr(operation, name) for name, usual in USUAL.items() if getattr(operation, name) != usual}
 
 
 def check(operation: Operation, where: str, files: int) -> None:
