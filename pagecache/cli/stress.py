@@ -26,7 +26,7 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
 @click.option(
     "--profile",
     metavar="NAME",
-    help="Kind of load: fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, "
+    help="Kind of load: fsx, database, generic-095, metadata, saving, crowd, losses, ends, "
     "names, versions.  [default: fsx]",
 )
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")

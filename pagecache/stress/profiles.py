@@ -163,12 +163,6 @@ def _pages(rng: random.Random, size: int, _edges: Edges, _position: int) -> tupl
     return first * PAGE, PAGE * rng.choice([1, 1, 1, 2, 4]), False
 
 
-def _tail(rng: random.Random, _size: int, _edges: Edges, _position: int) -> tuple[int, int, bool]:
-    """A record at the end, or a read of the last records."""
-    length = rng.choice([rng.randrange(1, 200), rng.randrange(1, 200), rng.randrange(1, 2 * PAGE)])
-    return -rng.randrange(1, 8 * PAGE), length, True
-
-
 def _sequential(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[int, int, bool]:
     """The range after the last one, with an occasional seek."""
     length = min(size, rng.choice([PAGE, 16 * PAGE, 32 * PAGE, 64 * PAGE, max(edges)]))
@@ -211,16 +205,6 @@ PROFILES: dict[str, Profile] = {
         _pages,
         io=(6, 2, 4, 2),
     ),
-    "log": _profile(
-        "append 20 read 10 fsync 5 sync_range 1 ticket 1 truncate 1 flush 2 view 2 reopen 1 drop 1",
-        _tail,
-        io=(6, 2, 0, 2),
-    ),
-    "media": _profile(
-        "read 16 readv 4 write 10 writev 4 prefetch 3 advise 2 drop 2 fsync 1 view 4 copy 2 truncate 1 invalidate 1",
-        _sequential,
-        io=(8, 2, 2, 1),
-    ),
     "generic-095": _profile(
         "read 10 readv 3 write 12 writev 3 view 6 store 8 copy 6 truncate 4 punch 2 fsync 1 invalidate 2 "
         "drop 2 try_read 2 try_write 2 append 2",
@@ -228,7 +212,6 @@ PROFILES: dict[str, Profile] = {
         io=(4, 3, 5, 1),
         share=0.25,
     ),
-    "direct": _profile("read 8 write 20 fsync 3 drop 1 prefetch 1 truncate 1 append 1", _pages, io=(1, 2, 12, 0)),
     "metadata": _profile(
         "publish 12 rename 8 remove 4 look 8 sync 3 ticket 2 write 4 append 4 read 6 truncate 3 fsync 3 reopen 3",
         _adversarial,
