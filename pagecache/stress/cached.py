@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pagecache import CachedFile, DiskTier, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
@@ -158,8 +158,6 @@ class CachedTarget(Target):
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """Makes the layer between cache and backend, apart from faults; may be called again after a crash."""
-        self.before_opens: Callable[[], None] = lambda: None
-        """Called when a cache is attached, and has opened nothing."""
         self.device: Device = OS
         """Below the journal of the disk tier."""
         self._attached = 0
@@ -249,7 +247,6 @@ class CachedTarget(Target):
         )
         self.recovered = len(self.volume.recovered())
         self.rebased: dict[Key, RecoveredFile] = {}  # in conflict with the own commit, as they were recovered
-        self.before_opens()
         for number in range(self._files if self.holds else 0):
             self.patiently(number, partial(self.look, number))
         self.held = [self.store(number) for number in range(self._files)] if self.holds else []
@@ -376,24 +373,6 @@ class CachedTarget(Target):
             self.sync()
             self.check_recovered()
             self._close()
-
-    def settle_replaced(self, file: int, how: Literal["discard", "rebase"]) -> list[tuple[int, int]]:
-        """Settle the conflict of a file that another program has replaced, if it was recovered. Return the recovered
-        ranges, as (offset, length), that now lie over the other version.
-
-        Raises:
-            Broken: it was recovered, and there is no conflict.
-        """
-        key = self.key(file)
-        ranges = [list(found.ranges) for found in self.volume.recovered() if found.key == key]
-        try:
-            self.with_room(lambda: self.volume.open(key, "rb").close())
-        except ConflictError:
-            self.volume.resolve(key, how)
-        else:
-            if ranges:
-                raise Broken(f"{key!r}: recovered bytes are laid over another program's version", "crash")
-        return ranges[0] if ranges and how == "rebase" else []
 
     def check_recovered(self) -> None:
         """Check that everything that was recovered is saved. All of it was resumed, and there was a sync."""

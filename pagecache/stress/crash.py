@@ -17,9 +17,8 @@ import contextlib
 import errno
 import random
 import time
-from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pagecache.backends.protocol import Backend
 from pagecache.errors import BackendError
@@ -46,8 +45,6 @@ DEVICE_CALLS = (6, 40, 300)
 """Upper bounds for the number of calls of the disk before a power cut; one of them is chosen for each stir."""
 GOES_ON = (0.0, 0.02, 0.2)
 """Seconds in which calls go on without the store; one of them is chosen for each stir."""
-HOW: tuple[Literal["discard", "rebase"], ...] = ("discard", "rebase")
-"""Ways to settle the conflict of a recovered file that another program has replaced; one of them is chosen."""
 LINGERS = (0.0, 0.0005, 0.003)
 """Extra seconds of a commit; one of them is chosen for each stir."""
 
@@ -112,7 +109,6 @@ class Crash(NoCrash):
         target, world, durable = self._target, self._world, self._durable
         on_disk = world.plan.durability == "disk"
         look = self._look if on_disk else target.store
-        replaced = self._replace() if on_disk and target.withholds else None
         stored = [target.store(number) for number in range(len(world.models))] if on_disk else []
         target.resume()
         tier = target.cache.tier
@@ -121,10 +117,9 @@ class Crash(NoCrash):
         world.count("files recovered", target.recovered)
         for number, model in enumerate(world.models):
             got = look(number)
-            if number == replaced:
-                pass  # judged before
-            elif (rebased := self._without_cut(number, got)) is not None:
-                self._judge_ranges(number, rebased.ranges, got or b"")
+            if (rebased := self._without_cut(number, got)) is not None:
+                for begin, length in rebased.ranges:  # they lie over another version
+                    durable.judge_part(number, begin, (got or b"")[begin : begin + length])
             else:
                 durable.judge(number, got)
             world.models[number] = after_crash(number, world.tag, got or b"", model)
@@ -140,33 +135,6 @@ class Crash(NoCrash):
         """Return what was recovered of an object whose cut a rebase has given up; None: of this one none has."""
         rebased = self._target.rebased.get(self._target.key(what))
         return rebased if rebased is not None and rebased.size < len(got or b"") else None
-
-    def _replace(self) -> int | None:
-        """Have another program replace a file before the next cache opens it, now and then; return its number."""
-        world, target = self._world, self._target
-        rng = world.plan.rng("replaced", world.number, world.clock.tick())
-        if rng.random() < 0.7:
-            return None
-        number, how = rng.randrange(world.plan.files), rng.choice(HOW)
-        content = rng.randbytes(rng.randrange(1, world.plan.size_bytes))
-        target.objects.put(number, 0, content, whole=True)
-
-        def settle() -> None:
-            target.before_opens = lambda: None
-            ranges = target.settle_replaced(number, how)
-            got = target.with_room(lambda: target.look(number)) or b""
-            self._judge_ranges(number, ranges, got)
-            if how == "discard" and got != content:
-                raise Broken(f"file {number}: another program's version is not there after a crash", "crash")
-            world.count(f"files replaced: {how}")
-
-        target.before_opens = settle
-        return number
-
-    def _judge_ranges(self, number: int, ranges: Iterable[tuple[int, int]], got: bytes) -> None:
-        """Check the recovered bytes of a file, which lie over another version."""
-        for begin, length in ranges:
-            self._durable.judge_part(number, begin, got[begin : begin + length])
 
     def _look(self, what: int | str) -> bytes | None:
         return self._target.patiently(what, partial(self._target.look, what))

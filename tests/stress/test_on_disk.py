@@ -21,7 +21,7 @@ from ..planted.settings import DISK, whole_objects
 RUNS: dict[str, tuple[dict[str, Any], Any]] = {
     "a store in place, which loses its power as well": ({"seed": 1, "rounds": 3}, None),
     "names": ({"seed": 2, "rounds": 3, "profile": "metadata", "mix": "buffered,truncate,names"}, None),
-    "whole objects, some of them replaced before the recovery": ({"seed": 3, "rounds": 5}, whole_objects),
+    "whole objects": ({"seed": 3, "rounds": 5}, whole_objects),
     "a killed process, and killed recoveries": ({"seed": 1, "rounds": 4, "crashes": "killed"}, "dir:"),
 }
 
