@@ -76,6 +76,7 @@ class Target:
             backend (a class, a function), or the backend itself.
         options: keywords of the factory.
         more: schemes of other commands, for the error on an unknown scheme.
+        factory: is called in place of the one that the name gives, and makes a backend each time.
 
     Attributes:
         kind: the class of its backends.
@@ -84,16 +85,20 @@ class Target:
         BadTarget: no such scheme or module, or no such name in it.
     """
 
-    def __init__(self, name: str, options: dict[str, Any], more: Collection[str] = ()) -> None:
+    def __init__(
+        self, name: str, options: dict[str, Any], more: Collection[str] = (), factory: Callable[[], Any] | None = None
+    ) -> None:
         self.name = name
         self.kind = ""
         self.more = frozenset(more)
         self._options = options
         self._loop: CacheLoop | None = None
-        self._shared: bool | None = None
+        self._shared = None if factory is None else False
         self._factory: Callable[[], Any]
         scheme, colon, rest = name.partition(":")
-        if colon and scheme in BUILT_IN.keys() | {point.name for point in entry_points(group=GROUP)}:
+        if factory is not None:
+            self._factory = factory
+        elif colon and scheme in BUILT_IN.keys() | {point.name for point in entry_points(group=GROUP)}:
             self._factory = lambda: backend_from_url(name, **options)
         elif scheme == PYTHON:
             self._factory = self._from_module(rest)

@@ -22,11 +22,9 @@ from typing import Any, TypeVar
 
 from pagecache import CachedFile, DiskTier, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
-from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits
+from pagecache.backends.protocol import Backend, BackendLimits
 from pagecache.config import Durability, parse_size
 from pagecache.disk.device import OS, Device
-from pagecache.engine.blocking import blocking
-from pagecache.engine.loop import CacheLoop
 from pagecache.errors import ConflictError, DataLossError, Key, UnsavedDataError
 from pagecache.options import OpenMode, OpenOptions
 from pagecache.stats import RecoveredFile
@@ -102,20 +100,6 @@ class Variant:
         return ForgettingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))
 
 
-def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
-    """Return a factory of blocking backends, for backends of either kind. The coroutines of asynchronous ones run on a
-    loop of the tester, and each call waits for its end: so the layers of the tester are between cache and backend.
-    """
-    loop: list[CacheLoop] = []
-
-    def running() -> CacheLoop:
-        if not loop or not loop[0].alive():
-            loop[:] = [CacheLoop("stress")]
-        return loop[0]
-
-    return lambda: blocking(factory(), running)
-
-
 class CachedTarget(Target):
     """A cache over a backend; see `targets.Target`.
 
@@ -140,9 +124,7 @@ class CachedTarget(Target):
     recovered = 0
     unreachable = (FileNotFoundError,)  # a backend may find an object by its name at each call
 
-    def __init__(
-        self, plan: Plan, number: int, factory: Callable[[], Backend | AsyncBackend] | None, label: str
-    ) -> None:
+    def __init__(self, plan: Plan, number: int, factory: Callable[[], Backend] | None, label: str) -> None:
         super().__init__(label)
         self._plan, self._number = plan, number
         self.tester = os.getpid()  # two testers may have the same seed
@@ -154,7 +136,7 @@ class CachedTarget(Target):
         if plan.crash_of(number) == "forgetting":
             self.variant.limits["durable_writes"] = False
         store = partial(self.variant.store, crash=plan.crash_of(number) != "none")
-        self._factory = for_threads(factory or store)
+        self._factory = factory or store
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """Makes the layer between cache and backend, apart from faults; may be called again after a crash."""

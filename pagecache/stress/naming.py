@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
+from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
-from pagecache.target import BadTarget, checked, place
+from pagecache.target import BadTarget, place
 from pagecache.target import Target as BackendTarget
 
 PATH = "path:"
@@ -26,28 +26,24 @@ def maker(target: str | Callable[[], Backend | AsyncBackend] | None) -> Callable
             raise UnusableTarget(
                 f"{target!r} cannot be called: a factory gives a backend, for example lambda: MyBackend()"
             )
-        return _over(lambda: checked(label, target()), label)
-    if target.startswith(PATH):
-        from pagecache.stress.mounted import MountedTarget
-
+        source = BackendTarget(label, {}, factory=target)
+    elif target.startswith(PATH):
         return lambda plan, number: MountedTarget(plan, number, target.removeprefix(PATH))
-    try:
-        return _over(BackendTarget(target, {}, (PATH.rstrip(":"), "python")).make, target)
-    except (BadTarget, ValueError) as error:
-        raise UnusableTarget(str(error)) from None
+    else:
+        try:
+            source = BackendTarget(target, {}, (PATH.rstrip(":"), "python"))
+        except (BadTarget, ValueError) as error:
+            raise UnusableTarget(str(error)) from None
 
-
-def _over(factory: Callable[[], Any], label: str) -> Callable[[Plan, int], Target]:
     def make(plan: Plan, number: int) -> Target:
         try:
-            return CachedTarget(plan, number, factory, label)
+            return CachedTarget(plan, number, source.make, source.name)
         except UnusableTarget:
             raise
         except BadTarget as error:
             raise UnusableTarget(str(error)) from None
         except Exception as error:
-            text = f"{type(error).__name__}: {error}{place(error)}"
-            raise UnusableTarget(f"{label}: no backend could be made: {text}") from error
+            raise UnusableTarget(f"{source.name}: {type(error).__name__}: {error}{place(error)}") from error
 
     return make
 

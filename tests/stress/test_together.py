@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from pagecache import AsyncBackend, Backend, BackendError, RetryPolicy
+from pagecache import Backend, BackendError, RetryPolicy
 from pagecache.backends import DirectoryBackend
 from pagecache.stress import Plan, Report, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import Operation
 from pagecache.stress.script import Script
+from pagecache.target import Target
 from pagecache.testing import FaultPlan, Rule
 
 from ..aio.over import Over
 from ..stores import PublishingBackend
 
-Factory = Callable[[], Backend | AsyncBackend] | None
+Factory = Callable[[], Backend] | None
 
 FEW: dict[str, Any] = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "1MiB", "rounds": 1}
 FEW |= {"duration": 60}
@@ -132,7 +133,7 @@ def together(store: str, folder: Path, capacity: str, *, passing: bool, **fields
     factories: dict[str, Factory] = {
         "memory": None,
         "directory": lambda: DirectoryBackend(folder),
-        "coroutines": lambda: Over(DirectoryBackend(folder)),
+        "coroutines": Target(store, {}, factory=lambda: Over(DirectoryBackend(folder))).make,
         "objects": objects,
     }
     kind = Patient if passing else CachedTarget
