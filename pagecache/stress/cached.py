@@ -183,7 +183,7 @@ class CachedTarget(Target):
 
     def start(self, contents: Sequence[bytes]) -> None:
         self._files = len(contents)
-        self.objects.choose_keys()
+        self.objects.try_keys()
         self.objects.clear()
         self.shows = not self.backend.limits.commit_on_close and self.objects.shows()
         self.objects.make(contents)
@@ -200,7 +200,7 @@ class CachedTarget(Target):
 
     def adopt(self) -> bool:
         """Begin with files that were made elsewhere. False: they do not exist."""
-        self.objects.choose_keys()
+        self.objects.try_keys()
         if not self.objects.find():
             return False
         self._attach()

@@ -1,7 +1,7 @@
 """The objects of a round as the backend alone has them: the tester makes, reads, compares and removes them here.
 
-These calls bypass the cache, the faults, and the layers that check the cache's calls. Keys have the first form that the
-backend takes; if objects of an earlier run cannot be removed, other keys are used.
+These calls bypass the cache, the faults, and the layers that check the cache's calls. If objects of an earlier run
+cannot be removed, other keys are used.
 """
 
 from __future__ import annotations
@@ -24,13 +24,6 @@ from pagecache.target import place
 T = TypeVar("T")
 
 TRIES = 100
-KEYS: tuple[Callable[[str], Key], ...] = (
-    lambda name: name,
-    lambda name: ("pagecache-stress", name),
-    lambda name: int.from_bytes(name.encode()[-7:], "big"),
-    lambda name: name.encode(),
-)
-"""Forms of keys that a backend may want; the first accepted one is used."""
 
 
 def insisting(call: Callable[[], T], passes: Callable[[OSError], bool] = is_transient) -> T:
@@ -94,7 +87,6 @@ class Objects:
         self.backend = backend
         self.cannot: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
-        self._form = KEYS[0]
         self._looks_up = False  # the backend finds an object by its name at each call
         self._again = 0  # number of runs with this seed and round whose objects exist, and cannot be removed
 
@@ -104,30 +96,19 @@ class Objects:
         """Return the key of a file, or of a name."""
         name = f"file{what}" if isinstance(what, int) else what
         again = f"-{self._again}" if self._again else ""
-        return self._form(f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}")
+        return f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}"
 
-    def choose_keys(self) -> None:
-        """Choose the first form of keys that the backend takes; UnusableTarget: it takes none."""
-        reasons: dict[Key, str] = {}
-        for form in KEYS:
-            self._form = form
-            try:
-                self.put("probe", 0, b"probe")
+    def try_keys(self) -> None:
+        """Check that the backend takes the tester's keys, as text; UnusableTarget: it does not."""
+        try:
+            self.put("probe", 0, b"probe")
+            self.remove("probe")
+        except Exception as error:
+            with contextlib.suppress(Exception):
                 self.remove("probe")
-            except Exception as error:  # a backend may raise anything for an unknown form of key
-                reasons[self.key("probe")] = f"{type(error).__name__}: {error}{place(error)}"
-                with contextlib.suppress(Exception):
-                    self.remove("probe")
-            else:
-                if form is not KEYS[0]:
-                    self.skipped["text keys"] = (
-                        f"the backend takes no {KEYS[0]('file')!r}: {next(iter(reasons.values()))}"
-                    )
-                self._learn_names()
-                return
-        several = len({reason.replace(repr(key), "") for key, reason in reasons.items()}) > 1
-        text = "; ".join(f"{key!r}: {why}" for key, why in reasons.items()) if several else next(iter(reasons.values()))
-        raise UnusableTarget(f"{self._label}: no object can be made: {text}")
+            text = f"{type(error).__name__}: {error}{place(error)}"
+            raise UnusableTarget(f"{self._label}: no object can be made: {text}") from None
+        self._learn_names()
 
     def _learn_names(self) -> None:
         """Find out which operations on names the backend lacks, with a name that does not exist."""

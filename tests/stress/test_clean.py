@@ -221,7 +221,7 @@ def test_a_store_that_forgets_refuses_the_names_that_the_store_below_refuses(tmp
     """The error is the sentence of that store, before any bytes change. [I-21]"""
     bare = Bare(DirectoryBackend(tmp_path))
     objects = Objects(short_plan(), 1, bare, "bare")
-    objects.choose_keys()
+    objects.try_keys()
     store = ForgettingBackend(bare, cannot=objects.cannot)
     raises(io.UnsupportedOperation, store.rename, "a", "b", match=r"Bare cannot rename objects$")
     raises(io.UnsupportedOperation, store.remove, "a", match=r"Bare cannot remove objects$")

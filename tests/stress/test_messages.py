@@ -131,7 +131,6 @@ def refuses() -> MemoryBackend:
     ],
 )
 def test_a_target_that_cannot_be_tested_is_refused_in_one_sentence(target: Any, message: str) -> None:
-    """It is not repeated for each form of keys that was tried, if each says the same."""
     with pytest.raises(UnusableTarget, match=message) as raised:
         run(plan(), target)
     assert "\n" not in str(raised.value)
