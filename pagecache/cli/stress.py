@@ -67,36 +67,40 @@ def stress(
     of the factory; the module may be in this directory), or path:DIR: any mounted file system, without the cache. Exit
     status: 0 nothing was found, 1 a fault was found; a file that repeats it is written.
     """
-    from pagecache.stress import UnusableTarget
-    from pagecache.stress.command import Ending, Outcome, execute, read_replay
+    from pagecache.stress import Report, UnusableTarget, command
     from pagecache.stress.plan import Plan, seconds
 
-    outcome: Outcome | None = None
+    report: Report | None = None
+    small: Report | None = None
+
+    def show(report: Report) -> None:
+        more = {} if small is None else {"shrunk": small.to_dict()}
+        print_json(report.to_dict() | more) if as_json else click.echo(command.text(report, small, verbose=verbose))
+
     given = {name: value for name, value in options.items() if value is not None}
-    with Ending() as ending:
+    with command.Ending() as ending:
         try:
             time_to_shrink = seconds(shrink_time, "--shrink-time")
             if replay is not None:
-                plan, named = read_replay(replay, **given)
+                plan, named = command.read_replay(replay, **given)
                 if target is not None and named is not None and target != named:
                     click.echo(f"on {target}, in the place of the replay's {named}", err=True)
                 target = target if target is not None else named
             else:
                 plan = Plan(**given)
-            outcome = Outcome(execute(plan, target))
-            if not outcome.report.ok:
-                outcome.save()
-                if shrink:
-                    outcome.shrink(target, time_to_shrink)
+            report = command.execute(plan, target)
+            if not report.ok:
+                command.save(report)
+                small = command.shrunk(report, target, time_to_shrink) if shrink else None
         except (UnusableTarget, ValueError) as error:
             raise WrongUsage(str(error)) from None
         except OSError as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt as error:
-            if outcome is not None:  # interrupted while it was shrunk or written
-                print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
+            if report is not None:  # interrupted while it was shrunk or written
+                show(report)
             left = "objects that begin with 'pagecache-stress-' may be left in the target"
-            click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
+            click.echo(f"interrupted: {left if report is not None else str(error) or left}", err=True)
             leave(ending.status, hung=True)
-    print_json(outcome.to_dict()) if as_json else click.echo(outcome.text(verbose=verbose))
-    leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)
+    show(report)
+    leave(0 if report.ok else 1, hung=not report.ok)

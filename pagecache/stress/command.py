@@ -148,44 +148,28 @@ def write_replay(report: Report, more: str = "") -> Path:
     return write(f"{stem(report)}{more}.json", json.dumps(report.replay, indent=1) + "\n")
 
 
-class Outcome:
-    """The output for a failure: each step adds to the text that is printed at the end.
+def save(report: Report) -> None:
+    """Write the replay of a failure and print its path, first of all: later steps may be interrupted."""
+    print(f"again: pagecache stress --replay {write_replay(report)}", file=sys.stderr)
+    if report.replay["target"] not in (None, "memory:"):
+        begin = f"'{stem(report)}'"
+        print(f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=sys.stderr)
 
-    Attributes:
-        shrunk: the report of the smallest failing script, if the shrinker was requested and succeeded.
-    """
 
-    def __init__(self, report: Report) -> None:
-        self.report = report
-        self.shrunk: Report | None = None
+def shrunk(report: Report, target: str | None, seconds: float) -> Report | None:
+    """Return the report of the smallest failing script, and write its replay; None: it could not be shrunk."""
+    print(f"shrinking for up to {seconds:g} s", file=sys.stderr)
+    try:
+        found = shrink(report, target, seconds=seconds)
+    except NotFailing as error:
+        print(f"not shrunk: {error}", file=sys.stderr)
+        return None
+    print(f"shrunk: pagecache stress --replay {write_replay(found, '-small')}", file=sys.stderr)
+    return found
 
-    def save(self) -> None:
-        """Write the replay and print its path, first of all: later steps may be interrupted."""
-        print(f"again: pagecache stress --replay {write_replay(self.report)}", file=sys.stderr)
-        if self.report.replay["target"] not in (None, "memory:"):
-            begin = f"'{stem(self.report)}'"
-            print(
-                f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=sys.stderr
-            )
 
-    def shrink(self, target: str | None, seconds: float) -> None:
-        """Shrink the failure, and write the result."""
-        print(f"shrinking for up to {seconds:g} s", file=sys.stderr)
-        try:
-            self.shrunk = shrink(self.report, target, seconds=seconds)
-        except NotFailing as error:
-            print(f"not shrunk: {error}", file=sys.stderr)
-            return
-        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk, '-small')}", file=sys.stderr)
-
-    def text(self, *, verbose: bool = False) -> str:
-        """Return the text for a person: one line for a run without a finding, unless `verbose`."""
-        if self.report.ok and not verbose:
-            return self.report.story.partition("\n")[0]
-        if self.shrunk is None:
-            return self.report.story
-        return f"{self.report.story.splitlines()[0]}\n{self.shrunk.story}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report and the shrunk report in JSON form."""
-        return self.report.to_dict() | ({"shrunk": self.shrunk.to_dict()} if self.shrunk is not None else {})
+def text(report: Report, small: Report | None, *, verbose: bool) -> str:
+    """Return the text for a person: one line for a run without a finding, unless `verbose`."""
+    if small is not None:
+        return f"{report.story.splitlines()[0]}\n{small.story}"
+    return report.story.partition("\n")[0] if report.ok and not verbose else report.story
