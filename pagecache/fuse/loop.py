@@ -117,6 +117,7 @@ class Loop:
 
     def _answer(self) -> None:
         native, request = self._native, FuseRequest()
+        nodes = self._system.nodes if isinstance(self._system, Server) else None
         if not native.enter():
             return
         try:
@@ -124,6 +125,8 @@ class Loop:
                 if not request.idle:  # the next request need not wait for the wait of this call
                     self._more_threads()
                 self._answers.answer(request)
+                if nodes is not None and nodes.is_crowded():
+                    nodes.prune(self.notify)
         finally:
             native.leave(request)
 

@@ -34,7 +34,6 @@ from .daemon import notify
 from .loop import Loop
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
-from .pruning import Pruning
 from .server import Server
 from .serving import caught_signals, serve, why_cannot_serve
 
@@ -120,11 +119,9 @@ class Mount:
         with caught_signals() as signals:
             mounted()
             notify("READY=1", f"MAINPID={os.getpid()}")
-            pruning = Pruning(self.server.nodes, self.loop.notify)
             try:
                 serve(self.loop, signals, self._end, self._save_before_the_end)
             finally:
-                pruning.stop()
                 self.loop.stop(unmount=not self.hidden)
             return self._save()
 

@@ -12,19 +12,23 @@ A number lives until the kernel has forgotten all its lookups, and the file is n
 upwards, so renaming a directory moves everything below it at once. Numbers are derived from the identity, or from the
 key at the first lookup: so an object gets its old number again after it was forgotten, and after the next mount.
 
-Nodes are as small as possible, since a kernel with free memory keeps every name that it has seen. `idle` finds nodes
-that it can be asked to forget once there are more than `NAMES_MAX`, and `keeper` is set then (pruning.py).
+Nodes are as small as possible, since a kernel with free memory keeps every name that it has seen. Beyond `NAMES_MAX`
+nodes it is asked to forget idle ones (FUSE_NOTIFY_PRUNE, Linux 6.18). That request takes no directory lock, so no other
+request can block it. An older kernel refuses; it alone then decides the number of nodes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import logging
 import math
+import os
 import struct
 import threading
 import time
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -32,9 +36,15 @@ from typing import Any
 from ..backends.protocol import ObjectStat
 from ..objects import Kind
 
+log = logging.getLogger("pagecache.fuse")
+
 ROOT = 1
 NAMES_MAX = 1 << 16
 """Nodes beyond which the kernel is asked to forget idle ones."""
+NOTIFY_PRUNE = 9
+BATCH = 512
+"""Nodes in one message."""
+REFUSED = {errno.EINVAL, errno.ENOSYS}
 NONE: Mapping[Any, Any] = MappingProxyType({})
 PACKED = ("size", "mode", "uid", "gid", "nlink", "atime_ns", "mtime_ns", "ctime_ns", "allocated")
 PACKING = struct.Struct("<QIIIIqqqQ")
@@ -157,9 +167,8 @@ class Nodes:
         self.root = Node(ROOT, "dir")
         self.root.lookups = 1
         self._nodes = {ROOT: self.root}
-        self._prune_at = NAMES_MAX
+        self._prune_at: float = NAMES_MAX
         self.kept_s = math.inf  # how long the kernel keeps a name, and a call by it may be on its way
-        self.keeper = threading.Event()  # there is work for `idle`
         self._objects: dict[Hashable, Node] = {}  # by identity: those with a name, and open ones
 
     def __len__(self) -> int:
@@ -239,8 +248,6 @@ class Nodes:
         self._nodes[node.number] = node
         if identity is not None:
             self._objects[identity] = node
-        if len(self._nodes) > self._prune_at:
-            self.keeper.set()
         return node
 
     def _free_number(self, origin: str) -> int:
@@ -366,13 +373,31 @@ class Nodes:
                     node = None if node is None else node.children.get(part)
         return node
 
+    def is_crowded(self) -> bool:
+        """Return whether there is work for `prune`."""
+        return len(self._nodes) > self._prune_at
+
+    def prune(self, notify: Callable[[bytes], object]) -> None:
+        """Ask the kernel to forget the idle nodes. `notify`: sends a message; OSError: EINVAL: it is not supported."""
+        numbers = self.idle()
+        for begin in range(0, len(numbers), BATCH):
+            some = numbers[begin : begin + BATCH]
+            body = struct.pack(f"<IIQ{len(some)}Q", len(some), 0, 0, *some)
+            try:
+                notify(struct.pack("<IiQ", 16 + len(body), NOTIFY_PRUNE, 0) + body)
+            except OSError as error:
+                if error.errno in REFUSED:
+                    self._prune_at = math.inf
+                log.debug("the kernel did not forget names: %s", os.strerror(error.errno or 0))
+                return
+
     def idle(self) -> list[int]:
         """Return numbers of nodes that no process uses, oldest first, if there are too many nodes: as many as must go
         to free an eighth of `NAMES_MAX`. One pass over all nodes for every new eighth.
         """
         with self.lock:
             count = len(self._nodes)
-            if count <= self._prune_at:
+            if not self.is_crowded():
                 return []
             self._prune_at = count + NAMES_MAX // 8  # no further pass until the kernel has forgotten them
             found = (n.number for n in self._nodes.values() if n is not self.root and not n.children and not n.opens)

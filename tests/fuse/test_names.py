@@ -16,7 +16,6 @@ from pagecache.fuse import Loop, Server, nodes, why_no_loop
 from pagecache.fuse.loop import ON_THE_WAY_S
 from pagecache.fuse.namespace import namespace_of
 from pagecache.fuse.nodes import Node, Nodes
-from pagecache.fuse.pruning import Pruning
 
 from ..file.rig import Patch, Task, eventually, stored
 from .mounts import Mounted, needs_mounts
@@ -74,10 +73,10 @@ def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: Patch) -> N
     table = Nodes()
     found: list[Node] = [table.found(table.root, f"f{number}", "file") for number in range(79)]
     assert table.idle() == []
-    assert not table.keeper.is_set()
+    assert not table.is_crowded()
     directory = table.found(table.root, "d", "dir")
     table.found(directory, "x", "file")
-    assert table.keeper.is_set()
+    assert table.is_crowded()
     table.opened(found[0], 1)
     assert table.idle() == [node.number for node in found[1:13]]
     assert table.idle() == []
@@ -93,19 +92,14 @@ def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: Patch) -> None
     """Older kernels refuse the request; the mount goes on."""
     monkeypatch.setattr(nodes, "NAMES_MAX", 8)
     table, sent = Nodes(), list[bytes]()
-    asked = threading.Event()
 
     def refuse(message: bytes) -> None:
         sent.append(message)
-        asked.set()
         raise OSError(errno.EINVAL, "no such message")
 
-    pruning = Pruning(table, refuse)
     for number in range(100):
         table.found(table.root, f"f{number}", "file")
-        if number == 10:
-            assert asked.wait(LONG)
-    pruning.stop()
+        table.prune(refuse)
     assert len(sent) == 1
 
 
