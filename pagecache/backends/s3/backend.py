@@ -150,9 +150,8 @@ class S3Backend(BucketBackend[Stored]):
                     yield replace(self.requests.status(stored), key=name[len(self.prefix) :])
 
     def close(self) -> None:
-        """Delete and abort everything pending; close connections."""
+        """Abort everything pending; close connections."""
         super().close()
-        self._honoured.close()
         self.uploads.close()
         self.bucket.close()
 
