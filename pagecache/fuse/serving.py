@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +18,8 @@ from .loop import Loop, why_no_loop
 
 GRACE = 1.0
 """Seconds that running calls get after the kernel's connection was cut: their replies have no receiver."""
+STEP = 0.1
+"""Seconds between two looks at whether everything is saved."""
 ADVICE = (
     "install libfuse 3.10 or newer and pkg-config (Debian: apt install fuse3 libfuse3-dev pkg-config), then install "
     "pagecache again: pip install . in a checkout of libpagecache"
@@ -61,21 +62,11 @@ def serve(
 
 def _outlast(loop: Loop, save: Callable[[], object]) -> None:
     """Serve until everything is saved, or no process is left whose data could be."""
-    ours, theirs = socket.socketpair()
-    with ours:
-
-        def run() -> None:
-            with theirs:
-                save()
-
-        threading.Thread(target=run, daemon=True).start()
-        poll = select.poll()
-        poll.register(loop.ended_fd(), select.POLLIN)
-        poll.register(ours, select.POLLIN)
-        poll.poll()
-        if loop.wait(0):
-            poll.unregister(loop.ended_fd())
-            poll.poll(GRACE * 1000)
+    saving = threading.Thread(target=save, daemon=True)
+    saving.start()
+    while saving.is_alive() and not loop.wait(STEP):
+        pass
+    saving.join(GRACE)
 
 
 @contextlib.contextmanager
