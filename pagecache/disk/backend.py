@@ -335,7 +335,7 @@ class TieredFile(PassingFile):
             with copy.lock:
                 copy.lay(coming)
         with copy.lock:
-            copy.key = self._key  # bytes may have been sent before a rename
+            copy.renamed(self._key)  # bytes may have been sent before a rename
             copy.version = version
             copy.turn += 1
         self._tier.publish(copy, names)

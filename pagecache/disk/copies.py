@@ -212,6 +212,10 @@ class Copy:
                 yield base + low, base + high
             begin = stop
 
+    def renamed(self, key: bytes) -> None:
+        """Set the name of its object."""
+        self.key = key
+
     def put(self, begin: int, length: int, address: int) -> None:
         """Make an extent visible that lies in one chunk."""
         self._chunk(begin // CHUNK).insert(begin % CHUNK, length, 0, length, address)

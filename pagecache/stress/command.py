@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,6 +28,7 @@ from pagecache.stress.shrinker import NotFailing, shrink
 
 STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patience`: then the process is ended
 WINDS = 1.0  # seconds between two resets of the timer for that
+EVERY = 10.0  # seconds between two lines of progress
 
 
 def read_replay(path: Path, **given: Any) -> tuple[Plan, str | None]:
@@ -53,14 +55,22 @@ def read_replay(path: Path, **given: Any) -> tuple[Plan, str | None]:
 
 
 def execute(plan: Plan, target: str | None) -> Report:
-    """Run a plan; the seed is printed on stderr first.
+    """Run a plan; the seed, and then its progress, is printed on stderr.
 
     Raises:
         UnusableTarget: there is nothing to test.
     """
     run = Run(plan, target)
     run.begun = lambda: print(f"seed {plan.seed}", file=sys.stderr)
-    with standing(plan.patience + STANDS):
+
+    def show(over: threading.Event) -> None:
+        begun = time.monotonic()
+        while not over.wait(EVERY):
+            done = run.counters["operations"] + (run.world.operations if run.world is not None else 0)
+            elapsed = time.monotonic() - begun
+            print(f"{elapsed:.0f} s of {plan.duration:.0f}, round {run.number}: {done} operations", file=sys.stderr)
+
+    with beside("stress-live", show), standing(plan.patience + STANDS):
         return run.run()
 
 

@@ -26,7 +26,7 @@ from pagecache.target import Hung, within
 
 SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
-OWN = ("MainThread", "stress-standing", "stress-watchdog", "stress-check")
+OWN = ("MainThread", "stress-live", "stress-standing", "stress-watchdog", "stress-check")
 """Threads of the tester, which do not explain a hang."""
 CHECK_S = 0.2  # seconds between two checks of workers
 CALLS = 4  # all calls of an operation may take so many times the patience
