@@ -75,6 +75,14 @@ class NativeCache:
         records = [call.record() for call in calls if call is not None]
         return [*waits(self.core), *(record for record in records if record is not None)]
 
+    def waiting_since(self) -> float:
+        """Return the start of the oldest wait, or of the oldest backend call in a caller's thread, in seconds of the
+        monotonic clock; 0.0: there is none.
+        """
+        starts = [record.since_ns for record in self.waits()]
+        starts += [op.since_ns for op in extension.operations(self.core) if op.in_call and not op.helper]
+        return min(starts, default=0) / 1e9
+
     forked = property(attrgetter("core.forked"))
 
     def trace_into(self, append: Callable[[Event], None] | None) -> int:

@@ -240,7 +240,8 @@ class LongWaits:
     """Reports each wait once that it has lasted `stall_warn` seconds. For the flusher.
 
     Waits for a call that the flusher itself reports (`Job`) are skipped. A wait that begins after a check is due after
-    another `stall_warn` seconds at the earliest, so checks are as rare as that.
+    another `stall_warn` seconds at the earliest, so checks are as rare as that, and cost next to nothing without long
+    waits.
     """
 
     def __init__(self) -> None:
@@ -253,18 +254,25 @@ class LongWaits:
         self._next = min(self._next, now + limit)  # the limit may be smaller than it was
         if now < self._next:
             return self._next - now
-        register, self._next = _Register(cache), now + limit
+        oldest = cache.native.waiting_since()
+        self._next = (oldest or now) + limit
+        if self._next <= now:
+            self._next = now + self._warn(cache, limit)
+        return self._next - now
+
+    def _warn(self, cache: PageCache, limit: float) -> float:
+        register, left = _Register(cache), limit
         volumes = {volume.name: volume for volume in register.volumes.values()}
         entries = sorted(register.waits(), key=lambda entry: entry[0])
         self._reported &= {identity for identity, _, _ in entries}
         for identity, wait, named in entries:
             if wait.seconds < limit:
-                self._next = min(self._next, now + limit - wait.seconds)
+                left = min(left, limit - wait.seconds)
             elif identity not in self._reported:
                 self._reported.add(identity)
                 if not named and wait.volume in volumes:
                     self._say(volumes[wait.volume], wait)
-        return self._next - now
+        return left
 
     def _say(self, volume: EngineVolume, wait: Wait) -> None:
         what = wait.what if wait.key is None else f"{wait.what} of {wait.key!r}"
