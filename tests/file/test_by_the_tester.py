@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"files": 2, "size": "64KiB", "operations": 150, "rounds
 
 
 @pytest.mark.parametrize("faults", ["none", "nasty"])
-@pytest.mark.parametrize("profile", ["fsx", "log", "generic-095", "direct", "metadata", "losses"])
+@pytest.mark.parametrize("profile", ["fsx", "generic-095", "crowd", "metadata", "losses"])
 def test_random_operations_of_one_worker(profile: str, faults: str) -> None:
     """With faults, calls are short, late, lost or refused, and commits forget. [T-45, I-17, I-18, I-22]"""
     report = run(Plan(seed=1, profile=profile, faults=faults, duration=60, capacity="128KiB", **SMALL))
