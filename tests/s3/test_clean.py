@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
@@ -18,12 +19,14 @@ from click.testing import CliRunner, Result
 
 from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import PageCache, RetryPolicy, Volume
-from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3 import S3Backend, uploads
 from pagecache.backends.s3.calls import Stored
+from pagecache.backends.s3.object import S3Object
 from pagecache.cli import main
 
-from ..file.rig import raises
-from .requests import is_for
+from ..file.clock import HandClock
+from ..file.rig import Patch, raises
+from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
 BACKEND = {"part_size": "5MiB"}
@@ -136,6 +139,7 @@ def test_uploads_are_listed_to_the_last_page(ministack: Server) -> None:
         assert sorted(one.upload for one in backend.bucket.uploads("below/.pagecache/")) == sorted(begun)
         assert all(backend.bucket.knows(key, upload) for key, upload in zip(keys, begun, strict=True))
         assert not backend.bucket.knows(keys[0], begun[-1])
+        assert sorted(backend.bucket.begun_since(keys[0], 60.0)) == sorted(begun[:5])
         assert backend.remove_leftovers(0.0) == [f"upload of {key}" for key in keys]
         backend.close()
 
@@ -146,7 +150,7 @@ def made_up(code: str) -> bytes:
 
 @pytest.mark.parametrize(("status", "error"), [(501, "NotImplemented"), (403, "AccessDenied")])
 def test_where_uploads_are_not_listed_none_ends(bucket: Bucket, proxy: FaultyProxy, status: int, error: str) -> None:
-    """A lack of permission is reported."""
+    """The remains of an unanswered request are not found there; a lack of permission is reported."""
     asked, body = is_for("ListMultipartUploads"), made_up(error)
     unlisted = ProxyRule("status", asked, times=float("inf"), status=status, body=body)
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), unlisted]
@@ -154,6 +158,7 @@ def test_where_uploads_are_not_listed_none_ends(bucket: Bucket, proxy: FaultyPro
     again = RetryPolicy(attempts=2, first_delay=0.01, max_delay=0.01)
     with PageCache("64MiB", retry=again) as cache, cache.attach(backend).open("k", "w") as file:
         file.write(bytes(12 << 20))
+    assert unlisted.seen
     ((key, upload),) = bucket.uploads()  # the server's answer was lost
     assert bucket.keys() == ["below/k"]
     removed = clean(bucket.url("below", proxy.endpoint), "--older-than", "0s")
@@ -166,18 +171,74 @@ def test_where_uploads_are_not_listed_none_ends(bucket: Bucket, proxy: FaultyPro
     bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
 
 
-def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyProxy, backend: S3Backend) -> None:
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)  # moto does not report when uploads were begun
+@pytest.mark.parametrize("request_", ["AbortMultipartUpload", "ListMultipartUploads", "ListParts"])
+def test_a_close_asks_again_where_a_request_fails(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, request_: str
+) -> None:
     """No later call would remove the rest."""
     backend.honours()
     file = backend.open("k", create=True)
-    failing = ProxyRule("reset", is_for("AbortMultipartUpload"), times=float("inf"))
-    proxy.rules = [failing]
+    failing = ProxyRule("reset", is_for(request_), times=float("inf"))
+    proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), failing]
+    raises(OSError, file.write_from, 0, [memoryview(bytes(5 << 20))])
     file.write_from(0, [memoryview(bytes(5 << 20))])
     file.close()
     failing.times = failing.seen + 2
     backend.close()
     assert failing.seen > failing.times
     assert bucket.left_behind() == []
+
+
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)
+def test_every_beginning_that_was_not_answered_is_ended(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, monkeypatch: Patch
+) -> None:
+    """There are two of one object, long apart, and nothing could be listed in between. One listing finds both."""
+    clock = HandClock()
+    monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=clock.now))
+    monkeypatch.setattr(uploads, "SKEW", -50.0)  # uploads begun within 50 seconds are ignored
+    file = committed(backend)
+    denied = made_up("AccessDenied")
+    unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=403, body=denied)
+    proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), times=2), unlisted]
+    for seconds in (0.0, 100.0):
+        clock.advance(seconds)
+        raises(OSError, file.write_from, 0, [memoryview(bytes(5 << 20))])
+    assert len(bucket.uploads()) == 2
+    file.close()
+    unlisted.times = 0
+    proxy.taken()
+    backend.close()
+    assert bucket.left_behind() == []
+    assert counted(proxy.taken())["ListMultipartUploads"] == 1
+
+
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)
+def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_ended(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    file = committed(backend)
+
+    def begins() -> None:
+        raises(OSError, file.write_from, 0, [memoryview(bytes(5 << 20))])
+
+    lost = ProxyRule("lost", is_for("CreateMultipartUpload"), times=2)
+    listed = ProxyRule("call", is_for("ListParts"), action=begins)  # the uploads are listed by then
+    proxy.rules = [lost, listed]
+    begins()
+    backend.uploads.settle()
+    assert (lost.seen, listed.seen) == (2, 1)
+    assert len(bucket.uploads()) == 1
+    file.close()
+
+
+def committed(backend: S3Backend) -> S3Object:
+    """An object, committed so that the server's abilities are known from here on."""
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(bytes(5 << 20))])
+    file.commit()
+    return file
 
 
 def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_is_lost(

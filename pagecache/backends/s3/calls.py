@@ -423,6 +423,16 @@ class Bucket:
         """Return whether an upload is open."""
         return any(one.upload == upload for one in self.uploads(name))
 
+    def begun_since(self, name: str, seconds: float) -> list[str]:
+        """Return the uploads to this key that began in the last `seconds`, by the server's clock, and have no parts."""
+        recent = [one.upload for one in self.uploads(name) if one.name == name and one.age <= seconds]
+        with about("ListParts", self.bucket, name):
+            return [
+                upload
+                for upload in recent
+                if self.http.ask("GET", name, query=[("uploadId", upload)]).xml().find("Part") is None
+            ]
+
     # ------------------------------------------------------------ shared
 
     def _query(self, verb: str, name: str, question: Callable[[], T], *, once: bool = False) -> T:
