@@ -218,6 +218,32 @@ def test_a_trial_that_fails_is_made_again(proxy: FaultyProxy, backend: S3Backend
     assert backend.honours() == Conditions()
 
 
+def test_an_upload_of_a_trial_whose_beginning_was_not_answered_is_ended(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    for nth in (1, 2):
+        proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), nth=nth)]
+        raises(ConnectionError, backend.honours)
+        assert bucket.left_behind() == []
+
+
+@pytest.mark.parametrize("request_", ["CompleteMultipartUpload", "DeleteObject"])
+def test_a_trial_that_could_not_clean_up_does_so_at_the_close(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, request_: str
+) -> None:
+    """The server is unreachable from some request of the trial on."""
+
+    def fail() -> None:
+        proxy.rules = [ProxyRule("reset", times=float("inf"))]
+
+    proxy.rules = [ProxyRule("call", is_for(request_), action=fail), ProxyRule("reset", is_for(request_))]
+    raises(ConnectionError, backend.honours)
+    assert bucket.left_behind() != []
+    proxy.rules = []
+    backend.close()
+    assert bucket.left_behind() == []
+
+
 @pytest.mark.parametrize("kind", HONOURS)
 @pytest.mark.parametrize("size", [100, 2 * PART + 100])
 def test_another_version_is_never_replaced_that_was_there_before_the_commit(

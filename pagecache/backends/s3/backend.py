@@ -150,8 +150,9 @@ class S3Backend(BucketBackend[Stored]):
                     yield replace(self.requests.status(stored), key=name[len(self.prefix) :])
 
     def close(self) -> None:
-        """Abort everything pending; close connections."""
+        """Delete and abort everything pending; close connections."""
         super().close()
+        self._honoured.close()
         self.uploads.close()
         self.bucket.close()
 

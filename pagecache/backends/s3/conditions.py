@@ -1,5 +1,4 @@
-"""Find out what a server honours, by trying it on one private key, which is gone afterwards. What a failed trial could
-not remove is left to `s3-clean`.
+"""Find out what a server honours, by trying it on one private key, which is gone afterwards.
 
 A server that does not support a condition may ignore it, and carry the request out; another one refuses whatever the
 condition says. So each condition is tried with a request that must be refused, and with one that must be accepted.
@@ -18,15 +17,17 @@ this one does not exist.
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import quote
 
-from .calls import Bucket
-from .errors import NoETag, ServerError
+from .calls import Bucket, patiently
+from .errors import NoETag, ServerError, passing
 
 STALE = '"00000000000000000000000000000000"'
 NEW = {"If-None-Match": "*"}
@@ -128,6 +129,7 @@ class Honoured:
         self._given = dict(known)
         self._lock = threading.Lock()  # guards the fields below; held while one thread tries
         self._found: dict[str, bool] = {}
+        self._left: set[str] = set()  # keys of trials that may be there still, or uploads to them
 
     def conditions(self, of: Of) -> Conditions:
         """Return the properties; those of other requests may be unknown, and are said to hold. After an error the next
@@ -155,13 +157,39 @@ class Honoured:
         what = f"s3://{self._bucket.bucket}: the server ignores {' and '.join(missing)}"
         return [f"{what}: a version that another program stores in the moment before a commit is replaced unseen"]
 
+    def close(self) -> None:
+        """Remove what trials could not remove before."""
+        with self._lock:
+            self._tidy()
+
     def _tried(self, trial: Callable[[_Key], dict[str, bool]]) -> dict[str, bool]:
         key = _Key(self._bucket, f"{self._folder}try-{secrets.token_hex(8)}+%41")
+        self._left.add(key.name)
         try:
-            return trial(key)
+            found = trial(key)
+            key.end()
+            self._left.discard(key.name)
         finally:
+            self._tidy()
+        return found
+
+    def _tidy(self) -> None:
+        """End all uploads to keys of failed trials, as the answer to a beginning may be lost; delete the keys."""
+        for name in sorted(self._left):
             with contextlib.suppress(OSError):
-                key.end()
+                patiently(partial(_remove, self._bucket, name), unless=errno.ETIMEDOUT)
+                self._left.discard(name)
+
+
+def _remove(bucket: Bucket, name: str) -> None:
+    try:
+        for one in bucket.uploads(name):
+            if one.name == name:
+                bucket.abort(name, one.upload)
+    except OSError as error:
+        if passing(error):
+            raise
+    bucket.delete(name)
 
 
 @dataclass(frozen=True, slots=True)
