@@ -197,11 +197,6 @@ class Kept:
         with self._lock:
             self._files.setdefault(file, 0)
 
-    def files(self) -> list[EngineFile]:
-        """Return all of them: those with failures, and others."""
-        with self._lock:
-            return list(self._files)
-
     def forget(self, file: EngineFile) -> None:
         with self._lock:
             if file in self._files:
@@ -238,8 +233,7 @@ def _kept_of(file: EngineFile) -> int | None:
     commits = file.commits
     disputed = file.conflict is not None or (commits.parked and commits.error is not None and overdue.stands(file))
     aside, tried = file.is_cut_off() or file.withheld, file.failures.hopeless
-    fails = len(file.failures) or commits.error is not None or commits.failing_since is not None
-    if file.freed or not (disputed or aside or fails):
+    if file.freed or not (disputed or aside or len(file.failures) or commits.error is not None):
         return None
     usage = file.usage()
     if aside:

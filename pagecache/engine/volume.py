@@ -355,6 +355,7 @@ class EngineVolume:
             self.cut_off.discard(file)
             self.settling.discard(file)
         self.kept.forget(file)
+        self.troubles.forget(file)
         return True
 
     def file(self, inode: int) -> EngineFile | None:
@@ -407,7 +408,7 @@ class EngineVolume:
             return min(self._retries.values(), default=None)
 
     def replan_parked(self) -> None:
-        for file in self.kept.files():
+        for file in self.troubles.failing_files():
             next_retry = failures.replan_parked(file)
             if next_retry is not None:
                 self.retry_by(file, next_retry)

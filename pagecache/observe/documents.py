@@ -116,7 +116,7 @@ def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, A
         "reason": str(engine.abort_reason) if engine.aborted and engine.abort_reason is not None else None,
         "files": files,
         "handles": handles,
-        "oldest": {"dirty": _oldest_dirty(volume, now), "failed": _oldest_failure(volume, now)},
+        "oldest": {"dirty": _oldest_dirty(volume, now), "failed": _age(engine.troubles.failures_since(), now)},
         "queue": {"running": pressure.running + engine.runner.naming(), "waiting": engine.native.waiting()},
         "throttle": {
             "waiting": pressure.throttled,
@@ -146,11 +146,6 @@ def _age(at: float | None, now: float) -> float | None:
 def _oldest_dirty(volume: Volume, now: float) -> float | None:
     found = [volume.engine.file(id) for id in volume.engine.native.dirty_inodes(OLDEST_AMONG)]
     times = [when for file in found if file is not None and (when := overdue.oldest(file)) is not None]
-    return _age(min(times, default=None), now)
-
-
-def _oldest_failure(volume: Volume, now: float) -> float | None:
-    times = [when for file in volume.engine.kept.files() if (when := overdue.failing_since(file)) is not None]
     return _age(min(times, default=None), now)
 
 

@@ -667,7 +667,7 @@ class Volume:
     def _usage(self) -> dict[str, int]:
         """Return CORE's numbers; bytes whose commit failed count as failed."""
         usage = self.engine.native.usage()
-        usage["failed"] += sum(overdue.failed_bytes(file) for file in self.engine.kept.files())
+        usage["failed"] += sum(overdue.failed_bytes(file) for file in self.engine.troubles.failing_files())
         usage["disk_hits"] = self.engine.disk_hits()
         return usage
 

@@ -32,7 +32,6 @@ from pagecache.engine.io import barrier, collector, direct, issuer, reader, size
 from pagecache.engine.report.events import Feed
 from pagecache.engine.report.notices import Notices
 from pagecache.engine.report.trouble import Troubles
-from pagecache.engine.throttle import Kept
 from pagecache.engine.volume import EngineVolume
 
 from ..stores import Key
@@ -289,8 +288,7 @@ FUNCTIONS: list[tuple[Any, str]] = [
     *((EngineVolume, name) for name in ("emit", "judge", "say", "retry_by", "retry_planned")),
     *((failures, name) for name in ("ensure_retry", "failed_ranges", "worst")),
     *((EngineFile, name) for name in ("refresh_limits", "lose_direct")),
-    (Troubles, "add"),
-    (Kept, "add"),
+    *((Troubles, name) for name in ("add", "failing", "failures_since")),
     (Notices, "say"),
     (Notices, "check"),
     (Feed, "emit"),

@@ -79,7 +79,7 @@ def refused(file: EngineFile, stamp: int) -> None:
         commits.fall_due(stamp, now)
         commits.park()
         planned = commits.next_try is not None
-    file.volume.kept.add(file)
+    file.volume.troubles.failing(file)
     if not planned:
         plan(file, None if wait is None or file.conflict is not None else now + wait)
 
@@ -152,15 +152,8 @@ def oldest(file: EngineFile) -> float | None:
     sent = file.sent_before
     if sent is not None and file.flush_pending(sent[0]):
         found.append(sent[1])
-    if (since := failing_since(file)) is not None:
-        found.append(since)
-    return min(found, default=None)
-
-
-def failing_since(file: EngineFile) -> float | None:
-    """Return when the oldest pending failure of a file began."""
     with file.lock:
-        found = [failure.since for failure in file.failures]
+        found += [failure.since for failure in file.failures]
     if (since := file.overdue_since()) is not None:
         found.append(since)
     return min(found, default=None)

@@ -89,6 +89,7 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         file.count("failed_commits")
         file.commits.wait_until(now + file.volume.retry.max_delay)
         file.commits.park()
+    file.volume.troubles.failing(file)
     file.volume.kept.add(file)
     wait = file.volume.retry.failed_retry
     overdue.plan(file, None if wait is None else now + wait)
@@ -181,6 +182,7 @@ def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> Non
         op.finish(False, parked)
         failures.follow(file, front, start)  # the accepted bytes before the failed ones
         what = f"write-back of [{start}, {end}) failed at try {attempts}: {cause(error)}"
+        volume.troubles.failing(file)
         _report_failed(file, "failed write-back", ((start, end - start),), error, what, parked=parked, wait=wait)
     if delay == 0.0:
         file.refresh_limits()
@@ -282,6 +284,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
             failures.record(file, failure, [(failure.start, failure.end)])
             for earlier in waiting:  # they are no part of this commit, and their retry stays
                 failures.record(file, earlier, [(earlier.start, earlier.end)])
+    volume.troubles.failing(file)
     volume.kept.add(file)
     if not kept:
         if called or file.limits().commit_on_close:
