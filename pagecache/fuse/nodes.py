@@ -283,7 +283,7 @@ class Nodes:
         """Drop a node that neither the kernel nor an open file refers to, and directories that only it kept."""
         while node is not self.root and node.lookups <= 0 and not node.children and not node.opens:
             self._nodes.pop(node.number, None)
-            if len(self._nodes) <= NAMES_MAX:
+            if len(self._nodes) <= NAMES_MAX and self._prune_at < math.inf:
                 self._prune_at = NAMES_MAX
             links = node.links
             parents = [parent for parent, _ in links]

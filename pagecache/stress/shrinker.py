@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report, counted
 from pagecache.stress.script import Script, Worker
-from pagecache.stress.targets import Target
+from pagecache.stress.targets import Target, UnusableTarget
 
 T = TypeVar("T")
 Place = tuple[int, int, int]
@@ -150,9 +151,10 @@ class Shrinking:
             if self._over():
                 return False
             plan = replace(self.plan, script=replace(script, repeat=repeat), **settings)
-            if self._fails_with(plan) is not None:
-                self.plan = plan
-                return True
+            with suppress(UnusableTarget):  # that of killed processes needs threads
+                if self._fails_with(plan) is not None:
+                    self.plan = plan
+                    return True
         self._refused.add(key)
         return False
 

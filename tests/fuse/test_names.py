@@ -97,9 +97,14 @@ def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: Patch) -> None
         sent.append(message)
         raise OSError(errno.EINVAL, "no such message")
 
+    found = list[Node]()
     for number in range(100):
-        table.found(table.root, f"f{number}", "file")
+        found.append(table.found(table.root, f"f{number}", "file"))
         table.prune(refuse)
+    for node in found[8:]:
+        table.forget(node.number, 1)
+    table.found(table.root, "again", "file")
+    assert not table.is_crowded()
     assert len(sent) == 1
 
 

@@ -99,10 +99,11 @@ def test_operations_of_a_killed_process_are_counted(tmp_path: Path, monkeypatch:
 
 @pytest.mark.long
 def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The round shrinks to a write, an fsync and the kill. [I-18]"""
+    """The round shrinks to a write, an fsync and the kill. Tasks take no part in it. [I-18]"""
     monkeypatch.setenv(planted.WHERE, str(tmp_path))
     read = Operation("read", 0, "buffered", 0, 4096)
-    script = Script((0, 5000), (((*SAVED.threads[0][0], read), ()), ((read, replace(read, file=1)),)))
+    reads = ((read, replace(read, file=1)),)
+    script = Script((0, 5000), (((*SAVED.threads[0][0], read), ()), reads), (reads,) * 3)
     found = run(Plan(seed=1, script=script, crashes=("killed",), **SMALL), planted.Hasty)
     shrunk = shrink(found, planted.Hasty, seconds=LONG)
     small = Plan.from_replay(shrunk.replay).script
