@@ -101,7 +101,7 @@ def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: Patch) -> None
     for number in range(100):
         found.append(table.found(table.root, f"f{number}", "file"))
         table.prune(refuse)
-    for node in found[8:]:
+    for node in found[7:]:
         table.forget(node.number, 1)
     table.found(table.root, "again", "file")
     assert not table.is_crowded()
