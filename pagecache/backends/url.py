@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
 from importlib import import_module
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import parse_qsl
@@ -30,12 +31,15 @@ from .protocol import AsyncBackend, Backend, BackendLimits
 GROUP = "pagecache.backends"
 USER = re.compile(r"(?<=//)[^/?#]*@")
 PASSWORD = re.compile(r"(?<=://)([^/?#@:]*):[^/?#]*@")
-INCIDENTAL = re.compile(
-    r"key(s|_?id)?$|secret|tok|pass|pwd|cred|auth(?!or(ity)?$|_?url)|sess|cookie|sas(?![a-z])|sig(?![a-z])|signature|signer"
-    "|time_?out",
-    re.IGNORECASE,
+WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+SECRET = re.compile("secret|token|pass|passwd|password|passphrase|pwd|credentials?|creds?|cookies?|timeout|pkey")
+"""Words in the names of options that change while the store stays the same."""
+SECRET_LAST = re.compile("auth|authorization|session|sas|sig|signature|signer|keyid")
+SECRET_PAIRS = re.compile(
+    "(account|access|api|client|secret|private|storage|ssh|master) keys?|key (id|file|filename|path|data|pem)"
+    "|(client|tenant|object) id|time out"
 )
-"""Found in the names of options that change while the store stays the same."""
+"""Their last word, and two words in them."""
 LIMITS = {field.name for field in fields(BackendLimits)}
 
 
@@ -48,6 +52,15 @@ def without_user(url: str) -> str:
     return USER.sub("", url)
 
 
+def is_incidental(name: str) -> bool:
+    """Return whether an option of this name changes while the store stays the same: credentials, timeouts."""
+    words = [word.lower() for word in WORD.findall(name)]
+    if any(map(SECRET.fullmatch, words)) or words in (["key"], ["keys"]):
+        return True
+    pairs = (" ".join(pair) for pair in pairwise(words))
+    return bool(words) and (SECRET_LAST.fullmatch(words[-1]) is not None or any(map(SECRET_PAIRS.fullmatch, pairs)))
+
+
 def store_of(place: str, options: Mapping[str, Any]) -> str:
     """Return the name of a store in a disk tier: its place, and a digest of the user there and of the options that may
     choose the store, and may be secrets.
@@ -58,7 +71,11 @@ def store_of(place: str, options: Mapping[str, Any]) -> str:
     import hashlib  # a program with one store and no disk tier does not need it
 
     place, _, query = place.partition("?") if "://" in place else (place, "", "")
-    shown, given = without_user(place), {**dict(parse_qsl(query, keep_blank_values=True)), **options}
+    asked: dict[str, list[str]] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        asked.setdefault(name, []).append(value)
+    given = {name: values if values[1:] else values[0] for name, values in asked.items()} | dict(options)
+    shown = without_user(place)
     chosen = _chosen("", {name: value for name, value in given.items() if name not in LIMITS})
     found = (PASSWORD.sub(r"\1@", place), chosen)
     return shown if found == (shown, []) else f"{shown}#{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
@@ -67,13 +84,13 @@ def store_of(place: str, options: Mapping[str, Any]) -> str:
 def _chosen(name: str, value: Any) -> Any:
     """Return the value of an option without credentials."""
     if isinstance(value, Mapping):
-        kept = {str(each): value[each] for each in value if not INCIDENTAL.search(str(each))}
+        kept = {str(each): value[each] for each in value if not is_incidental(str(each))}
         return [(each, _chosen(each, kept[each])) for each in sorted(kept)]
     if isinstance(value, list | tuple):
         return [_chosen(name, each) for each in value]
     if value is None or isinstance(value, str | int | float | Enum | PurePath):
         parts = str(value).split(";")  # of a connection string; the command line makes numbers of texts
-        shown = [part for part in parts if parts == [part] or not INCIDENTAL.search(part.partition("=")[0])]
+        shown = [part for part in parts if parts == [part] or not is_incidental(part.partition("=")[0])]
         return PASSWORD.sub(r"\1@", ";".join(sorted(shown)))
     what = f"{name}: {type(value).__name__} is an object, which gives the store no name in a disk tier"
     raise ValueError(f"{what}; pass volume_id= (or set the backend's `name`), which no other store has")

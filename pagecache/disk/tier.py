@@ -520,10 +520,10 @@ class Tier:
         try:
             try:
                 drop()
-            except OSError as error:
-                if not self.gives_way(error):
+            except OSError:
+                if self._catalogue.damaged or not uninterrupted(self._segments.drop_oldest):
                     raise
-                drop()
+                drop()  # a full disk, or quota, has room now
         except OSError as error:
             self._catalogue.remove()
             self._wake()

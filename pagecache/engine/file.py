@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
 from ..disk.backend import TieredFile
-from ..errors import ConflictError, Key, LostRange, ShutdownError, os_error
+from ..errors import ConflictError, DeadlockError, Key, LostRange, ShutdownError, os_error
 from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
 from .commit import overdue
@@ -653,6 +653,13 @@ class EngineFile(NativeInode):
             self.wake()
 
     # -- waits
+
+    def check_here(self, holds: int) -> None:
+        """Raise DeadlockError if a call of this thread has one of these holds, or waits for it: a signal handler must
+        not wait for that.
+        """
+        if self.holds_here(holds):
+            raise DeadlockError("this call could only wait for the one that a signal handler made it in", self.key)
 
     def outlast(self, busy: Callable[[], object], what: str, tries: Attempts | None = None) -> None:
         """Wait while the file is `busy`, until the deadline of `tries`. The end of `what` wakes it.

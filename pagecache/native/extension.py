@@ -41,8 +41,10 @@ def named(prefix: str) -> dict[str, int]:
     }
 
 
-LOCK, TOKEN, INVALIDATE, SHARED = values("PC_HOLD_", "LOCK_X", "TOKEN", "INVALIDATE", "LOCK_S")
-"""Logical locks of an inode that `NativeInode.run` can hold; SHARED: the inode lock, with others."""
+LOCK, TOKEN, INVALIDATE, SHARED, DIRECTLY = values("PC_HOLD_", "LOCK_X", "TOKEN", "INVALIDATE", "LOCK_S", "DIRECT")
+"""Logical locks of an inode that `NativeInode.run` can hold; SHARED: the inode lock, with others. DIRECTLY counts a
+direct write.
+"""
 
 KEPT, PARKED = values("PC_COMMIT_", "KEPT", "PARKED")
 """State after a failed commit: everything kept, or a retry is useless."""

@@ -445,9 +445,11 @@ class NativeInode:
     direct_count = _number("direct")
     """Return the number of running direct writes."""
 
-    def direct_here(self) -> bool:
-        """Return whether this thread is in one."""
-        return bool(_core.direct_here(self.address))
+    def holds_here(self, holds: int) -> bool:
+        """Return whether an operation of this thread has one of these holds, or waits for it: in a signal handler the
+        thread must not wait for that.
+        """
+        return bool(_core.holds_here(self.address, holds))
 
     def direct_ranges(self, everything: bool = True) -> list[tuple[int, int]]:
         """Return uncommitted direct writes as (offset, length); not `everything`: those whose loss is unreported."""

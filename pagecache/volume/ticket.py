@@ -26,7 +26,7 @@ from ..engine.park import SLICE, Deadline, deadline_error
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
 from ..errors import FailedRange, ShutdownError, WritebackError
-from ..native import NAMES, Events
+from ..native import NAMES, TOKEN, Events
 
 if TYPE_CHECKING:
     from ..engine.file import EngineFile
@@ -399,6 +399,7 @@ class SyncTicket:
                 if call is not None:
                     call.job.join(min(deadline.left(), call.poll_delay(), SLICE))
                 else:
+                    self._check_here()
                     self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
                 seq = self._standing(deadline)
 
@@ -414,6 +415,12 @@ class SyncTicket:
         if deadline.passed():
             raise self._late()
         return seq
+
+    def _check_here(self) -> None:
+        """Raise DeadlockError if only files wait that a call of this thread has, below a signal handler."""
+        pending = list(self._pending.values())
+        if pending and all(sync.file.holds_here(TOKEN) for sync in pending):
+            pending[0].file.check_here(TOKEN)
 
     def _late(self) -> TimeoutError:
         """Return the error of a wait that ends early: about a failing file, or the first one."""

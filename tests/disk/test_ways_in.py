@@ -635,12 +635,23 @@ def test_an_option_that_does_not_choose_the_store_is_not_in_its_name() -> None:
 
     one = name(account="a")
     assert asked(account="a") == one
-    for option in ("token", "password", "secret_key", "session_token", "connect_timeout", "timeout", "max_inflight"):
+    for option in (
+        "token",
+        "password",
+        "secret_key",
+        "key_filename",
+        "client_id",
+        "connect_timeout",
+        "timeout",
+        "max_inflight",
+    ):
         assert name(account="a", **{option: "1"}) == name(account="a", **{option: 2}) == one
         assert name(account="b", **{option: "1"}) != one
         assert asked(account="a", **{option: 1}) == one != asked(account="b", **{option: 1})
     assert name(token="a") == "mine://host/f"
-    assert len({name(**{word: value}) for word in ("key_prefix", "auth_url", "author") for value in "ab"}) == 6
+    chosen = ("key_prefix", "auth_url", "author", "partition_key", "assessment", "bypass")
+    assert len({name(**{word: value}) for word in chosen for value in "ab"}) == 12
+    assert len({store_of(f"mine://host/f?shard={shard}&shard=c", {}) for shard in "ab"}) == 2
     assert name(port=9000) == name(port="9000") != name(port=9001)
 
 

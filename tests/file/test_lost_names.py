@@ -437,8 +437,10 @@ def test_a_call_that_waits_for_the_direct_write_that_its_signal_handler_interrup
     [
         ("truncate(4096)", "file.pwrite(b'main', 0)", "file.pwrite(b'signal', 0)"),
         ("flush()", "file.truncate(4096)", "volume.rename('k', 'old')"),
+        ("flush()", "file.truncate(4096)", "other.fsync()"),
+        ("flush()", "file.truncate(4096)", "volume.sync()"),
     ],
-    ids=["the inode lock", "the token"],
+    ids=["the inode lock", "the token", "the token, by fsync", "the token, by sync"],
 )
 def test_a_call_of_a_signal_handler_is_refused_behind_one_of_its_own_thread_that_waits(
     tmp_path: Path, holder: str, waiting: str, call: str

@@ -358,7 +358,8 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 	struct pc_inode *i = op->inode;
 	int err = 0;
 	if (!pc_inode_lock_try(i, mode)) {
-		if (deadline_ns && refuse_own(op, PC_HOLD_LOCK_X | PC_HOLD_LOCK_S))
+		/* who has the lock may wait for the token */
+		if (deadline_ns && refuse_own(op, PC_HOLD_LOCK_X | PC_HOLD_LOCK_S | PC_HOLD_TOKEN))
 			return -1;
 		pc_inode_lock_enqueue(i, &caller_of(op)->waiter, mode);
 		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, hold, deadline_ns);

@@ -157,11 +157,14 @@ PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 	return list;
 }
 
-/* direct_here(inode) -> whether this thread is in a direct write of the file. */
-static PyObject *direct_here(PyObject *module, PyObject *address)
+/* holds_here(inode, holds) -> whether an operation of this thread has one of these holds of the file, or waits for it. */
+static PyObject *holds_here(PyObject *module, PyObject *args)
 {
-	struct pc_inode *i = PyLong_AsVoidPtr(address);
-	return !i && PyErr_Occurred() ? NULL : PyBool_FromLong(pc_op_holds_here(i, PC_HOLD_DIRECT));
+	unsigned long long address;
+	unsigned int holds;
+	if (!PyArg_ParseTuple(args, "KI", &address, &holds))
+		return NULL;
+	return PyBool_FromLong(pc_op_holds_here((const struct pc_inode *)(uintptr_t)address, holds));
 }
 
 /* wake(future): end a future of asyncio, unless it has ended. On the thread of its loop. It is in C because an interrupt that
@@ -196,7 +199,7 @@ static PyMethodDef functions[] = {
 	{"trace_into", pc_trace_into, METH_VARARGS, NULL},
 	{"trace_event", pc_trace_event, METH_VARARGS, NULL},
 	{"inside", pc_inside_volumes, METH_NOARGS, NULL},
-	{"direct_here", direct_here, METH_O, NULL},
+	{"holds_here", holds_here, METH_VARARGS, NULL},
 	{"enter_loop", pc_enter_loop, METH_NOARGS, NULL},
 	{"use_inside", pc_use_inside, METH_O, NULL},
 	{"wake", wake, METH_O, NULL},

@@ -18,7 +18,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ...errors import CommitError, WritebackError
-from ...native import END, FAILED, SYNC_COMMIT, SYNC_COMMIT_FAILED, SYNC_DONE, SYNC_FAILED, SYNC_SEND, WAITS
+from ...native import END, FAILED, SYNC_COMMIT, SYNC_COMMIT_FAILED, SYNC_DONE, SYNC_FAILED, SYNC_SEND, TOKEN, WAITS
 from .. import failures
 from ..attempts import insisting
 from ..commit import overdue
@@ -267,6 +267,7 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
         return
 
     def wait() -> None:
+        file.check_here(TOKEN)  # a pass or a commit takes it
         while not sync.poll():
             if deadline.passed():
                 raise sync.late(what)

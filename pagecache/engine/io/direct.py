@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any
 from ...backends.plain import returned
 from ...backends.protocol import BackendLimits
 from ...disk.backend import past_tier
-from ...errors import BackendProtocolError, DeadlockError, LostRange, ShutdownError
-from ...native import DIRECT, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
+from ...errors import BackendProtocolError, LostRange, ShutdownError
+from ...native import DIRECT, DIRECTLY, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from ..commit import remote, tails
 from ..commit.owed import LeftBehindError
 from ..foreign import as_os_error, max_write_of, named
@@ -353,8 +353,7 @@ def outlast(file: EngineFile, tries: Attempts | None = None) -> None:
     Raises:
         DeadlockError: this thread is in one, and in a signal handler.
     """
-    if file.direct_here():
-        raise DeadlockError("this call could only wait for the direct write that a signal handler made it in", file.key)
+    file.check_here(DIRECTLY)
     file.outlast(file.direct_count, "direct writes to end", tries)
 
 
