@@ -143,7 +143,6 @@ class TieredFile(PassingFile):
         """Record that another program may have changed [begin, end) of the object."""
         with self._lock:
             self._turn += 1
-            self._next = None  # the bytes sent may be below that change
             self._add_changed(begin, min(end, END))
             if self._version is None and (reader := self._reader()) is not None:
                 self._version = reader.settled_version(self)  # what follows has another one

@@ -492,16 +492,6 @@ def test_a_renamed_directory_drops_the_copies_of_each_name_once_before_the_call_
     assert calls == [b"sd", b"sn", None, b"sd", b"sn"]
 
 
-def test_bytes_sent_below_an_announced_change_are_not_kept(tier: Tier) -> None:
-    rig = Rig(tier, whole=False)
-    file = rig.open()
-    write(file, 2, "X")
-    rig.store.written[2] = "Z"  # by another program
-    file.forget(2 * PAGE, 3 * PAGE)
-    file.commit()
-    assert all_of(rig, tier) == "abZdefgh"
-
-
 def test_a_version_that_is_seen_beside_a_write_is_not_that_of_its_bytes(
     tier: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

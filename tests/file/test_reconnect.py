@@ -698,6 +698,7 @@ def play(story: Story, order: tuple[str, ...]) -> None:
     calm = story.hung not in ("truncate", "punch_hole")  # else pages are covered by the stamp of another page
     published = False
     for event in order:
+        waits = not story.waiter.finished.is_set()  # before: an abort ends it
         story.step(event)
         if event.startswith("late") and story.came == len(story.gates) and "abort" not in order[: order.index(event)]:
             try:
@@ -707,7 +708,7 @@ def play(story: Story, order: tuple[str, ...]) -> None:
             else:
                 published = not calm
             published |= not calm and story.answer != "refused"
-        elif event == "abort" and not story.waiter.finished.is_set():
+        elif event == "abort" and waits:
             raises(ShutdownError, story.waiter.result)
             published = not calm
             assert calm or story.file.size == len(story.changed)
