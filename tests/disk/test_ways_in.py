@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import DiskTier, PageCache, Volume
+from pagecache import DiskTier, PageCache, Volume, loglines
 from pagecache.backends import FsspecBackend
 from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.memory import MemoryBackend
@@ -911,6 +911,7 @@ def test_lost_records_of_unknown_files_are_reported(tmp_path: Path, caplog: pyte
     assert "records of the journal are lost" in text
     tier = Tier.open(DiskTier(tmp_path / "copy", size="64MiB", segment="4MiB"), "test")
     tier.close("test")
+    loglines.outlast(60)
     assert (tier.errors, "records of the journal are lost" in caplog.text) == (1, True)
 
 

@@ -176,10 +176,11 @@ def test_events_of_a_file_are_in_order_whichever_thread_reports_them(make: Make)
 
 
 def test_ten_thousand_failing_requests_write_a_few_lines(
-    make: Make, clock: HandClock, lines: Callable[[int], list[str]]
+    make: Make, clock: HandClock, lines: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line with the number of omitted ones comes when the time is over; all of them are there at DEBUG. [2.27]"""
     nr = 10_000
+    monkeypatch.setattr(loglines, "WAITING_MAX", nr)  # their handler may be slower than the calls
     rig = make({KEY: bytes(nr * PAGE)}, capacity="64MiB", max_folio=PAGE, retry=PARKS, limits={"max_write": PAGE})
     file = rig.open("r+b")
     rig.backend.fault("write_from", FULL, times=float("inf"))

@@ -23,7 +23,22 @@ from pagecache.engine.io.direct import _Sender
 from ..rebased import Written
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, ended_or_behind, eventually, held, overlay, pattern, raises
+from .rig import (
+    FAST,
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Rig,
+    Task,
+    at_gate,
+    ended_or_behind,
+    eventually,
+    held,
+    overlay,
+    pattern,
+    raises,
+)
 
 BASE, THEIRS = pattern(6 * PAGE + 123), pattern(6 * PAGE, seed=9)
 
@@ -332,17 +347,27 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
     assert file.pread(4 * PAGE, 0) == DATA
 
 
-def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "after a failed call"])
+def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make, again: bool) -> None:
     """The object is shorter than the cache assumes: the read returns no bytes where zeros belong. [2.19, 2.3]"""
     backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend).written(LOCAL[:PAGE], 0)
+    rig, file = make(backend=backend, retry=FAST).written(LOCAL[:PAGE], 0)
     file.pwrite(LOCAL[:PAGE], 10 * PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
-    read, rolled_back = backend.gate("read_into"), backend.gate("file_stat")
-    _, reading = at_gate(read, file.pread, PAGE, 6 * PAGE)
+    rolled_back, read = backend.gate("file_stat"), [] if again else [backend.gate("read_into")]
+
+    def fail(*_: object) -> None:
+        read.append(backend.gate("read_into"))
+        raise OSError(errno.EAGAIN, "a moment")
+
+    if again:
+        backend.fault("read_into", fail)
+    reading = Task(file.pread, PAGE, 6 * PAGE)
+    eventually(lambda: len(read) == 1)
+    read[0].wait_entered()
     _, discarding = at_gate(rolled_back, rig.volume.discard, KEY, 0, PAGE)
-    read.open()
+    read[0].open()
     ended_or_behind(rig.cache, reading, discarding.thread)
     assert not reading.finished.is_set()
     discarding.result(opening=rolled_back)

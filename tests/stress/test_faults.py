@@ -71,10 +71,13 @@ def test_runs_of_each_profile_under_each_level_of_faults_are_clean(
 @pytest.mark.parametrize("faults", [*LEVELS, "hostile"])
 def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults: str) -> None:
     """Hell has death and other versions. [I-18, I-22]"""
-    report = clean(Plan(seed=12, faults=faults, **SHORT), f"dir:{tmp_path}")
-    for repair in ("deaths survived", "conflicts settled"):
-        assert report.counters.get(repair) or faults != "hell"
-    assert list(tmp_path.iterdir()) == []
+    wanted, met = {"deaths survived", "conflicts settled"} if faults == "hell" else set(), set[str]()
+    for seed in range(12, 22):  # chance decides which of them a round has
+        met |= clean(Plan(seed=seed, faults=faults, **SHORT), f"dir:{tmp_path}").counters.keys()
+        assert list(tmp_path.iterdir()) == []
+        if wanted <= met:
+            break
+    assert wanted <= met
 
 
 class Nameless(PassingFile):

@@ -90,10 +90,14 @@ def _complete(self: EngineFile, op: Op, failed: tuple[int, float] | None) -> Non
             continue
         if answer in (1, STALE):
             return
-        if answer < 0:
-            failed = _again(self, op, _refusal(self, op), failed)
-        else:
+        if answer >= 0:
             failed = None  # progress resets the count
+            continue
+        try:
+            failed = _again(self, op, _refusal(self, op), failed)
+        except ReadAgainError:
+            op.give_back()
+            return
 
 
 def outlast_names(self: EngineFile) -> bool:
