@@ -333,11 +333,9 @@ static int wait_granted(struct op *op, u32 kind, u32 hold, i64 deadline_ns)
 	return err;
 }
 
-/* Refuse a wait for a hold that an operation of this thread has, or waits for. Return: 0, -1 exception. */
-static int refuse_own(struct op *op, u32 holds)
+/* Refuse a wait for a hold that an operation of this thread has, or waits for. Return: -1 exception. */
+static int refuse_own(struct op *op)
 {
-	if (!pc_op_holds_here(op->inode, holds))
-		return 0;
 	return pc_raise(op->core, engine_of(op->inode), "deadlock",
 			"this call could only wait for the one that a signal handler made it in");
 }
@@ -359,8 +357,8 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 	int err = 0;
 	if (!pc_inode_lock_try(i, mode)) {
 		/* who has the lock may wait for the token */
-		if (deadline_ns && refuse_own(op, PC_HOLD_LOCK_X | PC_HOLD_LOCK_S | PC_HOLD_TOKEN))
-			return -1;
+		if (deadline_ns && pc_op_holds_here(i, PC_HOLD_LOCK_X | PC_HOLD_LOCK_S | PC_HOLD_TOKEN))
+			return refuse_own(op);
 		pc_inode_lock_enqueue(i, &caller_of(op)->waiter, mode);
 		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, hold, deadline_ns);
 	}
@@ -370,11 +368,13 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 static int acquire_token(struct op *op, i64 deadline_ns)
 {
 	struct pc_inode *i = op->inode;
-	if (deadline_ns && refuse_own(op, PC_HOLD_TOKEN))
-		return -1;
 	pc_inode_leaf_lock(i);
-	bool got = pc_token_take(i, &caller_of(op)->waiter, PC_TOKEN_CALLER);
+	/* a free token is nobody's: no walk over operations then */
+	bool own = deadline_ns && i->token != PC_TOKEN_FREE && pc_op_holds_here(i, PC_HOLD_TOKEN);
+	bool got = !own && pc_token_take(i, &caller_of(op)->waiter, PC_TOKEN_CALLER);
 	pc_inode_leaf_unlock(i);
+	if (own)
+		return refuse_own(op);
 	return taken(op, got ? 0 : wait_granted(op, PC_WAIT_TOKEN, PC_HOLD_TOKEN, deadline_ns), PC_HOLD_TOKEN);
 }
 
