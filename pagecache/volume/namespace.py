@@ -664,6 +664,8 @@ def _attempt(
         found = change.was_done(backend, replace=replace)
         done = tries.give_up() if found is None else found
     if not done:
+        if change.source is None and change.volume.engine.reconnects and backend.limits.commit_on_close:
+            backend.stat(change.src)  # a file from before a reconnect, never stored, may have the name in the backend
         try:
             tries.make(partial(call, backend))
         except FileNotFoundError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -281,3 +282,20 @@ def test_a_new_file_tells_the_copy_of_a_rename_from_the_version_of_another_clien
         assert file.pread(4, len(OLD) - 4) == OLD[-4:]
         file.fsync()
         assert place.content("other") == (OLD if change is None else b"mine" + OLD[4:])
+
+
+@pytest.mark.parametrize("change", [Volume.remove, partial(Volume.rename, dst="other")], ids=["remove", "rename"])
+def test_an_object_of_before_a_reconnect_that_was_never_stored_has_no_name(
+    opened: Opened, change: Callable[[Volume, str], None]
+) -> None:
+    """The backend knows its file as long as a call that hangs has it. [2.20, 2.22]"""
+    volume, _ = opened()
+    file = volume.open("draft", "x+b")
+    file.pwrite(b"mine", 0)
+    hung = file._inode.backend_file
+    volume.abort()
+    volume.reconnect(volume.backend)
+    file.abandon()
+    raises(FileNotFoundError, change, volume, "draft")
+    assert not volume.exists("other")
+    del hung
