@@ -201,12 +201,11 @@ def test_a_read_waits_for_a_truncate_that_was_left_behind(make: Make, direct: bo
     assert len(rig.backend.seen("truncate")) == 1
     assert reading.result(opening=gate) == OLD[:CUT]
     assert len(rig.backend.seen("truncate")) == 3
-    assert rig.backend.violations == []
 
 
 TWO = pattern(2 * PAGE)
 TAIL = pattern(2 * PAGE, seed=1)
-ZEROS = bytes(2 * PAGE)
+LOST = OSError(errno.ECONNRESET, "the line went dead")
 
 
 class Holding:
@@ -235,33 +234,29 @@ class Holding:
 
 def test_a_reconnect_owes_again_what_was_paid_before_any_read(make: Make, monkeypatch: Patch) -> None:
     """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
-    backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
-    rig, file = make(backend=backend, retry=ONCE).opened("r+b", direct=True)
-    backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
-    raises(OSError, file.truncate, 4 * PAGE, match="the line went dead")  # the outcome is unknown: it is owed
+    rig, file = make({KEY: TWO}, limits={"direct_unit": PAGE}, retry=ONCE).opened("r+b", direct=True)
+    rig.fails("truncate", LOST, OSError, file.truncate, 4 * PAGE, match="went dead")  # it is owed
     holding = Holding(monkeypatch)
     reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
     assert holding.stands.wait(WAIT_LIMIT_S)
     rig.volume.abort()
     raises(ShutdownError, reading.result)
-    fresh = backend.successor()
+    fresh = rig.backend.successor()
     cutting = fresh.gate("truncate")
     rig.volume.reconnect(fresh)
     holding.goes_on.set()
     assert holding.bound.wait(WAIT_LIMIT_S)
     _, reading = at_gate(cutting, file.pread, 2 * PAGE, 2 * PAGE)
     assert reading.waits()
-    assert reading.result(opening=cutting) == ZEROS
+    assert reading.result(opening=cutting) == bytes(2 * PAGE)
 
 
 def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
     make: Make, monkeypatch: Patch
 ) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
-    backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
-    rig, file = make(backend=backend, retry=ONCE).opened("r+b", direct=True)
-    backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
-    raises(OSError, file.truncate, PAGE, match="the line went dead")
+    rig, file = make({KEY: TWO}, limits={"direct_unit": PAGE}, retry=ONCE).opened("r+b", direct=True)
+    rig.fails("truncate", LOST, OSError, file.truncate, PAGE, match="went dead")
     stands, goes_on, over = threading.Event(), threading.Event(), threading.Event()
     genuine, pay = EngineFile.still_opened, Owed._pay_all
 
@@ -295,10 +290,8 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_hole_that_is_owed_is_made_in_the_next_backend(make: Make, durable: bool, fenced: bool, done: bool) -> None:
     """Nothing was stored since: it is no loss, and bytes written below it stay below it. [2.17, 2.22]"""
-    backend = RecordingBackend({KEY: TWO}, durable_writes=durable, punch=True)
-    rig, file = make(backend=backend, retry=ONCE).written(TAIL[:PAGE], 0)
-    backend.fault("punch_hole answer" if done else "punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
-    raises(OSError, file.punch_hole, 0, PAGE + 10, match="the line went dead")  # the outcome is unknown: it is owed
+    rig, file = make({KEY: TWO}, limits={"durable_writes": durable, "punch": True}, retry=ONCE).written(TAIL[:PAGE], 0)
+    rig.fails("punch_hole answer" if done else "punch_hole", LOST, OSError, file.punch_hole, 0, PAGE + 10, match="dead")
     fresh = rig.reconnect(fenced=fenced, lose=not durable, shared=not fenced)
     file.pwrite(TAIL[:5], 20)
     file.fsync()
@@ -308,12 +301,10 @@ def test_a_hole_that_is_owed_is_made_in_the_next_backend(make: Make, durable: bo
 
 def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed(make: Make) -> None:
     """[2.16, 2.17]"""
-    backend = RecordingBackend({KEY: TWO}, punch=True)
-    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
-    backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
-    raises(OSError, file.punch_hole, 0, PAGE, match="the line went dead")
+    rig, file = make({KEY: TWO}, limits={"punch": True}, retry=ONCE).opened("r+b")
+    rig.fails("punch_hole", LOST, OSError, file.punch_hole, 0, PAGE, match="went dead")
     rig.volume.abort()
-    second = backend.successor()
+    second = rig.backend.successor()
     second.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
     rig.volume.reconnect(second)
     raises(OSError, file.fsync, match="no")
@@ -331,13 +322,11 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(make: 
     first = (PAGE, 4 * PAGE)  # pages 1 to 4
     page, lost = {"end": (4, [1, 2, 3]), "begin": (0, [2, 3, 4]), "middle": (2, [1, 4])}[where]
     second = (page * PAGE, 2 * PAGE)
-    backend = RecordingBackend({KEY: old}, punch=True)
-    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
-    backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False))
-    raises(OSError, file.punch_hole, *first, match="no")
-    assert backend.written(KEY) == overlay(old, first[0], bytes(first[1]))
-    backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
-    raises(OSError, file.punch_hole, *second, match="the line went dead")
+    rig, file = make({KEY: old}, limits={"punch": True}, retry=ONCE).opened("r+b")
+    refused = failing_commit(OSError(errno.EACCES, "no"), forget=False)
+    rig.fails("commit", refused, OSError, file.punch_hole, *first, match="no")
+    assert rig.backend.written(KEY) == overlay(old, first[0], bytes(first[1]))
+    rig.fails("punch_hole", LOST, OSError, file.punch_hole, *second, match="went dead")
     fresh = rig.reconnect(fenced=fenced, shared=not fenced)
     caught = raises(DataLossError, file.fsync)
     lost_pages = [(one.offset + at) // PAGE for one in caught.ranges for at in range(0, one.length, PAGE)]
@@ -351,7 +340,6 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(make: 
 MINE = pattern(PAGE, seed=3)
 LATER = pattern(PAGE, seed=2)
 FAR = 6 * PAGE
-LOST = OSError(errno.ECONNRESET, "the line went dead")
 
 
 class Left:
@@ -600,7 +588,7 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(make: Make, fenced: bool)
 @pytest.mark.parametrize("returns", [True, False])
 def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(make: Make, returns: bool) -> None:
     """It is in flight when the backend is lost, does not land, and may never return."""
-    story = Extended(make, landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    story = Extended(make, landed=True, error=LOST)
     cutting = story.old.gate("truncate")
     story.write()
     story.gate.open()
@@ -618,7 +606,7 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(make
 
 def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut(make: Make) -> None:
     """Nothing of it is sent; the cut is owed once, however often it failed."""
-    story = Extended(make, landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    story = Extended(make, landed=True, error=LOST)
     with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
         story.file.pwrite(TAIL, len(TWO))
     story.old.fault("truncate", OSError(errno.EACCES, "not now"), times=100)
@@ -647,9 +635,7 @@ class Stored:
         self.rig: Rig = make({KEY: STORED}, retry=ONCE, limits=limits)
         self.file: CachedFile = self.rig.open("r+b")
         self.file.pwrite(GIVEN_UP, len(STORED))
-
-        self.rig.backend.fault("write_from answer", OSError(errno.ECONNRESET, "the line went dead"))
-        raises(WritebackError, self.file.fsync)
+        self.rig.fails("write_from answer", LOST, WritebackError, self.file.fsync)
 
     def give_up(self, refusal: OSError) -> Fault:
         """The cut is refused until the answer is cleared."""
@@ -695,15 +681,32 @@ def test_the_cut_comes_before_all_that_would_show_the_tail(
 
 
 @pytest.mark.parametrize("durable", [False, True])
-@pytest.mark.parametrize("when", ["refused before", "left behind", "refused after"])
+@pytest.mark.parametrize("when", ["refused before", "left behind", "refused after", "called off"])
 def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
-    """The cut was refused before the abort, or had not returned by then, or not even when the discard did."""
-    story = Stored(make, durable_writes=durable)
+    """The cut was refused before the abort, or had not returned by then, or not even when the discard did; or it had
+    not begun: all threads that could have made it hung.
+    """
+    story = Stored(make, durable_writes=durable, max_inflight=1 if when == "called off" else 8)
     rig = story.rig
     if when == "refused before":
         story.give_up(FULL)
         rig.volume.abort()
         rig.backend.clear_faults()
+    elif when == "called off":
+        # The failed fsync returns before its pass has ended, which needs a thread, and has the token until then.
+        eventually(rig.volume.inodes[KEY].pass_idle)
+        gate = rig.backend.gate("file_stat", times=2)
+        hung = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
+        eventually(lambda: gate.nr_entered == 2)
+        discarding = Task(rig.volume.discard, KEY)
+        eventually(lambda: any(wait.what == "the backend's truncate" for wait in rig.cache.waits()))
+        rig.volume.abort()
+        discarding.result()
+        for task in hung:
+            raises(ShutdownError, task.result)
+        gate.open()
+        eventually(lambda: rig.backend.nr_running == 0)
+        assert rig.backend.seen("truncate") == []
     else:
         rig.backend.fault("truncate", FULL)
         gate, discarding = at_gate(rig.backend.gate("truncate"), rig.volume.discard, KEY)
@@ -719,50 +722,13 @@ def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
     story.ends_as(STORED)
 
 
-@pytest.mark.parametrize("durable", [False, True])
-def test_the_next_backend_makes_a_cut_that_was_called_off(make: Make, durable: bool) -> None:
-    """It had not begun when the volume was aborted: all threads that could have made it hung."""
-    story = Stored(make, durable_writes=durable, max_inflight=1)
-    rig = story.rig
-    # The failed fsync returns before its pass has ended, which needs a thread, and has the token until then.
-    eventually(rig.volume.inodes[KEY].pass_idle)
-    gate = rig.backend.gate("file_stat", times=2)
-    hung = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
-    eventually(lambda: gate.nr_entered == 2)
-    discarding = Task(rig.volume.discard, KEY)
-    eventually(lambda: any(wait.what == "the backend's truncate" for wait in rig.cache.waits()))
-    rig.volume.abort()
-    discarding.result()
-    for task in hung:
-        raises(ShutdownError, task.result)
-    gate.open()
-    eventually(lambda: rig.backend.nr_running == 0)
-    assert rig.backend.seen("truncate") == []
-    assert rig.backend.written(KEY) == STORED + GIVEN_UP
-    rig.volume.reconnect(rig.backend)
-    story.hear_of_it()
-    story.ends_as(STORED)
-
-
-def test_a_backend_that_cannot_cut_goes_on_and_the_log_says_so(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    story = Stored(make)
-    with caplog.at_level(logging.WARNING):
-        story.give_up(OSError(errno.EOPNOTSUPP, "no cuts here"))
-    loglines.outlast(20.0)
-    assert "which was given up" in caplog.text
-    assert "it may be stored" in caplog.text
-    later = pattern(len(GIVEN_UP), seed=2)
-    story.file.append(later)
-    story.ends_as(STORED + later)
-
-
-@pytest.mark.parametrize("of", ["a direct write", "a discard whose cut had no answer"])
+@pytest.mark.parametrize("of", ["a direct write", "a discard", "a discard whose cut had no answer"])
 def test_a_cut_that_the_backend_does_not_have_is_owed_no_longer(
     make: Make, caplog: pytest.LogCaptureFixture, of: str
 ) -> None:
     story: Any = Extended(make, landed=True, error=LOST) if of == "a direct write" else Stored(make)
     old: RecordingBackend = story.rig.backend
-    if of != "a direct write":
+    if of == "a discard whose cut had no answer":
         old.fault("truncate", LOST)
     old.fault("truncate", OSError(errno.ENOSYS, "no cuts here"), times=float("inf"))
     with caplog.at_level(logging.WARNING):
@@ -779,19 +745,7 @@ def test_a_cut_that_the_backend_does_not_have_is_owed_no_longer(
             story.file.fsync()
     loglines.outlast(20.0)
     assert len(old.seen("truncate")) <= before + 1
-    assert caplog.text.count("the backend cannot cut off stored bytes from") == 1
+    said = "which was given up" if of == "a discard" else "the backend cannot cut off stored bytes from"
+    assert caplog.text.count(said) == 1
+    assert ("it may be stored" in caplog.text) == (of == "a discard")
     assert not len(story.rig.volume.inodes[KEY].owed)
-
-
-def test_a_next_backend_that_cannot_cut_goes_on(make: Make) -> None:
-    story = Extended(make, landed=True)
-    story.write()
-    fresh = story.old.successor(lose=False, shared=True)
-    fresh.fault("truncate", OSError(errno.ENOSYS, "no cuts here"), times=float("inf"))
-    story.rig.volume.abort()
-    raises(ShutdownError, story.writing.result)
-    story.rig.volume.reconnect(fresh)
-    story.answer_last()
-    story.file.pwrite(LATER, 0)
-    story.file.fsync()
-    assert (fresh.committed(KEY) or b"")[:PAGE] == LATER
