@@ -39,6 +39,7 @@ from .rig import (
 from .test_interrupts import ctrl_c
 
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
+DOWN, LOST = OSError(errno.ENETUNREACH, "no"), OSError(errno.ECONNRESET, "no answer")
 
 
 @pytest.fixture
@@ -223,8 +224,7 @@ def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
     file = store.open("r+b", read_ahead=0)
     store.backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"), key=KEY)
     raises(OSError, file.truncate, PAGE, match="the line went dead")
-    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
-    raises(OSError, store.volume.rename, KEY, "new", match="no")
+    store.fails("open", DOWN, OSError, store.volume.rename, KEY, "new", match="no")
     store.volume.rename("other", KEY)
     file.fsync()
     file.close()
@@ -235,8 +235,7 @@ def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
 def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(make: Make) -> None:
     """It is cut off: nothing is owed, and no object of the name is opened for it. [2.20]"""
     store, file = make(backend=RecordingBackend({KEY: DATA}, by_name=True), retry=ONCE).opened("r+b", read_ahead=0)
-    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
-    raises(OSError, store.volume.rename, KEY, "new", match="no")
+    store.fails("open", DOWN, OSError, store.volume.rename, KEY, "new", match="no")
     store.volume.remove("new")
     make_another(store, "new")
     gone(lambda: file.pread(10, PAGE))
@@ -246,14 +245,10 @@ def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(ma
     assert store.backend.committed("new") == OTHER
 
 
-LOST = OSError(errno.ECONNRESET, "no answer")
-
-
 def rename_without_answer(store: Rig, kind: str = "a file", to: str = "", *, landed: bool = True) -> None:
     """Make a rename that gets no answer. Another program makes an object of its old name, if that is free."""
     old, new, before, _after = NAMES[kind]
-    store.backend.fault("rename answer" if landed else "rename", LOST)
-    raises(OSError, store.volume.rename, old, to or new, match="no answer")
+    store.fails("rename answer" if landed else "rename", LOST, OSError, store.volume.rename, old, to or new, match="no")
     if landed and kind == "a file":
         store.backend.objects[before] = StoredObject(OTHER)
         store.backend.objects[before].version = 99
@@ -267,8 +262,7 @@ def rename(store: Rig, kind: str) -> None:
 
 def rename_and_fail_to_open(store: Rig, kind: str) -> None:
     """The rename is done, and raises the error of the open."""
-    store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
-    raises(OSError, store.volume.rename, KEY, "new", match="no")
+    store.fails("open", DOWN, OSError, store.volume.rename, KEY, "new", match="no")
     make_another(store, KEY)
 
 
@@ -286,8 +280,7 @@ def rename_away(store: Rig) -> None:
 
 
 def rename_away_and_fail_to_open(store: Rig) -> None:
-    store.backend.fault("open", OSError(errno.EACCES, "no"), key="new")
-    raises(OSError, store.volume.rename, KEY, "new", match="no")
+    store.fails("open", OSError(errno.EACCES, "no"), OSError, store.volume.rename, KEY, "new", match="no")
     make_another(store, KEY)
 
 
@@ -303,29 +296,26 @@ def writing_directly(store: Rig, key: str = KEY) -> tuple[Gate, Task[int], Cache
 
 
 @CHANGES
-def test_a_change_of_the_name_waits_for_a_running_direct_write(store: Rig, change: Replace) -> None:
-    """Each of its calls looks the name up: none finds the next object. [2.10, 2.20, I-24]"""
-    gate, writing, _file = writing_directly(store)
-    changing = Task(change, store)
-    wait_for(store.cache, WRITES)
-    assert not store.backend.seen("remove") + store.backend.seen("rename")
-    assert writing.result(opening=gate) == 3 * PAGE
+@pytest.mark.parametrize("first", ["write", "change"])
+def test_a_direct_write_and_a_change_of_the_name_wait_for_each_other(store: Rig, change: Replace, first: str) -> None:
+    """Each call of the write looks the name up, and none finds the next object; after the change it goes to the new
+    name, or stays in the cache. [2.10, 2.20, I-24]
+    """
+    if first == "write":
+        gate, writing, file = writing_directly(store)
+        changing = Task(change, store)
+        wait_for(store.cache, WRITES)
+        assert not store.backend.seen("remove") + store.backend.seen("rename")
+    else:
+        file = store.open("r+b", direct=True)
+        gate, changing = at_gate(store.backend.gate("remove" if change is replace_by_new else "rename"), change, store)
+        writing = Task(file.pwrite, b"d" * 3 * PAGE, 2 * PAGE)
+        wait_for(store.cache, "the gate for direct writes")
+    gate.open()
     changing.result()
-    assert store.backend.written(KEY) == OTHER
-    if change is rename_away:
-        assert store.backend.written("new") == EXTENDED
-
-
-@CHANGES
-def test_a_direct_write_waits_for_a_running_change_of_the_name(store: Rig, change: Replace) -> None:
-    """Then it goes to the new name, or stays in the cache. [2.10, 2.20, I-24]"""
-    file = store.open("r+b", direct=True)
-    gate, changing = at_gate(store.backend.gate("remove" if change is replace_by_new else "rename"), change, store)
-    writing = Task(file.pwrite, b"d" * 3 * PAGE, 2 * PAGE)
-    wait_for(store.cache, "the gate for direct writes")
-    changing.result(opening=gate)
-    writing.result()
-    assert file.pread(3 * PAGE, 2 * PAGE) == b"d" * 3 * PAGE
+    assert writing.result() == 3 * PAGE
+    if first == "change":
+        assert file.pread(3 * PAGE, 2 * PAGE) == b"d" * 3 * PAGE
     assert store.backend.written(KEY) == OTHER
     if change is rename_away:
         assert store.backend.written("new") == EXTENDED
@@ -386,65 +376,28 @@ def test_removes_that_wait_for_direct_writes_leave_them_the_threads_of_the_volum
         task.result()
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize(
-    "call",
-    [
+Case = tuple[str, str, str, dict[str, Any]]
+DIRECT: list[Case] = [
+    ("flush()", "assert file.pwrite(b'd' * 4096, 0) == 4096", call, {"direct": True, "parallel_direct_writes": parallel})
+    for call in (
         *("volume.remove('k')", "volume.rename('k', 'old')", "other.truncate(9)", "other.punch_hole(0, 9)"),
         *("other.pwrite(b'x', 0)", "file.pwrite(bytes(8192), 0)"),
-    ],
-)
-def test_a_call_that_waits_for_the_direct_write_that_its_signal_handler_interrupts_is_refused(
-    tmp_path: Path, call: str, *, parallel: bool
-) -> None:
-    ended = run_program(
-        tmp_path,
-        f"""
-        import faulthandler, os, signal, threading
-        from pagecache import DeadlockError, PageCache
-        from tests.stores import RecordingBackend
-        faulthandler.dump_traceback_later({WAIT_LIMIT_S}, exit=True)
-        store = RecordingBackend({{"k": bytes(8192)}}, by_name=True, parallel_direct_writes=True)
-        volume = PageCache("4MiB").attach(store)
-        file, other = volume.open("k", "r+b", direct=True, parallel_direct_writes={parallel}), volume.open("k", "r+b")
-        gate, refused = store.gate("write_from", "k"), []
-
-        def handler(*_):
-            try:
-                {call}
-            except DeadlockError as error:
-                refused.append(error)
-            gate.open()
-
-        def interrupt():
-            gate.wait_entered()
-            os.kill(os.getpid(), signal.SIGHUP)
-
-        signal.signal(signal.SIGHUP, handler)
-        threading.Thread(target=interrupt).start()
-        assert file.pwrite(b"d" * 4096, 0) == 4096
-        assert refused
-        {call}
-        print("done", flush=True)
-        os._exit(0)
-    """,
     )
-    assert "done" in ended.stdout, ended.stderr
+    for parallel in (False, True)
+]
+BEHIND: list[Case] = [
+    ("truncate(4096)", "file.pwrite(b'main', 0)", "file.pwrite(b'signal', 0)", {}),  # the inode lock
+    ("flush()", "file.truncate(4096)", "volume.rename('k', 'old')", {}),  # the token
+    ("flush()", "file.truncate(4096)", "other.fsync()", {}),
+    ("flush()", "file.truncate(4096)", "volume.sync()", {}),
+]
 
 
-@pytest.mark.parametrize(
-    ("holder", "waiting", "call"),
-    [
-        ("truncate(4096)", "file.pwrite(b'main', 0)", "file.pwrite(b'signal', 0)"),
-        ("flush()", "file.truncate(4096)", "volume.rename('k', 'old')"),
-        ("flush()", "file.truncate(4096)", "other.fsync()"),
-        ("flush()", "file.truncate(4096)", "volume.sync()"),
-    ],
-    ids=["the inode lock", "the token", "the token, by fsync", "the token, by sync"],
-)
+@pytest.mark.parametrize(("holder", "waiting", "call", "options"), [*DIRECT, *BEHIND])
 def test_a_call_of_a_signal_handler_is_refused_behind_one_of_its_own_thread_that_waits(
-    tmp_path: Path, holder: str, waiting: str, call: str
+    tmp_path: Path, holder: str, waiting: str, call: str, options: dict[str, Any]
 ) -> None:
+    """The thread waits for its direct write, or for a lock that the call of another thread has."""
     ended = run_program(
         tmp_path,
         f"""
@@ -453,11 +406,11 @@ def test_a_call_of_a_signal_handler_is_refused_behind_one_of_its_own_thread_that
         from tests.file.rig import eventually
         from tests.stores import RecordingBackend
         faulthandler.dump_traceback_later({WAIT_LIMIT_S}, exit=True)
-        store = RecordingBackend({{"k": bytes(8192)}})
+        direct = {bool(options)}
+        store = RecordingBackend({{"k": bytes(8192)}}, by_name=direct, parallel_direct_writes=direct)
         cache = PageCache("4MiB", flush_interval=3600.0)
         volume = cache.attach(store, prompt=False)
-        file, other = volume.open("k", "r+b"), volume.open("k", "r+b")
-        other.pwrite(b"x", 0)
+        file, other = volume.open("k", "r+b", **{options}), volume.open("k", "r+b")
         gate, refused = store.gate("truncate" if "truncate" in "{holder}" else "write_from", "k"), []
 
         def handler(*_):
@@ -469,12 +422,15 @@ def test_a_call_of_a_signal_handler_is_refused_behind_one_of_its_own_thread_that
 
         def interrupt():
             main = threading.main_thread().ident
-            eventually(lambda: main in [wait.thread for wait in cache.waits()])
+            gate.wait_entered()
+            eventually(lambda: direct or main in [wait.thread for wait in cache.waits()])
             os.kill(os.getpid(), signal.SIGHUP)
 
         signal.signal(signal.SIGHUP, handler)
-        threading.Thread(target=lambda: other.{holder}).start()
-        gate.wait_entered()
+        if not direct:
+            other.pwrite(b"x", 0)
+            threading.Thread(target=lambda: other.{holder}).start()
+            gate.wait_entered()
         threading.Thread(target=interrupt).start()
         {waiting}
         assert refused
@@ -573,8 +529,7 @@ def test_a_rename_of_a_directory_settles_calls_without_answer_below_it(make: Mak
     if dirty:
         file.pwrite(b"dirty", 0)
     if below == "a remove":
-        backend.fault("remove answer", LOST)
-        raises(OSError, store.volume.remove, key, match="no answer")
+        store.fails("remove answer", LOST, OSError, store.volume.remove, key, match="no answer")
     else:
         backend.fault("rename answer", LOST, key=key)
         raises(OSError, store.volume.rename, old, new, match="no answer")
