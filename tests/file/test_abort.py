@@ -1,4 +1,4 @@
-"""An abort ends waits of every kind: each verb in each of its waits, over a blocking and an asynchronous backend.
+"""An abort ends waits of every kind: each verb in each of its waits.
 
 A thread of the volume makes the call, so its caller can leave at once. Calls of a prompt backend run on the caller's
 thread, and end when the backend returns.
@@ -15,7 +15,6 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +23,6 @@ import pytest
 from pagecache import CachedFile, ShutdownError, View, Volume
 from pagecache.backends import DirectoryBackend
 
-from ..aio.over import Over
 from ..stores import WAIT_LIMIT_S, Gate, ObjectBackend, RecordingBackend, short
 from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, cut_off, dirty_bytes, eventually, make_rig, pattern, raises
 
@@ -77,47 +75,24 @@ class Stuck:
 
     rig: Rig
     file: CachedFile
-    gates: list[Gate]
+    gate: Gate
     helpers: list[Task[Any]]
     views: list[View] = field(default_factory=list)
 
 
-def filling(make: Make) -> Stuck:
-    """Another thread's fill of the page hangs."""
-    rig, file = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE).opened("r+b")
-    gate, reader = at_gate(rig.backend.gate("read_into", times=9), rig.open("rb").pread, PAGE, 2 * PAGE)
-    return Stuck(rig, file, [gate], [reader])
+def hanging(
+    op: str, setup: Callable[[CachedFile], Any] | None = None, helper: Verb | None = None
+) -> Callable[[Make], Stuck]:
+    """A call of the backend hangs: that of another thread, or, without a helper, the verb's own."""
 
-
-def hanging(op: str, setup: Callable[[CachedFile], Any] | None = None) -> Callable[..., Stuck]:
-    """The verb's own call of the backend hangs, on a thread of the volume or in a task."""
-
-    def build(make: Make, *, asynchronous: bool = False) -> Stuck:
-        backend: Any = RecordingBackend({KEY: OLD, "other": OLD}, punch=True)
-        rig = make(backend=Over(backend) if asynchronous else backend, retry=ONCE)
-        rig.backend = backend
-        file = rig.open("r+b")
+    def build(make: Make) -> Stuck:
+        rig, file = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE).opened("r+b")
         if setup is not None:
             setup(file)
-        return Stuck(rig, file, [rig.backend.gate(op, times=9)], [])
+        gate = rig.backend.gate(op, times=9)
+        return Stuck(rig, file, gate, [] if helper is None else [at_gate(gate, helper, rig, file)[1]])
 
     return build
-
-
-def hung_pass(make: Make) -> Stuck:
-    """A write-back of the file hangs: it has the token."""
-    stuck = hanging("write_from", lambda file: file.pwrite(b"dirty", 0))(make)
-    stuck.helpers.append(Task(stuck.rig.handles[0].fsync))
-    stuck.gates[0].wait_entered()
-    return stuck
-
-
-def locked(make: Make) -> Stuck:
-    """Another thread's truncate hangs: it holds the inode lock, the token and the invalidate lock."""
-    stuck = hanging("truncate")(make)
-    stuck.helpers.append(Task(stuck.rig.open("r+b").truncate, 3 * PAGE))
-    stuck.gates[0].wait_entered()
-    return stuck
 
 
 def beside_a_direct_write(make: Make) -> Stuck:
@@ -126,7 +101,7 @@ def beside_a_direct_write(make: Make) -> Stuck:
     file.pwrite(b"dirty", 0)
     file.flush()
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, OLD[:PAGE], 2 * PAGE)
-    return Stuck(rig, file, [gate], [writer])
+    return Stuck(rig, file, gate, [writer])
 
 
 def throttled(make: Make) -> Stuck:
@@ -136,23 +111,14 @@ def throttled(make: Make) -> Stuck:
     gate = rig.backend.gate("write_from", times=99)
     _, writer = at_gate(gate, rig.open("r+b", key="big").pwrite, bytes(64 * PAGE), 0)
     assert writer.waits()
-    return Stuck(rig, file, [gate], [writer])
+    return Stuck(rig, file, gate, [writer])
 
 
 def full_of_views(make: Make) -> Stuck:
     """Views hold all memory: a read goes past the cache."""
     rig = make({KEY: OLD, "big": bytes(32 * PAGE)}, capacity=32 * PAGE, retry=ONCE)
     views = [rig.open("rb", key="big").view(0, 32 * PAGE)]
-    return Stuck(rig, rig.open("r+b"), [rig.backend.gate("read_into", times=9)], [], views)
-
-
-def busy_name(make: Make) -> Stuck:
-    """Another thread's rename of the keys hangs."""
-    rig, file = make({KEY: OLD, "other": OLD}, retry=ONCE).opened("r+b")
-    gates = [rig.backend.gate("rename")]
-    helper = Task(rig.volume.rename, "other", "elsewhere")
-    gates[0].wait_entered()
-    return Stuck(rig, file, gates, [helper])
+    return Stuck(rig, rig.open("r+b"), rig.backend.gate("read_into", times=9), [], views)
 
 
 def hung_rollback(make: Make) -> Stuck:
@@ -160,25 +126,35 @@ def hung_rollback(make: Make) -> Stuck:
     rig, file = make(backend=ObjectBackend({KEY: OLD}), retry=ONCE).written(b"dirty", 0)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable)
-    return Stuck(rig, file, [rig.backend.gate("rollback", times=9)], [])
+    return Stuck(rig, file, rig.backend.gate("rollback", times=9), [])
 
 
 def dirty(file: CachedFile) -> None:
     file.pwrite(b"dirty", 0)
 
 
-TABLE: list[tuple[Callable[..., Stuck], str, tuple[str, ...]]] = [
-    (filling, "a fill", ("pread", "pread_into", "preadv", "read", "view", "prefetch", "prefetch_ranges", "truncate")),
-    (filling, "a fill below", ("punch_hole",)),
+TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
     (
-        hung_pass,
-        "a pass",
+        hanging("read_into", helper=lambda rig, _: rig.open("rb").pread(PAGE, 2 * PAGE)),
+        "a fill",
+        (
+            *("pread", "pread_into", "preadv", "read", "view", "prefetch", "prefetch_ranges"),
+            *("truncate", "punch_hole"),
+        ),
+    ),
+    (
+        hanging("write_from", dirty, lambda _, file: file.fsync()),
+        "a pass",  # it has the token
         (
             *("flush", "fsync", "fsync with a deadline", "sync_range", "close", "truncate", "punch_hole"),
             *("sync", "cache.sync", "ticket", "invalidate", "discard"),
         ),
     ),
-    (locked, "a truncate", ("pwrite", "append", "truncate", "punch_hole", "zero_range", "pread", "view", "prefetch")),
+    (
+        hanging("truncate", helper=lambda rig, _: rig.open("r+b").truncate(3 * PAGE)),
+        "a truncate",  # it has the inode lock, the token and the invalidate lock
+        ("pwrite", "append", "truncate", "punch_hole", "zero_range", "pread", "view", "prefetch"),
+    ),
     (beside_a_direct_write, "a direct write", ("fsync", "sync", "ticket", "truncate")),
     (throttled, "room", ("pwrite", "append", "zero_range")),
     (full_of_views, "its read past the cache", ("pread",)),
@@ -200,17 +176,13 @@ TABLE: list[tuple[Callable[..., Stuck], str, tuple[str, ...]]] = [
     (hanging("rename"), "rename", ("rename",)),
     (hanging("remove"), "remove", ("remove",)),
     (hanging("sync", dirty), "names", ("sync", "cache.sync", "ticket")),
-    (busy_name, "a busy name", ("rename", "remove", "volume.truncate")),
-]
-BUILDS: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
-    *TABLE,
-    *(
-        (partial(build, asynchronous=True), f"{what}, a task", verbs)
-        for build, what, verbs in TABLE
-        if build.__name__ == "build"
+    (
+        hanging("rename", helper=lambda rig, _: rig.volume.rename("other", "elsewhere")),
+        "a busy name",
+        ("rename", "remove", "volume.truncate"),
     ),
 ]
-CASES = [pytest.param(build, verb, id=f"{verb} waits for {what}") for build, what, verbs in BUILDS for verb in verbs]
+CASES = [pytest.param(build, verb, id=f"{verb} waits for {what}") for build, what, verbs in TABLE for verb in verbs]
 
 
 @pytest.mark.parametrize(("build", "verb"), CASES)
@@ -220,14 +192,13 @@ def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: s
     rig = stuck.rig
     waiter = Task(VERBS[verb], rig, stuck.file)
     if not stuck.helpers:
-        stuck.gates[0].wait_entered()
+        stuck.gate.wait_entered()
     assert waiter.waits(0.05)
     local = dirty_bytes(rig.volume)
     rig.volume.abort(ConnectionError("cable pulled"))
     assert raises(ShutdownError, waiter.result, match="cable pulled").errno == errno.ESHUTDOWN
     assert dirty_bytes(rig.volume) >= min(local, 1)
-    for gate in stuck.gates:
-        gate.open()
+    stuck.gate.open()
     for helper in stuck.helpers:
         assert helper.finished.wait(30)
     eventually(lambda: rig.backend.nr_running == 0)
