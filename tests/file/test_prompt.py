@@ -12,7 +12,6 @@ import gc
 import operator
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,9 +34,9 @@ from pagecache.volume import reconnect
 from pagecache.volume.namespace import NameChange
 
 from ..aio.over import Over
-from ..stores import RecordingBackend, RecordingFile
+from ..stores import RecordingBackend
 from .rig import KEY, ONCE, PAGE, SAVES, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises
-from .test_interrupts import PACKAGE, ctrl_c, in_finaliser, interrupted_at
+from .test_interrupts import PACKAGE, ctrl_c, interrupted_at
 
 
 def threads_of(rig: Rig, op: str) -> set[int]:
@@ -120,43 +119,6 @@ def test_a_call_of_a_prompt_backend_is_retried_and_has_a_deadline(make: Make) ->
     rig.backend.fault("stat", pagecache.BackendError(5, "once", retry=True), times=2)
     assert rig.volume.stat(KEY).size == 0
     assert len(rig.backend.seen("stat")) == 3
-
-
-@pytest.mark.parametrize(("op", "call"), [("write_from", "a write"), ("commit", "a commit")])
-def test_an_fsync_that_hangs_in_a_call_is_in_the_report_of_waits(make: Make, op: str, call: str) -> None:
-    """With the call that it is in: the flusher warns about it."""
-    rig, file = make({KEY: b""}, limits={"prompt": True}).written(b"new", 100)
-    with rig.backend.gate(op) as gate:
-        _, saving = at_gate(gate, file.fsync)
-        (found,) = [wait for wait in rig.cache.waits() if wait.thread == saving.thread.ident]
-        assert (found.what, found.key) == ("fsync", KEY)
-        assert found.owner is not None
-        assert (found.owner.what, found.owner.thread) == (f"{call} of the backend", saving.thread.ident)
-    saving.result()
-
-
-@pytest.mark.parametrize("op", ["write_from", "commit"])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str) -> None:
-    """The sync raises it; the bytes are neither lost nor reported as failed, and the next sync saves them. [K9]"""
-    rig, file = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True}).written(b"new", 100)
-
-    def interrupted(stored: RecordingFile, *call: Any) -> Any:
-        work: Callable[..., object] = stored.store if op == "write_from" else stored.make_durable
-        if when == "after":
-            work(*call)
-        _thread.interrupt_main()
-        return work(*call)
-
-    rig.fails(op, interrupted, KeyboardInterrupt, file.fsync)
-    assert rig.volume.failed() == []
-    rig.cache.check()
-    assert file.pread(3, 100) == b"new"
-    assert rig.volume.dirty_ranges(KEY)
-    file.fsync()
-    assert (rig.backend.committed(KEY) or b"")[100:103] == b"new"
-    with rig.volume.open(KEY) as again:
-        assert again.pread(3, 100) == b"new"
 
 
 def made_here(frame: FrameType | None) -> bool:
@@ -252,27 +214,14 @@ def struck_at(nth: int, call: Callable[[], object]) -> tuple[str, bool]:
     """Make a call, with a real SIGINT at the nth place of the package where CPython handles signals. Return the place,
     "" if there are fewer, and whether KeyboardInterrupt came out.
     """
-    count, place = 0, ""
-
-    def profile(frame: FrameType, event: str, _arg: object) -> None:
-        nonlocal count, place
-        code = frame.f_code
-        if event not in ("call", "c_return") or PACKAGE not in Path(code.co_filename).parents or in_finaliser(frame):
-            return
-        count += 1
-        if count == nth:
-            sys.setprofile(None)
-            place = f"place {nth}: {code.co_filename}:{frame.f_lineno} in {code.co_qualname}, {event}"
-            signal.raise_signal(signal.SIGINT)
-
-    sys.setprofile(profile)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return place, True
-    finally:
-        sys.setprofile(None)
-    return place, False
+    ended: list[object] = []
+    place = interrupted_at(
+        nth,
+        lambda: ended.append(call()),
+        lambda frame: PACKAGE in Path(frame.f_code.co_filename).parents,
+        partial(signal.raise_signal, signal.SIGINT),
+    )
+    return place, not ended
 
 
 @contextmanager
@@ -382,7 +331,6 @@ def test_a_call_beside_a_rename_of_the_main_thread_comes_after_it(make: Make, at
     name = "third" if "of the new name" in crossing and "rename" in crossing else "new"
     assert (rig.backend.committed(name) is None) is gone
     assert gone or (rig.backend.committed(name) or b"")[:5] == b"dirty"
-    rig.cache.check()
 
 
 HOLDERS: dict[str, tuple[str, Callable[[Rig, Any], Any]]] = {
@@ -413,7 +361,6 @@ def test_a_rename_of_the_main_thread_waits_for_running_calls_and_can_be_interrup
     opener.join()
     file.fsync()
     assert (rig.backend.committed("new") or b"dirty")[:5] == b"dirty"
-    rig.cache.check()
 
 
 @pytest.mark.parametrize("at", ["rename", "rename answer"])
@@ -446,7 +393,6 @@ def test_a_volume_ends_beside_a_rename_of_the_main_thread(make: Make, monkeypatc
     file.fsync()
     assert (rig.backend.committed("new") or b"")[:5] == b"dirty"
     assert rig.backend.committed(KEY) is None
-    rig.cache.check()
 
 
 def test_a_lost_answer_of_the_main_threads_rename_is_settled_by_the_next_call(make: Make) -> None:
@@ -475,7 +421,6 @@ def test_a_removed_file_without_handles_is_freed_when_nothing_uses_it(make: Make
         assert list(rig.volume.orphans) == [inode] * busy
     eventually(lambda: inode.freed and not rig.volume.orphans)
     assert rig.volume.engine.files() == []
-    rig.cache.check()
 
 
 @contextmanager

@@ -20,8 +20,7 @@ from pagecache.testing import FaultPlan, FaultyBackend, Rule
 from ..aio.over import Over
 from ..stores import PublishingBackend, RecordingBackend, StoredObject
 from .clock import HandClock
-from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, attached, content_of, eventually, make_rig, raises, stored
-from .test_interrupts import interrupted_each
+from .rig import FAST, ONCE, PAGE, QUIET, Task, attached, content_of, eventually, make_rig, raises, stored
 
 KEY = "object"
 DATA = bytes(range(256)) * 16
@@ -69,6 +68,8 @@ READS: dict[str, tuple[str, Callable[[Volume], object]]] = {
     "a stat": ("stat", lambda volume: volume.stat(KEY)),
     "exists": ("stat", lambda volume: volume.exists(KEY)),
     "a listing": ("list", lambda volume: list(volume.list())),
+    "a remove": ("remove", lambda volume: volume.remove(KEY)),
+    "a rename": ("rename", lambda volume: volume.rename(KEY, "other")),
     "a sync": ("sync", lambda volume: volume.sync(20)),
     "a sync of the cache": ("sync", lambda volume: volume.cache.sync(20)),
     "a detach": ("sync", lambda volume: volume.detach(timeout=20)),
@@ -285,20 +286,7 @@ def test_an_exclusive_open_finds_the_object_that_another_program_has_made_since(
     rig.finish()
 
 
-@pytest.mark.parametrize("operation", ["remove", "rename"])
-def test_an_error_after_the_call_is_no_reason_for_another_one(make: Make, operation: str) -> None:
-    """Later steps may fail as well: the name is gone by then. [2.14]"""
-    volume, backend = make(fails(operation, 1, error=BackendError(errno.EACCES, "no", retry=False)))
-    with pytest.raises(OSError, match="no"):
-        volume.remove(KEY) if operation == "remove" else volume.rename(KEY, "other")
-    assert len(backend.calls_of(operation)) == 1
-
-
-CALLS: dict[str, tuple[str, Callable[[Volume], object]]] = {
-    **{call: READS[call] for call in ("an open", "a stat", "a listing")},
-    "a remove": ("remove", lambda volume: volume.remove(KEY)),
-    "a rename": ("rename", lambda volume: volume.rename(KEY, "other")),
-}
+CALLS = {call: READS[call] for call in ("an open", "a stat", "a listing", "a remove", "a rename")}
 
 
 def between_tries(volume: Volume, run: Callable[[Volume], object]) -> Task[object]:
@@ -361,24 +349,3 @@ def test_a_name_is_busy_between_two_tries_of_a_remove(clock: HandClock, make: Ma
     raises(TimeoutError, task.result, match="EIO")
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("remove")) == 1
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("op", "names"), [("remove", ["other"]), ("rename", ["other", "another"])])
-def test_an_interrupt_of_a_call_with_two_tries_leaves_its_names_free(op: str, names: list[str]) -> None:
-    """The test covers every place where CPython checks for signals. [T-51, 2.20]"""
-
-    def call(rig: Rig) -> None:
-        rig.backend.fault(op, OSError(errno.EIO, "no"))
-        getattr(rig.volume, op)(*names)
-
-    def a_rig() -> Rig:
-        return make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")
-
-    def verify(rig: Rig) -> None:
-        eventually(lambda: rig.volume.busy._busy == {})
-        for key in ("other", "another"):
-            rig.volume.open(key, "ab", timeout=20).close()
-        rig.cache.check()
-
-    assert interrupted_each(call, iter(range(1, 5000)), a_rig, verify) > 10

@@ -170,6 +170,8 @@ KINDS: dict[str, Kind] = {
     ),
     "flush": Kind("write_from", "flush", flush, dirty),
     "fsync in commit": Kind("commit", "fsync", fsync, dirty),
+    "fsync in a write of its own": Kind("write_from", "fsync", fsync, dirty, options=PROMPT),
+    "fsync in a commit of its own": Kind("commit", "fsync", fsync, dirty, options=PROMPT),
     "a round of another fsync": Kind("commit", "fsync", fsync, dirty, fsync),
     "fsync that is tried again later": Kind("write_from", "fsync", fsync, dirty, **SLOWLY),
     "a read that is tried again later": Kind(
