@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -211,6 +212,27 @@ def test_the_policy_is_that_of_the_volume_the_cache_or_the_backend(
         assert cache.attach(MemoryBackend(retry=preferred), retry=volume).engine.retry == chosen
 
 
+def said_once(
+    rig: Rig, clock: HandClock, caplog: Log, count: Callable[[], int], beside: Callable[[], object] = bool
+) -> None:
+    """Check that one more event comes after ten seconds, neither before nor again."""
+    before = count()
+    after_flusher_turn(rig.cache)
+    clock.advance(9.9)
+    beside()
+    after_flusher_turn(rig.cache)
+    after_flusher_turn(rig.cache)
+    assert count() == before
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        clock.advance(0.2)
+        eventually(lambda: count() == before + 1)
+        clock.advance(100.0)
+        after_flusher_turn(rig.cache)
+        after_flusher_turn(rig.cache)
+    assert count() == before + 1
+    loglines.outlast(20.0)
+
+
 @pytest.mark.parametrize("op", ["write_from", "read_into", "commit"])
 def test_a_stall_is_said_once(make: Make, clock: HandClock, caplog: Log, op: str) -> None:
     """stall_warn seconds without a completion while calls run: one event and one line; again after progress. [2.27]"""
@@ -227,19 +249,7 @@ def test_a_stall_is_said_once(make: Make, clock: HandClock, caplog: Log, op: str
         file.pwrite(b"x", 0)
         task = Task(file.pread, PAGE, 10 * times * PAGE) if op == "read_into" else Task(file.fsync)
         gate.wait_entered()
-        after_flusher_turn(rig.cache)
-        clock.advance(9.9)
-        after_flusher_turn(rig.cache)
-        after_flusher_turn(rig.cache)
-        assert stalled() == times - 1
-        with caplog.at_level(logging.WARNING, "pagecache"):
-            clock.advance(0.2)
-            eventually(lambda times=times: stalled() == times)  # type: ignore[misc]
-            clock.advance(100.0)
-            after_flusher_turn(rig.cache)
-            after_flusher_turn(rig.cache)
-        assert stalled() == times
-        loglines.outlast(20.0)
+        said_once(rig, clock, caplog, stalled)
         assert sum("none has ended for 10 seconds" in record.getMessage() for record in caplog.records) == times
         task.result(opening=gate)
     assert {event.volume for event in events if event.kind == "stalled"} == {"volume"}
@@ -287,22 +297,11 @@ def test_a_hanging_call_is_named(make: Make, clock: HandClock, caplog: Log, call
     lines: list[str] = []
     for key in ("one", "two"):
         gate, task = at_gate(rig.backend.gate(call), NAME_CALLS[call], rig, key)
-        after_flusher_turn(rig.cache)
-        clock.advance(9.9)
-        file.pread(PAGE, 10 * len(lines) * PAGE)
-        after_flusher_turn(rig.cache)
-        assert len(events) == len(expected)
+        said_once(rig, clock, caplog, events.__len__, partial(file.pread, PAGE, 10 * len(lines) * PAGE))
         expected.append(("stalled", "volume", None if call == "list" else key))
         of = "" if call == "list" else f" of {key!r}"
         next = "nothing is given up; it is waited for until it ends, or `abort`"
         lines.append(f"volume: {call}{of} has run for 10 seconds and has not ended; {next}")
-        with caplog.at_level(logging.WARNING, "pagecache"):
-            clock.advance(0.2)
-            eventually(lambda: len(events) == len(expected))
-            clock.advance(100.0)
-            after_flusher_turn(rig.cache)
-            after_flusher_turn(rig.cache)
         assert [(event.kind, event.volume, event.key) for event in events] == expected
-        loglines.outlast(20.0)
         assert [record.getMessage() for record in caplog.records] == lines
         task.result(opening=gate)

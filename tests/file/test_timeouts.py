@@ -6,7 +6,6 @@ A gate holds the backend's call; the volume's clock stands still until the test 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import math
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import pagecache.aio
 from pagecache import BackendError, BackendLimits, PageCache, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import close_backend_file
@@ -276,22 +274,6 @@ def test_a_listing_has_its_deadline_for_each_answer(cache: PageCache, clock: Han
         found.append(entry.key)
         clock.advance(1.0)
     assert len(found) == 2500
-
-
-def test_a_task_that_opens_has_a_deadline(volume: Volume, backend: Any) -> None:
-    """`pagecache.aio.open` takes the arguments of `Volume.open`."""
-
-    async def main() -> None:
-        with pytest.raises(TimeoutError, match="open: the deadline passed"):
-            await pagecache.aio.open(volume, KEY, "rb", timeout=0.05)
-
-    clock = volume.engine.clock
-    assert isinstance(clock, HandClock)
-    with gated(backend, "open", times=1) as gate:
-        _, task = at_gate(gate, lambda: asyncio.run(main()))
-        clock.advance(1.0)
-        task.result()
-    volume.open(KEY, "rb").close()
 
 
 @pytest.mark.parametrize("call", ["fsync", "sync"])
