@@ -148,14 +148,9 @@ def test_an_unclosed_handle_warns_and_saves(make: Make) -> None:
     handles = [rig.volume.open(KEY, "r+b")]
     handles[0].pwrite(DATA, 0)
     with pytest.warns(ResourceWarning) as seen:
-        forget(handles, seen)
+        handles.clear()
+        eventually(lambda: gc.collect() >= 0 and any(issubclass(w.category, ResourceWarning) for w in seen.list))
     assert rig.synced() == DATA
-
-
-def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
-    """Drop the last references, and collect until the warning comes."""
-    things.clear()
-    eventually(lambda: gc.collect() >= 0 and any(issubclass(found.category, ResourceWarning) for found in seen.list))
 
 
 NEW = pattern(PAGE, seed=3)
@@ -170,17 +165,12 @@ WRITERS: dict[str, tuple[str, Callable[[Rig], Any], bytes]] = {
     ),
     "a truncate": ("truncate", lambda rig: rig.open("r+b").truncate(PAGE), DATA[:PAGE]),
     "a hole": ("punch_hole", lambda rig: rig.open("r+b").punch_hole(PAGE, PAGE), overlay(DATA, PAGE, bytes(PAGE))),
-    "a write-back": ("write_from", lambda rig: written_back(rig), overlay(DATA, PAGE, NEW)),
+    "a write-back": ("write_from", lambda rig: rig.dirtied(NEW, PAGE).flush(), overlay(DATA, PAGE, NEW)),
 }
 ENDS: dict[str, Callable[..., Any]] = {
     "close": lambda rig, **how: rig.cache.close(**how),
     "detach": lambda rig, **how: rig.volume.detach(**how),
 }
-
-
-def written_back(rig: Rig) -> None:
-    file = rig.dirtied(NEW, PAGE)
-    file.flush()
 
 
 @pytest.mark.parametrize("how", ["raise", "discard"])
@@ -285,17 +275,6 @@ def test_a_second_with_a_deadline_does_not_wait_longer(make: Make, discards: boo
         assert first.result(opening=gate) == []
         assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
     assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, PAGE)]
-
-
-def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: Patch) -> None:
-    """The thread does not wait for itself. [2.22, K9]"""
-    rig, _ = make({KEY: DATA}).written(NEW, 0)
-    inner: list[Any] = []
-    beside(monkeypatch, detach, "_unsaved", lambda: inner.append(rig.cache.close()))
-    assert Task(rig.cache.close).result() == []
-    assert inner == [[]]
-    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
-    assert len(rig.backend.seen("close")) == 1
 
 
 def test_an_end_that_fails_within_an_end_leaves_the_turn_to_that(dirty: Rig, monkeypatch: Patch) -> None:
@@ -411,16 +390,12 @@ def test_a_discarding_end_rolls_nothing_back_beside_a_commit(
     eventually(lambda: rig.backend.committed(KEY) == overlay(DATA, 0, NEW))
 
 
-def waits_at_the_limit(rig: Rig) -> bool:
-    pressure = rig.volume.engine.native.pressure()
-    return pressure.throttled > 0 and pressure.position >= 1000
-
-
 def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     """This includes waits with the file's lock, as in appends. [2.22, 2.24]"""
     rig, file = make({KEY: b""}, capacity="128KiB", dirty_background=0.1, dirty_limit=0.25).opened("r+b")
     gate, task = at_gate(rig.backend.gate("write_from", times=1000), file.append, pattern(256 << 10))
-    eventually(lambda: waits_at_the_limit(rig))
+    pressure = rig.volume.engine.native.pressure
+    eventually(lambda: pressure().throttled > 0 and pressure().position >= 1000)
     closing = Task(rig.cache.close)
     caught = raises(ShutdownError, task.result)
     closing.result(opening=gate)

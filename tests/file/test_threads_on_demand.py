@@ -19,7 +19,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .rig import Patch, Task, attached, eventually, gated, raises
+from .rig import Patch, Task, attached, eventually, raises
 
 OF_A_CACHE = 1
 """The flusher."""
@@ -72,19 +72,6 @@ def test_two_hundred_volumes_have_one_thread_each_before_they_have_work() -> Non
             file.fsync()
         assert len(set(threads()) - before) <= OF_A_CACHE + 200 + volumes[8].backend.limits.max_inflight
     assert set(threads()) <= before
-
-
-def test_jobs_of_a_volume_without_files_run_side_by_side() -> None:
-    backend = FaultyBackend(MemoryBackend())
-    with attached(backend, "1MiB", options={"name": "busy"}) as volume, gated(backend, "stat") as gate:
-        callers = [threading.Thread(target=volume.exists, args=(f"key{k}",)) for k in range(4)]
-        for caller in callers:
-            caller.start()
-        gate.wait_entered(calls=4)
-        assert len(threads("pagecache-busy-")) == 4
-        gate.release()
-        for caller in callers:
-            caller.join()
 
 
 def test_a_job_that_comes_while_another_one_begins_gets_a_thread() -> None:
@@ -194,53 +181,40 @@ def test_calls_that_need_another_thread_say_so(refusals: Refusals) -> None:
         cache.attach(Awaited())
 
 
-REFUSED = """
-import atexit, threading
+EXIT = """
+import atexit, sys, threading, pagecache
+from pagecache.backends import DirectoryBackend
+
+def save():
+    with late.open("key", "w+b") as file:
+        file.pwrite(b"bytes" * 1000, 0)
+
 def refuse(thread):
     raise RuntimeError("can't create new thread at interpreter shutdown")
-atexit.register(lambda: setattr(threading.Thread, "start", refuse))  # runs first: as newer Pythons do
-"""
-EXIT = (
-    """
-import sys, pathlib, pagecache
-from pagecache.backends import DirectoryBackend
+
 cache = pagecache.PageCache("1MiB")
 unused = [cache.attach("memory:") for _ in range(3)]
-used = cache.attach(DirectoryBackend(sys.argv[1]))
+used, late = (cache.attach(DirectoryBackend(folder)) for folder in sys.argv[1:])
 file = used.open("key", "w+b")
 file.pwrite(b"bytes" * 1000, 0)
-print("over", flush=True)
-"""
-    + REFUSED
-)
-OPENED_AT_EXIT = (
-    """
-import atexit, sys
-cache = volume = None
-def save():
-    with volume.open("key", "w+b") as file:
-        file.pwrite(b"bytes" * 1000, 0)
-import pagecache
-from pagecache.backends import DirectoryBackend
-cache = pagecache.PageCache("1MiB")
-volume = cache.attach(DirectoryBackend(sys.argv[1]))
 atexit.register(save)  # runs before the cache's own
+atexit.register(lambda: setattr(threading.Thread, "start", refuse))  # runs first: as newer Pythons do
 print("over", flush=True)
 """
-    + REFUSED
-)
 
 
-@pytest.mark.parametrize("program", [EXIT, OPENED_AT_EXIT], ids=["exit", "opened at exit"])
-def test_the_end_of_the_interpreter_saves_what_is_dirty(program: str, tmp_path: Path) -> None:
+def test_the_end_of_the_interpreter_saves_what_is_dirty(tmp_path: Path) -> None:
+    """Also of a file that is opened at exit, when no thread can be started."""
+    folders = [tmp_path / "used", tmp_path / "late"]
+    for folder in folders:
+        folder.mkdir()
     began = time.monotonic()
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, tmp_path], capture_output=True, text=True, timeout=60
-    )
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", EXIT, *folders], capture_output=True, text=True, timeout=60)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("over\n", "", 0)
-    assert (tmp_path / "key").read_bytes() == b"bytes" * 1000
     assert time.monotonic() - began < 30
-    assert os.listdir(tmp_path) == ["key"]
+    for folder in folders:
+        assert (folder / "key").read_bytes() == b"bytes" * 1000
+        assert os.listdir(folder) == ["key"]
 
 
 def test_a_reconnect_without_a_thread_is_refused(refusals: Refusals) -> None:
