@@ -54,28 +54,6 @@ def test_a_limit_of_one_object_is_its_own(make: Make) -> None:
     assert sorted(call.length for call in rig.backend.seen("write_from", KEY)) == [PAGE, *[3 * PAGE] * 5]
 
 
-def test_bytes_acknowledged_before_an_error_are_not_sent_again(make: Make) -> None:
-    """A short answer, then a failure of the rest: the rest is retried, from the block where it began. [T-32, T-17]"""
-    rig = make({KEY: b""}, limits={"max_write": 16 * PAGE})
-    answers: list[int | OSError] = [PAGE + 7, OSError(errno.EIO, "passing"), 1, OSError(errno.EIO, "passing")]
-
-    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        now = answers.pop(0) if answers else None
-        if isinstance(now, OSError):
-            raise now.with_traceback(None)
-        return file.store(offset, buffers, now)
-
-    rig.backend.fault("write_from", answer, times=float("inf"))
-    file = rig.dirtied(DATA, 0)
-    assert rig.saved(file) == DATA
-    first, second, third, fourth, fifth = rig.backend.spans("write_from")
-    assert first == (0, 16 * PAGE)
-    assert second == (PAGE + 7, 15 * PAGE - 7)
-    assert third == (PAGE, 15 * PAGE)
-    assert fourth == (PAGE + 1, 15 * PAGE - 1)
-    assert fifth == (PAGE, 15 * PAGE)
-
-
 def test_errors_of_different_ranges_do_not_add_up(make: Make) -> None:
     """Every request fails once, and none fails for good. [2.14]"""
     rig = make({KEY: b""}, limits={"max_write": PAGE}, retry=dataclasses.replace(FAST, attempts=2))
