@@ -84,56 +84,41 @@ def looking(volume: Volume, name: str, file: CachedFile | None = None) -> Iterat
 # -------------------------------------------------------------------- events
 
 
-def test_a_failure_that_heals_is_reported_in_order(make: Make) -> None:
-    """There is one failed for each call that failed, repaired when the bytes went through, committed when they are
-    stored. [2.27]
+@pytest.mark.parametrize(
+    ("op", "error", "retry", "times"),
+    [
+        ("write_from", AGAIN, FAST, 2),
+        ("write_from", FULL, PARKS, 2),
+        ("commit", AGAIN, PARKS, 1),
+        ("commit", FULL, PARKS, 1),
+    ],
+    ids=["heals", "stays", "of a commit, transient", "of a commit, permanent"],
+)
+def test_a_failure_is_reported_with_each_try_and_its_repair_once(
+    make: Make, op: str, error: OSError, retry: RetryPolicy, times: int
+) -> None:
+    """There is one failed for each call that failed, parked if it stays, repaired when the bytes went through, and
+    committed when they are stored. A repeated acknowledgement repairs no failed commit. [2.14, 2.27]
     """
-    rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
+    rig, file = make({KEY: DATA}, retry=retry).opened("r+b")
     seen = listening(rig)
-    rig.backend.fault("write_from", AGAIN, times=2)
+    rig.backend.fault(op, failing_commit(error) if op == "commit" else error, times=times)
     before = time.time()
     file.pwrite(NEW, PAGE)
+    for _ in range(times if retry is PARKS else 0):
+        raises(WritebackError, file.fsync)
     file.fsync()
-    eventually(lambda: len(seen) == 4)
-    page = ((PAGE, PAGE),)
-    expected = [("failed", page, errno.EIO)] * 2 + [("repaired", page, None), ("committed", (), None)]
+    page, code = ((PAGE, PAGE),), error.errno or 0
+    each = [("failed", page, code), ("parked", page, code)] if retry is PARKS else [("failed", page, code)]
+    expected = [*each * times, ("repaired", () if op == "commit" else page, None), ("committed", (), None)]
+    eventually(lambda: len(seen) == len(expected))
     assert told(seen) == expected
     assert {(event.volume, event.key) for event in seen} == {("volume", KEY)}
     assert all(before - 1 <= event.time <= time.time() + 1 for event in seen)
-    assert seen[0].message == f"write-back of [{PAGE}, {2 * PAGE}) failed at try 1: EIO (a moment)"
-    assert re.fullmatch(r"tried again (at once|in [\d.]+ s)", seen[0].next)
-
-
-def test_a_failure_that_stays_is_parked_and_reported_again_with_each_try(make: Make) -> None:
-    """failed and parked come each time; then repaired once. [2.14, 2.27]"""
-    rig, file = make({KEY: DATA}, retry=PARKS).opened("r+b")
-    seen = listening(rig)
-    fault = rig.backend.fault("write_from", FULL, times=2)
-    file.pwrite(NEW, 0)
-    for _ in range(2):
-        raises(WritebackError, file.fsync)
-    assert fault.nr_hit == 2
-    file.fsync()
-    eventually(lambda: len(seen) == 6)
-    assert [event.kind for event in seen] == ["failed", "parked"] * 2 + ["repaired", "committed"]
-    assert seen[1].next == "tried again in 60.0 s"
-
-
-@pytest.mark.parametrize("error", [AGAIN, FULL], ids=["transient", "permanent"])
-def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit(make: Make, error: OSError) -> None:
-    """A repeated acknowledgement does not repair them: they may be forgotten again. [2.14, 2.27]"""
-    rig, file = make({KEY: DATA}, retry=PARKS).opened("r+b")
-    seen = listening(rig)
-    rig.backend.fault("commit", failing_commit(error))
-    file.pwrite(NEW, PAGE)
-    raises(WritebackError, file.fsync)
-    file.fsync()
-    eventually(lambda: [event.kind for event in seen[-2:]] == ["repaired", "committed"])
-    page = ((PAGE, PAGE),)
-    expected = [("failed", page, error.errno), ("parked", page, error.errno)]
-    assert told(seen) == [*expected, ("repaired", (), None), ("committed", (), None)]
-    code = errno.errorcode[error.errno or 0]
-    assert seen[0].message.startswith(f"commit of [{PAGE}, {2 * PAGE}) failed at try 1: {code}")
+    what = "commit" if op == "commit" else "write-back"
+    assert seen[0].message.startswith(f"{what} of [{PAGE}, {2 * PAGE}) failed at try 1: {errno.errorcode[code]} (")
+    again = r"in 60\.0 s" if retry is PARKS else r"at once|in [\d.]+ s"
+    assert re.fullmatch(f"tried again ({again})", seen[1].next)
 
 
 def test_a_conflict_is_reported_once(make: Make) -> None:
@@ -263,17 +248,6 @@ def test_a_discard_is_reported_with_its_ranges(make: Make, lines: Callable[[int]
         "ERROR pagecache.loss volume: 'file': discard: [0, 4096), [8192, 12288) given up; "
         "each handle raises DataLossError once"
     ]
-
-
-def test_no_handler_of_the_log_is_called_with_a_lock_held(make: Make) -> None:
-    """A handler that reads the very file gets its answer. [2.27]"""
-    rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
-    with looking(rig.volume, "pagecache.writeback") as answers:
-        rig.backend.fault("write_from", AGAIN)
-        rig.backend.fault("commit", AGAIN)
-        file.pwrite(NEW, 0)
-        file.fsync(timeout=20)
-        eventually(lambda: len(answers) >= 2)
 
 
 @pytest.mark.parametrize("failing", [None, "line 0"])
