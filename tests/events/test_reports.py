@@ -59,10 +59,6 @@ def listening(rig: Rig) -> list[Event]:
     return seen
 
 
-def told(seen: list[Event]) -> list[tuple[object, ...]]:
-    return [(event.kind, event.ranges, None if event.error is None else event.error.errno) for event in seen]
-
-
 @contextmanager
 def looking(volume: Volume, name: str, file: CachedFile | None = None) -> Iterator[list[object]]:
     """Context with a log handler that looks at a volume, and writes to a file; its answers."""
@@ -112,7 +108,7 @@ def test_a_failure_is_reported_with_each_try_and_its_repair_once(
     each = [("failed", page, code), ("parked", page, code)] if retry is PARKS else [("failed", page, code)]
     expected = [*each * times, ("repaired", () if op == "commit" else page, None), ("committed", (), None)]
     eventually(lambda: len(seen) == len(expected))
-    assert told(seen) == expected
+    assert [(event.kind, event.ranges, event.error and event.error.errno) for event in seen] == expected
     assert {(event.volume, event.key) for event in seen} == {("volume", KEY)}
     assert all(before - 1 <= event.time <= time.time() + 1 for event in seen)
     what = "commit" if op == "commit" else "write-back"

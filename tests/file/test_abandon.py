@@ -328,16 +328,12 @@ def test_an_open_that_is_given_up_in_its_truncate_reports_the_bytes_that_it_has_
 Leave = Callable[[CachedFile], Any]
 
 
-def abandoned(file: CachedFile) -> None:
-    file.abandon()
-
-
 def raising(file: CachedFile) -> None:
     with pytest.raises(KeyError), file:
         raise KeyError
 
 
-@pytest.mark.parametrize("leave", [abandoned, raising])
+@pytest.mark.parametrize("leave", [CachedFile.abandon, raising])
 @pytest.mark.parametrize(
     ("mine", "half"),
     [(MINE, b""), (MINE, b"half"), (b"", b"half")],
@@ -380,7 +376,7 @@ def test_a_truncate_of_a_name_that_has_timed_out_stays_beside_an_abandoned_handl
     assert store.synced() == DATA[:3]
 
 
-@pytest.mark.parametrize("leave", [abandoned, raising])
+@pytest.mark.parametrize("leave", [CachedFile.abandon, raising])
 @pytest.mark.parametrize("saved", [True, False])
 def test_an_abandoned_handle_gives_up_what_it_has_made(store: Rig, leave: Leave, saved: bool) -> None:
     """None of its bytes stay with late committed ones of a closed handle; its open may have emptied these. [2.20]"""

@@ -12,6 +12,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from pagecache.observe import documents
 from ..aio.stores import Store
 from ..stores import Action, ObjectBackend, RecordingBackend, failing_commit
 from .clock import HandClock, after_flusher_turn
-from .rig import FAST, KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises, side_by_side
+from .rig import FAST, KEY, PAGE, SAVES, Make, Rig, Task, at_gate, attached, eventually, pattern, raises, side_by_side
 
 pytestmark = pytest.mark.usefixtures("far_from_retries")
 
@@ -73,10 +74,6 @@ def is_reported(rig: Rig) -> bool:
     return ranges == [(KEY, 0, len(DATA))] and failed == (len(DATA), len(DATA))
 
 
-def stored(rig: Rig) -> bytes | None:
-    return rig.backend.committed(KEY)
-
-
 def fails(rig: Rig, clock: HandClock, save: Callable[[], object]) -> OSError:
     """The error of a save that fails, with the time that its retries take."""
     task = Task(save)
@@ -106,23 +103,17 @@ def test_alarms_fire_until_a_save_succeeds(make: Make, clock: HandClock, store: 
     """The cache tries again by itself, without another call of the program. [2.14, 2.16, 2.27]"""
     rig, file = make(backend=STORES[store](), options={"sync_on_close": True}, **SELDOM).written(DATA, 0)
     bring_down(rig, failure)
-    saves: dict[str, Callable[[], object]] = {
-        "fsync": file.fsync,
-        "close": file.close,
-        "sync": rig.volume.sync,
-        "ticket": lambda: rig.volume.begin_sync().wait(),
-    }
-    fails(rig, clock, saves[save])
+    fails(rig, clock, partial(SAVES[save], rig, file))
     for seconds in (1.0, 100.0, LATE):
         clock.advance(seconds)
         after_flusher_turn(rig.cache)
         assert alarms(rig)[0]
         eventually(lambda: is_reported(rig))  # the retry of this turn may move bytes between two counters
     assert alarms(rig) == (True, True)
-    assert stored(rig) == b""
+    assert rig.backend.committed(KEY) == b""
     rig.backend.clear_faults()
     in_time(clock, lambda: is_silent(rig))
-    assert stored(rig) == DATA
+    assert rig.backend.committed(KEY) == DATA
 
 
 @pytest.mark.parametrize("op", ["write_from", "commit"])
@@ -177,12 +168,12 @@ def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClo
     for _ in range(5):
         clock.advance(POLICY.failed_retry or 0.0)
         after_flusher_turn(rig.cache)
-    assert stored(rig) == b""
+    assert rig.backend.committed(KEY) == b""
     assert alarms(rig)[0]
     (failed, *_) = rig.volume.failed()
     assert failed.next_retry is None
     file.close()
-    assert stored(rig) == (DATA[:PAGE] + NEW if how == "write" else DATA[:PAGE])
+    assert rig.backend.committed(KEY) == (DATA[:PAGE] + NEW if how == "write" else DATA[:PAGE])
     assert is_silent(rig)
 
 
@@ -195,7 +186,7 @@ def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make
         _, task = at_gate(gate, file.fsync, timeout=1.0)
         clock.advance(2.0)
         raises(TimeoutError, task.result)
-    in_time(clock, lambda: stored(rig) == DATA and is_silent(rig))
+    in_time(clock, lambda: rig.backend.committed(KEY) == DATA and is_silent(rig))
 
 
 @pytest.mark.parametrize("call", ["discard", "remove", "retry_failed"])
@@ -211,7 +202,7 @@ def test_data_given_up_or_saved_on_request_raises_no_alarm(make: Make, clock: Ha
     rig.backend.clear_faults()
     getattr(rig.volume, call)(KEY)
     in_time(clock, lambda: is_silent(rig))
-    assert call != "retry_failed" or stored(rig) == DATA
+    assert call != "retry_failed" or rig.backend.committed(KEY) == DATA
 
 
 @pytest.mark.parametrize("end", ["rebase", "force", "discard"])
@@ -274,7 +265,9 @@ def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make
     assert counts(rig.volume) == dict.fromkeys(NAMES, 1)
 
 
-def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(make: Make, monkeypatch: Patch) -> None:
+def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = RetryPolicy(attempts=3, first_delay=10.0, max_delay=10.0, deadline=60.0, failed_retry=None)
     rig = make({KEY: b"x"}, retry=policy)
     paused = 0.0

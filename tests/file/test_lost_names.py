@@ -24,6 +24,7 @@ from .rig import (
     KEY,
     ONCE,
     PAGE,
+    SAVES,
     Make,
     Patch,
     Rig,
@@ -93,12 +94,7 @@ def replace_by_rename(store: Rig) -> None:
 Replace = Callable[[Rig], None]
 LOSSES = pytest.mark.parametrize("replace", [replace_by_new, replace_by_rename])
 ENDS: dict[str, Callable[[Rig, CachedFile], Any]] = {
-    "fsync": lambda _store, file: file.fsync(),
-    "flush": lambda _store, file: file.flush(),
-    "sync": lambda store, _file: store.volume.sync(20),
-    "ticket": lambda store, _file: store.volume.begin_sync().wait(20),
-    "close": lambda _store, file: file.close(),
-    "sync_range": lambda _store, file: file.sync_range(0, PAGE),
+    **{name: SAVES[name] for name in ("fsync", "flush", "sync", "ticket", "close", "sync_range")},
     "truncate": lambda _store, file: file.truncate(PAGE),
     "extend": lambda _store, file: file.truncate(9 * PAGE),
     "punch_hole": lambda _store, file: file.punch_hole(0, PAGE),
@@ -378,7 +374,7 @@ def test_removes_that_wait_for_direct_writes_leave_them_the_threads_of_the_volum
 
 Case = tuple[str, str, str, dict[str, Any]]
 DIRECT: list[Case] = [
-    ("flush()", "assert file.pwrite(b'd' * 4096, 0) == 4096", call, {"direct": True, "parallel_direct_writes": parallel})
+    ("flush()", "assert file.pwrite(bytes(4096), 0)", call, {"direct": True, "parallel_direct_writes": parallel})
     for call in (
         *("volume.remove('k')", "volume.rename('k', 'old')", "other.truncate(9)", "other.punch_hole(0, 9)"),
         *("other.pwrite(b'x', 0)", "file.pwrite(bytes(8192), 0)"),
@@ -468,11 +464,6 @@ def test_a_direct_write_that_was_left_is_of_no_thread(store: Rig) -> None:
     store.volume.remove(KEY)
 
 
-def rename_twice(store: Rig, name: str) -> None:
-    store.volume.rename(name, "next")
-    store.volume.rename("next", name)
-
-
 NEEDS: dict[str, Callable[[Rig, CachedFile, str], Any]] = {
     "read": lambda _store, file, _name: file.pread(10, PAGE),
     "fsync": lambda _store, file, _name: file.fsync(),
@@ -481,7 +472,7 @@ NEEDS: dict[str, Callable[[Rig, CachedFile, str], Any]] = {
     "flush": lambda _store, file, _name: file.flush(),
     "sync": lambda store, _file, _name: store.volume.sync(20),
     "open": lambda store, _file, name: store.volume.open(name).close(),
-    "rename": lambda store, _file, name: rename_twice(store, name),
+    "rename": lambda store, _file, name: (store.volume.rename(name, "next"), store.volume.rename("next", name)),
 }
 RENAMED = [("a file", how) for how in RENAMES] + [("a directory", how) for how in ("renamed", "no answer")]
 

@@ -175,11 +175,6 @@ def test_a_call_on_a_thread_is_no_garbage(make: Make) -> None:
 DATA = pattern(2 * PAGE)
 
 
-def here(rig: Rig, op: str) -> bool:
-    """Return whether the main thread has made all calls of this kind."""
-    return {call.thread for call in rig.backend.seen(op)} == {threading.get_ident()}
-
-
 def a_store(**options: Any) -> RecordingBackend:
     objects: dict[Hashable, bytes] = {KEY: DATA, "other": DATA[:PAGE]}
     return RecordingBackend(objects, **{"identities": True, "prompt": True, **options})
@@ -189,7 +184,7 @@ def test_a_change_that_may_wait_for_more_than_the_backend_leaves_the_main_thread
     """For commits of a file that is found by its name, for the disk of the journal, or with many files to publish."""
     rig, _ = make(backend=a_store(identities=False)).opened()
     rig.volume.rename(KEY, "new")
-    assert not here(rig, "rename")
+    assert threading.get_ident() not in threads_of(rig, "rename")
     with PageCache("1MiB", disk=tmp_path) as cache:
         journaled = a_store()
         journaled.name = "store"  # type: ignore[attr-defined]
@@ -199,7 +194,7 @@ def test_a_change_that_may_wait_for_more_than_the_backend_leaves_the_main_thread
         assert threading.get_ident() not in {call.thread for call in journaled.seen("rename")}
     rig, _ = make(backend=RecordingBackend({"d/a": b"", "d": b""}, identities=True, prompt=True)).opened(key="d/a")
     rig.volume.rename("d", "e")
-    assert not here(rig, "rename")
+    assert threading.get_ident() not in threads_of(rig, "rename")
     rig, file = make(backend=a_store()).opened()
     change = NameChange(rig.volume, "other", "other", ("other",))
     assert not change.may_wait()
@@ -356,7 +351,7 @@ def test_a_rename_of_the_main_thread_waits_for_running_calls_and_can_be_interrup
         raises(FileNotFoundError, rig.volume.rename, KEY, "new")
     else:
         rig.volume.rename(KEY, "new")
-        assert here(rig, "rename")
+        assert threads_of(rig, "rename") == {threading.get_ident()}
     task.result()
     opener.join()
     file.fsync()

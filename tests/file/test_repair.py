@@ -6,24 +6,19 @@ from __future__ import annotations
 
 import errno
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, DataLossError, FailedRange, LostRange, WritebackError
+from pagecache import DataLossError, FailedRange, LostRange, WritebackError
 from pagecache.native import STAMP_MAX, SYNC_FAILED, NativeInode
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Log, Make, Patch, Rig, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, SAVES, Log, Make, Patch, Rig, eventually, pattern, raises
 
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
 FOREVER = float("inf")
-
-
-def fails(call: Callable[[], object]) -> WritebackError:
-    return raises(WritebackError, call)
 
 
 @pytest.mark.parametrize(("op", "action"), [("write_from", FULL), ("commit", failing_commit(FULL))])
@@ -32,8 +27,8 @@ def test_every_handle_reports_an_error_until_it_is_repaired(dirty: Rig, op: str,
     handles = [dirty.handles[0], dirty.open("r+b"), dirty.open("r+b")]
     fault = dirty.backend.fault(op, action, times=FOREVER)
     for file in handles + handles:
-        assert fails(file.fsync).errno == errno.ENOSPC
-    assert fails(dirty.open("r+b").fsync).errno == errno.ENOSPC
+        assert raises(WritebackError, file.fsync).errno == errno.ENOSPC
+    assert raises(WritebackError, dirty.open("r+b").fsync).errno == errno.ENOSPC
     fault.clear()
     for file in handles:
         file.fsync()
@@ -43,7 +38,7 @@ def test_every_handle_reports_an_error_until_it_is_repaired(dirty: Rig, op: str,
 def test_an_error_names_file_ranges_and_cause(dirty: Rig) -> None:
     """errno, filename, and ranges with the details of each. [2.16, T-66]"""
     dirty.backend.fault("write_from", FULL, times=FOREVER)
-    error = fails(dirty.handles[0].fsync)
+    error = raises(WritebackError, dirty.handles[0].fsync)
     assert error.filename == KEY
     (failed,) = error.ranges
     assert isinstance(failed, FailedRange)
@@ -58,7 +53,7 @@ def test_failed_lists_exactly_what_failed(make: Make) -> None:
     rig, file = make({KEY: b""}, retry=ONCE, limits={"max_write": 2 * PAGE, "ordered_writes": True}).opened("r+b")
     file.pwrite(DATA[: 5 * PAGE + 100], 0)
     rig.backend.fault("write_from", FULL, skip=1)
-    fails(file.fsync)
+    raises(WritebackError, file.fsync)
     listed = [(f.offset, f.length) for f in rig.volume.failed()]
     assert listed == [(2 * PAGE, 2 * PAGE)]
     file.fsync()
@@ -72,7 +67,7 @@ def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
         {KEY: b""}, capacity="1MiB", retry=ONCE, dirty_background="300KiB", dirty_limit="400KiB", failed_limit=0.5
     ).written(bytes(250 * 1024), 0)
     fault = rig.backend.fault("write_from", FULL, key=KEY, times=FOREVER)
-    fails(file.fsync)
+    raises(WritebackError, file.fsync)
     assert raises(OSError, file.pwrite, b"x" * PAGE, 300 * 1024).errno == errno.ENOSPC
     assert file.size == 250 * 1024
     other = rig.open("w+b", key="other")
@@ -147,12 +142,6 @@ def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(make: Make
 OLD = pattern(2 * PAGE)
 NO = OSError(errno.EACCES, "no")
 
-TELLING: dict[str, Callable[[CachedFile], Any]] = {
-    "fsync": lambda file: file.fsync(),
-    "flush": lambda file: file.flush(),
-    "close": lambda file: file.close(),
-}
-
 
 def lose(rig: Rig) -> None:
     """Lose data behind the application's back: no caller gets the list."""
@@ -167,14 +156,14 @@ def rig(make: Make) -> Rig:
     return make({KEY: OLD}, options={"on_conflict": "take_remote"}, retry=FAST)
 
 
-@pytest.mark.parametrize("telling", TELLING)
+@pytest.mark.parametrize("telling", ["fsync", "flush", "close"])
 @pytest.mark.parametrize("mode", ["r+b", "rb"])
 def test_each_handle_reports_a_loss_exactly_once(rig: Rig, telling: str, mode: str) -> None:
     """Its next fsync, flush or close reports it, also if it only reads; close closes anyway. [T-16, 2.16]"""
     handles = [rig.open(mode) for _ in range(3)]
     lose(rig)
     for file in handles:
-        caught = raises(DataLossError, TELLING[telling], file)
+        caught = raises(DataLossError, SAVES[telling], rig, file)
         assert caught.errno == errno.EIO
         assert sum(lost.length for lost in caught.ranges) >= len(b"theirs comes")
         assert file.closed == (telling == "close")

@@ -209,7 +209,8 @@ def test_the_end_of_the_interpreter_saves_what_is_dirty(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir()
     began = time.monotonic()
-    ran = subprocess.run([sys.executable, "-W", "error", "-c", EXIT, *folders], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-W", "error", "-c", EXIT, *folders]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("over\n", "", 0)
     assert time.monotonic() - began < 30
     for folder in folders:

@@ -127,11 +127,6 @@ def full(make: Make, **config: object) -> Rig:
     return rig
 
 
-def let_one_go(rig: Rig) -> None:
-    gate = next(gate for gate in rig.backend.gates if gate.nr_entered and not gate.release.is_set())
-    gate.open()
-
-
 def in_line(rig: Rig, *names: str) -> dict[str, Task[int]]:
     """Writers of one piece each, queued in this order; that of "d" is a byte."""
     tasks = {}
@@ -147,7 +142,7 @@ def test_writers_at_the_limit_go_on_in_the_order_in_which_they_came(make: Make) 
     rig = full(make)
     tasks = in_line(rig, "c", "a", "b", "d")
     for name, behind in (("c", "abd"), ("a", "bd"), ("b", ""), ("d", "")):  # behind "b" the byte is the first, and fits
-        let_one_go(rig)
+        next(gate for gate in rig.backend.gates if gate.nr_entered and not gate.release.is_set()).open()
         assert tasks[name].result() == (1 if name == "d" else 16 * KIB)
         assert not any(tasks[other].finished.is_set() for other in behind)
         assert local(rig.cache) <= 64 * KIB

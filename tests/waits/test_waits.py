@@ -19,7 +19,7 @@ from pagecache import CachedFile, PageCache, RetryPolicy, Wait, aio, loglines
 from pagecache.backends import MemoryBackend
 from pagecache.engine.report import notices, waits
 
-from ..file.rig import KEY, PAGE, QUIET, Log, Make, Patch, Rig, Task, eventually, pattern, raises, run_program
+from ..file.rig import KEY, PAGE, QUIET, SAVES, Log, Make, Patch, Rig, Task, eventually, pattern, raises, run_program
 from ..file.test_interrupts import ctrl_c
 
 Act = Callable[[Rig, Any], object]
@@ -95,18 +95,6 @@ def cut(rig: Rig, file: CachedFile) -> object:
     return file.truncate(PAGE)
 
 
-def flush(rig: Rig, file: CachedFile) -> None:
-    file.flush()
-
-
-def fsync(rig: Rig, file: CachedFile) -> None:
-    file.fsync()
-
-
-def sync(rig: Rig, file: CachedFile) -> None:
-    rig.volume.sync()
-
-
 def open_other(rig: Rig, file: CachedFile) -> object:
     return rig.open(key="other")
 
@@ -130,6 +118,7 @@ class Kind:
     fails: bool = False
 
 
+flush, fsync, sync = (SAVES[name] for name in ("flush", "fsync", "sync"))
 PROMPT: dict[str, Any] = {"prompt": True}
 SLOWLY: dict[str, Any] = {"config": {"retry": SLOW}, "owner": "", "fails": True}  # a call without an answer
 FILL = r"a fill of \[16384, 20480\)"
