@@ -186,6 +186,16 @@ SAVES: dict[str, Callable[[Rig, CachedFile], object]] = {
 }
 """Each way to save what a handle has written to KEY; the first three do not commit."""
 
+NAME_CALLS: dict[str, Callable[..., Any]] = {
+    "open": lambda volume, key, **more: volume.open(key, **more).close(),
+    "stat": lambda volume, key, **more: volume.stat(key, **more),
+    "list": lambda volume, key, **more: list(volume.list(**more)),
+    "remove": lambda volume, key, **more: volume.remove(key, **more),
+    "rename": lambda volume, key, **more: volume.rename(key, "another", **more),
+    "truncate": lambda volume, key, **more: volume.truncate(key, 5, **more),
+}
+"""Calls of a volume, by the operation of the backend that each makes."""
+
 Make = Callable[..., Rig]
 """The fixture `make`."""
 Patch = pytest.MonkeyPatch

@@ -21,7 +21,7 @@ from pagecache.engine.retryer import EARLY_MAX, decide
 from pagecache.testing import FaultyBackend, Rule
 
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, QUIET, Log, Make, Rig, Task, at_gate, eventually, raises
+from .rig import KEY, NAME_CALLS, PAGE, QUIET, Log, Make, Rig, Task, at_gate, eventually, raises
 
 DATA = os.urandom(4 * PAGE)
 SHORT = 20.0  # seconds of an outage
@@ -45,13 +45,8 @@ def written_directly(volume: Volume) -> None:
 
 
 CALLS: dict[str, Callable[[Volume], Any]] = {
-    "open": lambda volume: volume.open(KEY, "rb").close(),
+    **{name: partial(call, key=KEY) for name, call in NAME_CALLS.items()},
     "create": lambda volume: volume.open("new", "xb").close(),
-    "stat": lambda volume: volume.stat(KEY),
-    "list": lambda volume: list(volume.list()),
-    "remove": lambda volume: volume.remove(KEY),
-    "rename": lambda volume: volume.rename(KEY, "other"),
-    "truncate": lambda volume: volume.truncate(KEY, 5),
     "read": lambda volume: read(volume, direct=False),
     "read directly": lambda volume: read(volume, direct=True),
     "write and fsync": saved,
@@ -276,16 +271,6 @@ def test_calls_that_end_are_no_stall_and_nothing_that_runs_is_none(make: Make, c
     assert events == []
 
 
-NAME_CALLS: dict[str, Callable[[Rig, str], object]] = {
-    "open": lambda rig, key: rig.open(key=key),
-    "stat": lambda rig, key: rig.volume.stat(key),
-    "remove": lambda rig, key: rig.volume.remove(key),
-    "rename": lambda rig, key: rig.volume.rename(key, "another"),
-    "truncate": lambda rig, key: rig.open(key=key).truncate(10),
-    "list": lambda rig, key: [*rig.volume.list()],
-}
-
-
 @pytest.mark.parametrize("call", NAME_CALLS)
 def test_a_hanging_call_is_named(make: Make, clock: HandClock, caplog: Log, call: str) -> None:
     """Each call is reported once, though other calls end at the same time; quick ones are not reported. [2.24, 2.27]"""
@@ -296,7 +281,7 @@ def test_a_hanging_call_is_named(make: Make, clock: HandClock, caplog: Log, call
     expected: list[tuple[str, str, str | None]] = []
     lines: list[str] = []
     for key in ("one", "two"):
-        gate, task = at_gate(rig.backend.gate(call), NAME_CALLS[call], rig, key)
+        gate, task = at_gate(rig.backend.gate(call), NAME_CALLS[call], rig.volume, key)
         said_once(rig, clock, caplog, events.__len__, partial(file.pread, PAGE, 10 * len(lines) * PAGE))
         expected.append(("stalled", "volume", None if call == "list" else key))
         of = "" if call == "list" else f" of {key!r}"

@@ -10,6 +10,7 @@ import errno
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,20 +25,14 @@ from pagecache.testing import FaultyBackend, Gate, Rule
 from ..aio.over import Over
 from ..stores import RecordingBackend
 from .clock import HandClock
-from .rig import FAST, QUIET, Patch, Task, at_gate, eventually, gated, raises
+from .rig import FAST, NAME_CALLS, QUIET, Patch, Task, at_gate, eventually, gated, raises
 
 KEY = "object"
 DATA = bytes(range(256)) * 16
 
-Call = Callable[..., object]
-CALLS: dict[str, tuple[str, Call]] = {
-    "open": ("open", lambda volume, **more: volume.open(KEY, "rb", **more).close()),
-    "stat": ("stat", lambda volume, **more: volume.stat(KEY, **more)),
+CALLS: dict[str, tuple[str, Callable[..., object]]] = {
+    **{name: (name, partial(call, key=KEY)) for name, call in NAME_CALLS.items()},
     "exists": ("stat", lambda volume, **more: volume.exists(KEY, **more)),
-    "list": ("list", lambda volume, **more: list(volume.list(**more))),
-    "remove": ("remove", lambda volume, **more: volume.remove(KEY, **more)),
-    "rename": ("rename", lambda volume, **more: volume.rename(KEY, "other", **more)),
-    "truncate": ("truncate", lambda volume, **more: volume.truncate(KEY, 5, **more)),
 }
 
 
