@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from pagecache import (
     Event,
     PageCache,
     RetryPolicy,
-    Volume,
     WritebackError,
     loglines,
 )
@@ -57,24 +55,6 @@ def listening(rig: Rig) -> list[Event]:
     seen: list[Event] = []
     rig.cache.subscribe(seen.append)
     return seen
-
-
-@contextmanager
-def looking(volume: Volume, name: str, file: CachedFile | None = None) -> Iterator[list[object]]:
-    """Context with a log handler that looks at a volume, and writes to a file; its answers."""
-    answers: list[object] = []
-
-    class Looks(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            looked = volume.stats(), volume.failed(), volume.dirty_ranges(KEY)
-            answers.append((looked, None if file is None else file.pwrite(b"x", 0)))
-
-    handler, logger = Looks(), logging.getLogger(name)
-    logger.addHandler(handler)
-    try:
-        yield answers
-    finally:
-        logger.removeHandler(handler)
 
 
 # -------------------------------------------------------------------- events
@@ -297,17 +277,28 @@ def test_no_handler_of_the_log_is_called_with_a_lock_held_when_a_disk_fails(
     def fails(*_: object) -> object:
         raise FULL
 
+    answers: list[object] = []
+
+    class Looks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            answers.append((volume.stats(), volume.failed(), volume.dirty_ranges(KEY), file.pwrite(b"x", 0)))
+
+    handler, log = Looks(), logging.getLogger(f"pagecache.{logger}")
     tier = DiskTier(tmp_path, size="16MiB", segment="1MiB")
     with PageCache("1MiB", **QUIET, disk=tier) as cache:
         store = ObjectBackend({KEY: DATA}) if of is Staging else RecordingBackend({KEY: DATA})
         volume = cache.attach(store, durability="disk")
-        with volume.open(KEY, "r+b") as file, looking(volume, f"pagecache.{logger}", file) as answers:
+        with volume.open(KEY, "r+b") as file:
             file.pwrite(NEW, 0)
             file.fsync()
-            monkeypatch.setattr(of, method, fails)
-            Task(call, file).result()
-            eventually(lambda: answers)
-            monkeypatch.undo()
+            log.addHandler(handler)
+            try:
+                monkeypatch.setattr(of, method, fails)
+                Task(call, file).result()
+                eventually(lambda: answers)
+                monkeypatch.undo()
+            finally:
+                log.removeHandler(handler)
 
 
 def test_a_handler_of_the_log_that_raises_harms_no_call(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

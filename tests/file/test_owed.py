@@ -385,8 +385,7 @@ class Left:
         assert self.backend.written(KEY) == self.backend.committed(KEY) == content
 
 
-def extended(at: int = FAR) -> bytes:
-    return overlay(MINE + TWO[PAGE:] + bytes(at - len(TWO)), at, LATER)
+EXTENDED = MINE + TWO[PAGE:] + bytes(FAR - len(TWO)) + LATER
 
 
 def sends(file: CachedFile) -> None:
@@ -419,7 +418,7 @@ def test_what_makes_the_object_longer_shows_zeros_before_its_bytes(
     story.tasks.append(Task(call, story.buffered))
     assert story.tasks[-1].waits()
     story.go_on()
-    story.check(extended())
+    story.check(EXTENDED)
 
 
 def test_a_write_interrupted_between_two_tries_leaves_nothing(make: Make, monkeypatch: Patch) -> None:
@@ -475,7 +474,7 @@ def test_a_reconnect_in_between_uncovers_nothing(make: Make, grow: str, fenced: 
     story.holder.open()
     gate.open()
     story.backend = fresh
-    story.check(extended() if grow == "write" else MINE + TWO[PAGE:] + bytes(FAR + PAGE - len(TWO)))
+    story.check(EXTENDED if grow == "write" else MINE + TWO[PAGE:] + bytes(FAR + PAGE - len(TWO)))
 
 
 @pytest.mark.parametrize("offset", [PAGE, len(TWO)], ids=["in place", "extends"])

@@ -219,13 +219,6 @@ def struck_at(nth: int, call: Callable[[], object]) -> tuple[str, bool]:
     return place, not ended
 
 
-@contextmanager
-def directory(path: Path) -> Iterator[Volume]:
-    with attached(DirectoryBackend(path), "1MiB", flush_interval=600.0) as volume:
-        yield volume
-        volume.cache.check()
-
-
 def saved(volume: Volume, path: Path, name: str, content: bytes) -> None:
     """Check that the cache knows the object by the name that it has in the store, and that this name is free."""
     other = "new" if name == "a" else "a"
@@ -254,7 +247,7 @@ def test_an_interrupt_anywhere_in_a_change_of_names_leaves_it_undone_or_done(
         path.mkdir()
         for name in ("a", *["new"] * over):
             (path / name).write_bytes(DATA)
-        with directory(path) as volume, ExitStack() as handles:
+        with attached(DirectoryBackend(path), "1MiB", flush_interval=600.0) as volume, ExitStack() as handles:
             file = handles.enter_context(volume.open("a", "r+b"))
             replaced = handles.enter_context(volume.open("new", "r+b")) if over else None
             file.pwrite(b"dirty", 0)
@@ -278,6 +271,7 @@ def test_an_interrupt_anywhere_in_a_change_of_names_leaves_it_undone_or_done(
                 if over and not gone:
                     Task(volume.rename, "a", "new", timeout=5).result()
                 Task(saved, volume, path, "new" if over or gone else "a", b"dirty" + DATA[5:]).result()
+            volume.cache.check()
         nth += step
     assert done[False] > 20 // step
     assert done[True] > 100 // step

@@ -346,19 +346,6 @@ def test_a_writer_that_does_not_fit_beside_bytes_that_are_kept_does_not_wait_for
     assert rig.open().pwrite(bytes(16 * KIB), 0) == 16 * KIB
 
 
-def checks_counted(monkeypatch: Patch) -> threading.Semaphore:
-    """Release it at each check of a writer that waits; three hopeless ones are enough."""
-    checked, count = threading.Semaphore(0), throttle.Checks.count
-
-    def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
-        count(checks, hopeless=hopeless)
-        checked.release()
-
-    monkeypatch.setattr(throttle.Checks, "count", counted)
-    monkeypatch.setattr(throttle, "HOPELESS_CHECKS_MAX", 3)
-    return checked
-
-
 @pytest.mark.parametrize("what", ["a retry", "a commit", "a commit that fails"])
 def test_a_writer_waits_for_a_call_that_may_make_room(make: Make, monkeypatch: Patch, what: str) -> None:
     """A retry that has not failed, or the commit of an object that nothing else saves. [2.23]"""
@@ -376,7 +363,14 @@ def test_a_writer_waits_for_a_call_that_may_make_room(make: Make, monkeypatch: P
             rig.backend.fault("commit", OSError(errno.ENOSPC, "no space left on device"))
         gate = rig.backend.gate("commit", "full")
         saving.append(Task(file.fsync))
-    checked = checks_counted(monkeypatch)
+    checked, count = threading.Semaphore(0), throttle.Checks.count
+
+    def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
+        count(checks, hopeless=hopeless)
+        checked.release()
+
+    monkeypatch.setattr(throttle.Checks, "count", counted)
+    monkeypatch.setattr(throttle, "HOPELESS_CHECKS_MAX", 3)
     with gate:
         gate.wait_entered()
         writing = Task(rig.open().pwrite, bytes(96 * KIB), 0)
