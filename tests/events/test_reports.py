@@ -29,7 +29,7 @@ from pagecache.engine.commit.staging import Staging
 from pagecache.engine.report.notices import LINES, TOPICS, WINDOW
 
 from ..file.clock import HandClock, after_flusher_turn
-from ..file.rig import FAST, KEY, ONCE, PAGE, QUIET, Log, Make, Patch, Rig, Task, eventually, pattern, raises
+from ..file.rig import FAST, KEY, ONCE, PAGE, QUIET, Log, Make, Patch, Rig, Task, eventually, pattern, raises, raising
 from ..stores import ObjectBackend, RecordingBackend, failing_commit
 
 DATA = pattern(4 * PAGE)
@@ -273,10 +273,6 @@ def test_no_handler_of_the_log_is_called_with_a_lock_held_when_a_disk_fails(
     of: object, method: str, logger: str, call: Callable[[CachedFile], object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """A handler may look at the volume, and write to the file that changes. [2.27, 2.28]"""
-
-    def fails(*_: object) -> object:
-        raise FULL
-
     answers: list[object] = []
 
     class Looks(logging.Handler):
@@ -293,7 +289,7 @@ def test_no_handler_of_the_log_is_called_with_a_lock_held_when_a_disk_fails(
             file.fsync()
             log.addHandler(handler)
             try:
-                monkeypatch.setattr(of, method, fails)
+                monkeypatch.setattr(of, method, raising(FULL))
                 Task(call, file).result()
                 eventually(lambda: answers)
                 monkeypatch.undo()

@@ -159,11 +159,7 @@ def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Mak
     content = bytes(range(256)) * (PAGE // 256)
     rig, file = make({KEY: content}).written(b"a" * 10, 100)
     file.pwrite(b"b" * 10, 3000)
-
-    def refuse(*_args: object) -> int:
-        raise OSError(errno.ENOSPC, "no room")
-
-    rig.backend.fault("write_from", refuse, skip=1)
+    rig.backend.fault("write_from", FULL, skip=1)
     raises(WritebackError, file.fsync)
     assert recorded(rig) == [(0, 1)]
     file.truncate(2000)
@@ -177,11 +173,10 @@ def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Mak
 def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str, stored: bytes) -> None:
     """Readers then see the content that a crash leaves. [I-18, 2.17]"""
     rig, file = make({KEY: stored}, retry=ONCE).written(b"new" * 2000, 0)
-    full = OSError(errno.ENOSPC, "full")
     if how == "commit failed":
-        rig.backend.fault("commit", failing_commit(full, forget=False))
+        rig.backend.fault("commit", failing_commit(FULL, forget=False))
     else:
-        rig.backend.fault("write_from answer", full)
+        rig.backend.fault("write_from answer", FULL)
     raises(WritebackError, file.fsync)
     rig.volume.discard(KEY)
     raises(DataLossError, file.fsync)

@@ -28,7 +28,7 @@ from pagecache.native import NativeVolume
 from pagecache.volume import lifetimes
 
 from ..stores import WAIT_LIMIT_S
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises, raising
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
@@ -142,10 +142,7 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(make: Make, 
 def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkeypatch: Patch) -> None:
     """A log handler of the program ended each of them. [K9]"""
     rig, file = make({KEY: DATA}).written(b"dirty", 0)
-
-    def ends(*_args: Any) -> None:
-        raise SystemExit
-
+    ends = raising(SystemExit())
     with monkeypatch.context() as broken:
         broken.setattr(NativeVolume, "work", ends)
         broken.setattr(runner, "fault", ends)

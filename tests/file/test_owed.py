@@ -36,7 +36,7 @@ from pagecache.native import TOKEN
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, cut_off, eventually, held, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, beside, cut_off, eventually, held, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(4 * PAGE)
@@ -123,22 +123,19 @@ def test_a_flush_and_the_last_close_pay_what_is_owed(make: Make, change: str, se
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_flush_pays_nothing_into_another_version(make: Make, monkeypatch: Patch, change: str) -> None:
+def test_a_flush_pays_nothing_into_another_version(make: Make, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """Which has come while it waited for its turn. [2.17, 2.19]"""
     rig, file = punching(make)
     file.pwrite(b"ours", 0)
     file.flush()
     rig.fails(change, UNKNOWN["reset"], OSError, CHANGES[change][0], file, match="line")
-    settled = EngineFile.settled
 
-    def late(self: EngineFile, job: Any, tries: Any = None) -> Any:
+    def another() -> None:
         rig.backend.change_remotely(KEY, b"theirs")
         rig.volume.invalidate_remote(KEY, version="another")
-        return settled(self, job, tries)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(EngineFile, "settled", late)
-        raises(ConflictError, file.flush)
+    beside(monkeypatch, EngineFile, "settled", another)
+    raises(ConflictError, file.flush)
     assert len(rig.backend.seen(change)) == 1
     assert rig.backend.written(KEY) == b"theirs"
     rig.volume.resolve(KEY, "discard")
@@ -206,7 +203,7 @@ LOST = OSError(errno.ECONNRESET, "the line went dead")
 class Holding:
     """Hold a thread that has paid everything, just before it lets reads go to the backend directly."""
 
-    def __init__(self, monkeypatch: Patch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stands, self.goes_on, self.bound = threading.Event(), threading.Event(), threading.Event()
         self._thread = 0
         self._wait, self._bind = Owed.reads_wait, EngineFile.bind_calls
@@ -227,7 +224,7 @@ class Holding:
             self.bound.set()
 
 
-def test_a_reconnect_owes_again_what_was_paid_before_any_read(make: Make, monkeypatch: Patch) -> None:
+def test_a_reconnect_owes_again_what_was_paid_before_any_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
     rig, file = make({KEY: TWO}, limits={"direct_unit": PAGE}, retry=ONCE).opened("r+b", direct=True)
     rig.fails("truncate", LOST, OSError, file.truncate, 4 * PAGE, match="went dead")  # it is owed
@@ -247,7 +244,7 @@ def test_a_reconnect_owes_again_what_was_paid_before_any_read(make: Make, monkey
 
 
 def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
-    make: Make, monkeypatch: Patch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
     rig, file = make({KEY: TWO}, limits={"direct_unit": PAGE}, retry=ONCE).opened("r+b", direct=True)
@@ -421,21 +418,14 @@ def test_what_makes_the_object_longer_shows_zeros_before_its_bytes(
     story.check(EXTENDED)
 
 
-def test_a_write_interrupted_between_two_tries_leaves_nothing(make: Make, monkeypatch: Patch) -> None:
+def test_a_write_interrupted_between_two_tries_leaves_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its call has failed, and the next has not begun: no other call would cut the stored bytes."""
     backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
     rig = make(backend=backend, retry=RetryPolicy(attempts=9, first_delay=60.0, max_delay=60.0, deadline=600.0))
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     waits = threading.Event()
-
     backend.fault("write_from answer", LOST)
-    sleep = rig.volume.engine.sleep
-
-    def told(*args: Any) -> None:
-        waits.set()
-        sleep(*args)
-
-    monkeypatch.setattr(rig.volume.engine, "sleep", told)
+    beside(monkeypatch, rig.volume.engine, "sleep", waits.set)
     with ctrl_c(waits), pytest.raises(KeyboardInterrupt):
         direct.pwrite(TAIL, len(TWO))
     assert backend.seen("write_from")
@@ -550,7 +540,7 @@ class Extended:
 
 
 @pytest.mark.parametrize("how", ["lands late", "has landed", "has landed unnoticed"])
-def test_a_sync_after_a_late_answer_leaves_no_tail(make: Make, monkeypatch: Patch, how: str) -> None:
+def test_a_sync_after_a_late_answer_leaves_no_tail(make: Make, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """The next commit cuts it off first. It is owed before the writer has noticed that its backend is gone."""
     story, unnoticed = Extended(make, landed=how != "lands late"), how == "has landed unnoticed"
     noticed = held(monkeypatch, direct._Sender, "running") if unnoticed else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pagecache import CachedFile, DeadlockError, Volume
 
-from ..stores import RecordingBackend
+from ..stores import Gate, RecordingBackend
 from .rig import KEY, PAGE, Make, Rig, Task, at_gate, pattern
 
 DATA = pattern(4 * PAGE)
@@ -197,21 +198,14 @@ def test_truncate_against_a_pass_that_widens_units_with_slow_fills(make: Make, f
         file.pwrite(b"x" * 100, unit * 8 * PAGE + 50)
     reads = rig.backend.gate("read_into", times=2)
     cuts = rig.backend.gate("truncate")
-    if first == "widening":
-        _, flushing = at_gate(reads, file.flush)
-        cutting = Task(file.truncate, 20 * PAGE)
-        reading = Task(file.pread, 100, 9 * PAGE)
-        assert cutting.waits()
-        cuts.open()
-        reads.open()
-    else:
-        _, cutting = at_gate(cuts, file.truncate, 20 * PAGE)
-        flushing = Task(file.flush)
-        reading = Task(file.pread, 100, 9 * PAGE)
-        assert flushing.waits()
-        reads.open()
-        cuts.open()
-    for task in (flushing, cutting):
+    both: list[tuple[Gate, Callable[[], object]]] = [(reads, file.flush), (cuts, partial(file.truncate, 20 * PAGE))]
+    (held, one), (other, two) = both if first == "widening" else both[::-1]
+    _, running = at_gate(held, one)
+    waiting, reading = Task(two), Task(file.pread, 100, 9 * PAGE)
+    assert waiting.waits()
+    other.open()
+    held.open()
+    for task in (running, waiting):
         task.result()
     assert reading.result() == pattern(64 * PAGE)[9 * PAGE : 9 * PAGE + 100]
     file.fsync()

@@ -25,7 +25,7 @@ from pagecache.testing import FaultyBackend, Gate, Rule
 from ..aio.over import Over
 from ..stores import RecordingBackend
 from .clock import HandClock
-from .rig import FAST, NAME_CALLS, QUIET, Patch, Task, at_gate, eventually, gated, raises
+from .rig import FAST, NAME_CALLS, QUIET, Patch, Task, at_gate, beside, eventually, gated, raises
 
 KEY = "object"
 DATA = bytes(range(256)) * 16
@@ -171,18 +171,13 @@ def test_names_are_busy_until_a_late_call_returns(cache: PageCache, clock: HandC
 def test_a_status_does_not_depend_on_a_remove_beside_it(volume: Volume, monkeypatch: Patch) -> None:
     """The object goes between the look-up of its open file and the call of that file. [2.20]"""
     volume.open(KEY, "rb").close()
-    hooked: list[tuple[type, str]] = [(Versions, "quiet"), (NativeInode, "at_rest")]  # one of them comes first
 
-    def removing(plain: Callable[[Any], object]) -> Callable[[Any], object]:
-        def removed(of: Any) -> object:
-            monkeypatch.undo()
-            volume.remove(KEY)
-            return plain(of)
+    def remove() -> None:
+        monkeypatch.undo()
+        volume.remove(KEY)
 
-        return removed
-
-    for kind, name in hooked:
-        monkeypatch.setattr(kind, name, removing(getattr(kind, name)))
+    beside(monkeypatch, Versions, "quiet", remove)
+    beside(monkeypatch, NativeInode, "at_rest", remove)  # one of them comes first
     raises(FileNotFoundError, volume.stat, KEY)
 
 
