@@ -14,11 +14,12 @@ from typing import Any, cast
 
 import pytest
 
-from pagecache import Key, ObjectStat, PageCache, ShutdownError, Volume, aio
+from pagecache import PageCache, ShutdownError, Volume, aio
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
+from ..aio.over import Over
 from .rig import Patch, Task, attached, eventually, raises
 
 OF_A_CACHE = 1
@@ -43,16 +44,6 @@ class Refusals:
 @pytest.fixture
 def refusals(monkeypatch: Patch) -> Refusals:
     return Refusals(monkeypatch)
-
-
-class Awaited:
-    """The least that an asynchronous backend has."""
-
-    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> Any:
-        raise FileNotFoundError(key)
-
-    async def stat(self, key: Key) -> ObjectStat:
-        raise FileNotFoundError(key)
 
 
 def threads(start: str = "pagecache-") -> list[str]:
@@ -172,13 +163,13 @@ def test_calls_that_need_another_thread_say_so(refusals: Refusals) -> None:
         raises(BlockingIOError, cache.attach, MemoryBackend(), name="poor", match=of_a_volume)
         raises(BlockingIOError, PageCache, "1MiB", match="a thread of the cache cannot be started")
         raises(BlockingIOError, cache.subscribe, lambda event: None, match="a thread of the cache cannot be started")
-        raises(BlockingIOError, lambda: cache.attach(Awaited()), match="a thread of the cache cannot be started")
+        raises(BlockingIOError, lambda: cache.attach(Over(MemoryBackend())), match="a thread of the cache cannot be started")
         raises(BlockingIOError, lambda: asyncio.run(size(volume)), match="a thread for a call of a task")
         refusals.on = False
         assert cache.volumes() == (volume,)
         cache.subscribe(lambda event: None)()
         assert asyncio.run(size(volume)) == 0
-        cache.attach(Awaited())
+        cache.attach(Over(MemoryBackend()))
 
 
 EXIT = """

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, PageCache, RetryPolicy, Wait, aio, loglines
-from pagecache.backends import MemoryBackend
 from pagecache.engine.report import notices, waits
 
-from ..file.rig import KEY, PAGE, QUIET, SAVES, Log, Make, Patch, Rig, Task, eventually, pattern, raises, run_program
+from ..file.rig import KEY, PAGE, SAVES, Log, Make, Patch, Rig, Task, eventually, pattern, raises, run_program
 from ..file.test_interrupts import ctrl_c
 
 Act = Callable[[Rig, Any], object]
@@ -410,47 +409,26 @@ def test_threads_that_begin_and_a_collector_with_callbacks_stop_no_look(tmp_path
 # -- the log
 
 
-class Hanging(MemoryBackend):
-    """A backend whose commits take a lock that the program holds."""
-
-    lock, entered = threading.Lock(), threading.Event()
-
-    def open(self, key: Any, **how: Any) -> Any:
-        opened = super().open(key, **how)
-        commit = opened.commit
-
-        def locked() -> None:
-            self.entered.set()
-            with self.lock:
-                commit()
-
-        opened.commit = locked  # type: ignore[method-assign]
-        return opened
-
-
-def test_a_backend_that_hangs_is_in_the_log_once_with_its_line(caplog: Log) -> None:
+def test_a_backend_that_hangs_is_in_the_log_once_with_its_line(make: Make, caplog: Log) -> None:
     """The line has volume, thread, thing, object, and the position in the backend's code; the next wait has its own.
     [T-81, T-82]
     """
-    with PageCache("1MiB", **QUIET | {"flush_interval": 0.02}) as cache:
-        volume = cache.attach(Hanging(), name="store")
-        with volume.open("report", "w+b") as file, caplog.at_level(logging.WARNING, "pagecache"):
-            for times in (1, 2):
-                file.pwrite(b"a line", 0)
-                Hanging.entered.clear()
-                with Hanging.lock:
-                    saver = start("saver", file.fsync)
-                    assert Hanging.entered.wait(60)
-                    cache.configure(stall_warn=0.05)
-                    eventually(lambda times=times: said(caplog) == times)  # type: ignore[misc]
-                    wait = wait_of(cache, "saver")
-                    eventually(lambda wait=wait: wait_of(cache, "saver").seconds > wait.seconds + 0.2)  # type: ignore[misc]
-                    assert said(caplog) == times
-                saver.result()
-                cache.configure(stall_warn=10.0)
+    rig, file = make({KEY: DATA}, limits=PROMPT, flush_interval=0.02).opened()
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        for times in (1, 2):
+            dirty(rig, file)
+            gate, saver = rig.backend.gate("commit"), start("saver", file.fsync)
+            gate.wait_entered()
+            rig.cache.configure(stall_warn=0.05)
+            eventually(lambda times=times: said(caplog) == times)  # type: ignore[misc]
+            wait = wait_of(rig.cache, "saver")
+            eventually(lambda wait=wait: wait_of(rig.cache, "saver").seconds > wait.seconds + 0.2)  # type: ignore[misc]
+            assert said(caplog) == times
+            saver.result(opening=gate)
+            rig.cache.configure(stall_warn=10.0)
     line = next(r.getMessage() for r in caplog.records if "has waited" in r.getMessage())
-    call = r"saver is in a commit of the backend for \d\.\d s, at .*test_waits\.py:\d+ in locked"
-    assert re.fullmatch(rf"store: saver has waited \d\.\d s for fsync of 'report': {call}; Volume\.abort or .*", line)
+    call = r"saver is in a commit of the backend for \d\.\d s, at .*stores\.py:\d+ in \w+"
+    assert re.fullmatch(rf"volume: saver has waited \d\.\d s for fsync of 'file': {call}; Volume\.abort or .*", line)
 
 
 def said(caplog: Log, words: str = "has waited") -> int:
