@@ -36,7 +36,7 @@ from pagecache.volume.namespace import NameChange
 from ..aio.over import Over
 from ..stores import RecordingBackend
 from .rig import KEY, ONCE, PAGE, SAVES, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises
-from .test_interrupts import PACKAGE, ctrl_c, interrupted_at
+from .test_interrupts import PACKAGE, below, ctrl_c, interrupted_at
 
 
 def threads_of(rig: Rig, op: str) -> set[int]:
@@ -121,13 +121,9 @@ def test_a_call_of_a_prompt_backend_is_retried_and_has_a_deadline(make: Make) ->
     assert len(rig.backend.seen("stat")) == 3
 
 
-def made_here(frame: FrameType | None) -> bool:
+def made_here(frame: FrameType) -> bool:
     """Code of a call that the thread of a caller makes, and what the engine does for it."""
-    if frame is None or not frame.f_code.co_filename.startswith(str(PACKAGE)):
-        return False
-    while frame is not None and frame.f_code.co_name not in ("call_here", "advance"):
-        frame = frame.f_back
-    return frame is not None
+    return PACKAGE in Path(frame.f_code.co_filename).parents and below(frame, "call_here", "advance")
 
 
 @pytest.mark.long
@@ -205,20 +201,6 @@ def test_a_change_that_may_wait_for_more_than_the_backend_leaves_the_main_thread
     assert change.may_wait()
 
 
-def struck_at(nth: int, call: Callable[[], object]) -> tuple[str, bool]:
-    """Make a call, with a real SIGINT at the nth place of the package where CPython handles signals. Return the place,
-    "" if there are fewer, and whether KeyboardInterrupt came out.
-    """
-    ended: list[object] = []
-    place = interrupted_at(
-        nth,
-        lambda: ended.append(call()),
-        lambda frame: PACKAGE in Path(frame.f_code.co_filename).parents,
-        partial(signal.raise_signal, signal.SIGINT),
-    )
-    return place, not ended
-
-
 def saved(volume: Volume, path: Path, name: str, content: bytes) -> None:
     """Check that the cache knows the object by the name that it has in the store, and that this name is free."""
     other = "new" if name == "a" else "a"
@@ -254,8 +236,14 @@ def test_an_interrupt_anywhere_in_a_change_of_names_leaves_it_undone_or_done(
             if "closed" in what:
                 file.close()
             names = ("a", "new") if "rename" in what else ("a",)
-            place, raised = struck_at(nth, lambda: getattr(volume, what.split()[0])(*names))  # noqa: B023
-            assert raised is bool(place), place
+            ended: list[object] = []
+            place = interrupted_at(
+                nth,
+                lambda: ended.append(getattr(volume, what.split()[0])(*names)),  # noqa: B023
+                lambda frame: PACKAGE in Path(frame.f_code.co_filename).parents,
+                partial(signal.raise_signal, signal.SIGINT),
+            )
+            assert bool(ended) is not bool(place), place
             gone = not (path / "a").exists()
             done[gone] += 1
             if replaced is not None:
