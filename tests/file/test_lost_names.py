@@ -250,15 +250,15 @@ def rename_without_answer(store: Rig, kind: str = "a file", to: str = "", *, lan
         store.backend.objects[before].version = 99
 
 
-def rename(store: Rig, kind: str) -> None:
+def rename(store: Rig, kind: str = "a file") -> None:
     old, new, before, _after = NAMES[kind]
     store.volume.rename(old, new)
     make_another(store, before)
 
 
-def rename_and_fail_to_open(store: Rig, kind: str) -> None:
+def rename_and_fail_to_open(store: Rig, _kind: str = "") -> None:
     """The rename is done, and raises the error of the open."""
-    store.fails("open", DOWN, OSError, store.volume.rename, KEY, "new", match="no")
+    store.fails("open", OSError(errno.EACCES, "no"), OSError, store.volume.rename, KEY, "new", match="no")
     make_another(store, KEY)
 
 
@@ -270,17 +270,7 @@ RENAMES: dict[str, Callable[[Rig, str], None]] = {
 }
 
 
-def rename_away(store: Rig) -> None:
-    store.volume.rename(KEY, "new")
-    make_another(store, KEY)
-
-
-def rename_away_and_fail_to_open(store: Rig) -> None:
-    store.fails("open", OSError(errno.EACCES, "no"), OSError, store.volume.rename, KEY, "new", match="no")
-    make_another(store, KEY)
-
-
-CHANGES = pytest.mark.parametrize("change", [replace_by_new, replace_by_rename, rename_away])
+CHANGES = pytest.mark.parametrize("change", [replace_by_new, replace_by_rename, rename])
 WRITES = "direct writes to end"
 EXTENDED = DATA[: 2 * PAGE] + b"d" * 3 * PAGE
 
@@ -313,11 +303,11 @@ def test_a_direct_write_and_a_change_of_the_name_wait_for_each_other(store: Rig,
     if first == "change":
         assert file.pread(3 * PAGE, 2 * PAGE) == b"d" * 3 * PAGE
     assert store.backend.written(KEY) == OTHER
-    if change is rename_away:
+    if change is rename:
         assert store.backend.written("new") == EXTENDED
 
 
-@pytest.mark.parametrize("change", [replace_by_new, replace_by_rename, rename_away, rename_away_and_fail_to_open])
+@pytest.mark.parametrize("change", [replace_by_new, replace_by_rename, rename, rename_and_fail_to_open])
 def test_a_direct_write_looks_again_once_it_keeps_the_name(store: Rig, monkeypatch: Patch, change: Replace) -> None:
     """The name has changed after the write has taken its file. [2.10, 2.20, I-24]"""
     file = store.open("r+b", direct=True)
@@ -325,7 +315,7 @@ def test_a_direct_write_looks_again_once_it_keeps_the_name(store: Rig, monkeypat
     file.pwrite(b"d" * 3 * PAGE, 2 * PAGE)
     assert file.pread(3 * PAGE, 2 * PAGE) == b"d" * 3 * PAGE
     assert store.backend.written(KEY) == OTHER
-    if change in (rename_away, rename_away_and_fail_to_open):
+    if change in (rename, rename_and_fail_to_open):
         assert store.backend.written("new") == EXTENDED
 
 
