@@ -2,192 +2,122 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from pagecache import BackendError, CachedFile, CommitError, ConflictError, PageCache, Volume
-from pagecache.options import OpenMode
+from pagecache import BackendError, CachedFile, CommitError, ConflictError
 
-from ..stores import PublishingBackend, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern, raises
-from .test_spool import CALM, CAPACITY
+from ..stores import Action, PublishingBackend, StoredObject, failing_commit
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, overlay, pattern, raises
+from .test_spool import CAPACITY, SMALL, TIGHT, all_staged, staged
 
 UNIT = 2 * PAGE
 CONTENT = pattern(60 * PAGE)
 BASE = pattern(70 * PAGE, 5)
-SMALL: dict[str, Any] = {
-    "dirty_background": 0.0,
-    "dirty_limit": 1 / 64,  # so all of it is staged, from the first byte on
-    "max_folio": PAGE,
-    "flush_interval": 0.02,
-}
+NO_ANSWER = BackendError(errno.EIO, "the commit failed, as the test wants", retry=True)
 
 
-def no_answer() -> BackendError:
-    return BackendError(errno.EIO, "the commit failed, as the test wants", retry=True)
-
-
-class Store:
+def small(make: Make, retry: Any = ONCE, **options: Any) -> Rig:
     """A small cache over a store of whole objects; no staged byte stays in memory."""
-
-    def __init__(self, retry: Any = ONCE, **options: Any) -> None:
-        self.backend = PublishingBackend(**{"write_unit": UNIT, **options})
-        self.cache = PageCache(CAPACITY, retry=retry, **SMALL)
-        self.volume: Volume = self.cache.attach(self.backend, read_ahead=0)
-        self.handles: list[CachedFile] = []
-
-    def staged(self, mode: OpenMode = "x+b", content: bytes = CONTENT) -> CachedFile:
-        """A file all of whose bytes are staged, and none in memory."""
-        file = self.volume.open(KEY, mode)
-        self.handles.append(file)
-        file.pwrite(content, 0)
-        file.sync_range(0, len(content))
-        self.volume.drop_clean(KEY)
-        assert self.of(file, "staged") == len(content)
-        self.cache.configure(**CALM)
-        return file
-
-    def of(self, file: CachedFile, what: str) -> int:
-        return int(file.stats().to_dict()[what])
-
-    def lose_answers(self, times: float = 1) -> None:
-        """Carry the next commits out, and report failures to the cache."""
-        self.backend.fault("commit answer", no_answer(), times=times)
-
-    def lose_an_answer(self, file: CachedFile, *, done: bool = True) -> None:
-        """Carry one commit out, or let the store forget its bytes, and report a failure to the cache."""
-        if done:
-            self.lose_answers()
-        else:
-            self.backend.fault("commit", failing_commit(no_answer()))
-        raises(CommitError, file.fsync)
-        self.volume.drop_clean(KEY)
-
-    def visible(self) -> bytes | None:
-        return self.backend.committed(KEY)
-
-    def put(self, content: bytes) -> None:
-        """Store another version, as another client does."""
-        self.backend.put(KEY, content)
-
-    def finish(self) -> None:
-        self.backend.clear_faults()
-        for handle in self.handles:
-            with contextlib.suppress(OSError):  # the test has checked the errors that it provoked
-                handle.close()
-        self.cache.check()
-        self.cache.close(timeout=30, on_failed="discard")
-        assert self.backend.violations == []
-
-
-@pytest.fixture
-def make_store() -> Iterator[Callable[..., Store]]:
-    made: list[Store] = []
-
-    def maker(**options: Any) -> Store:
-        made.append(Store(**options))
-        return made[-1]
-
-    yield maker
-    for store in made:
-        store.finish()
+    backend = PublishingBackend(**{"write_unit": UNIT, **options})
+    return make(backend=backend, retry=retry, **{**SMALL, **TIGHT, "max_folio": PAGE})
 
 
 @pytest.fixture(params=[{}, {"read_back": False}, {"write_unit": 1}], ids=repr)
-def store(make_store: Callable[..., Store], request: pytest.FixtureRequest) -> Store:
-    return make_store(**request.param)
+def rig(make: Make, request: pytest.FixtureRequest) -> Rig:
+    return small(make, **request.param)
+
+
+def lose_an_answer(rig: Rig, file: CachedFile, *, done: bool = True) -> None:
+    """Carry one commit out, or let the store forget its bytes, and report a failure to the cache."""
+    lost: Action = NO_ANSWER if done else failing_commit(NO_ANSWER)
+    rig.fails("commit answer" if done else "commit", lost, CommitError, file.fsync)
+    rig.volume.drop_clean(KEY)
 
 
 @pytest.mark.parametrize("retries", [False, True], ids=["the next call", "the same call"])
 @pytest.mark.parametrize("changed", [b"", b"x"], ids=["no more", "a small write"])
 @pytest.mark.parametrize("how", ["fsync", "close"])
-def test_it_is_saved(make_store: Callable[..., Store], how: str, changed: bytes, retries: bool) -> None:
+def test_it_is_saved(make: Make, how: str, changed: bytes, retries: bool) -> None:
     """The unit of a small write is completed from the spool. [T-69, 2.12, 2.14, 2.15, 2.20]"""
-    store = make_store(retry=FAST if retries else ONCE)
-    file = store.staged()
+    rig = small(make, FAST if retries else ONCE)
+    file = all_staged(rig, CONTENT, "x+b")
     if retries:
-        store.lose_answers()
+        rig.backend.fault("commit answer", NO_ANSWER)
     else:
-        store.lose_an_answer(file)
-        store.volume.open(KEY).close()  # the version is no foreign one
+        lose_an_answer(rig, file)
+        rig.volume.open(KEY).close()  # the version is no foreign one
     file.pwrite(changed, 30 * PAGE + 5)
     getattr(file, how)()
-    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, changed)
-    with store.volume.open(KEY) as again:
-        assert store.of(again, "staged") == store.of(again, "dirty") == 0
-        assert again.pread(len(CONTENT), 0) == store.visible()
+    assert rig.backend.committed(KEY) == overlay(CONTENT, 30 * PAGE + 5, changed)
+    with rig.volume.open(KEY) as again:
+        assert staged(again) == again.stats().dirty == 0
+        assert again.pread(len(CONTENT), 0) == rig.backend.committed(KEY)
 
 
-def test_writers_that_wait_for_room_get_it(store: Store) -> None:
+def test_writers_that_wait_for_room_get_it(rig: Rig) -> None:
     """[T-61, 2.24]"""
-    file = store.staged()
-    store.lose_an_answer(file)
+    file = all_staged(rig, CONTENT, "x+b")
+    lose_an_answer(rig, file)
     more = pattern(3 * CAPACITY, 8)
     assert Task(file.pwrite, more, 100).result(60) == len(more)
-    assert store.visible() == CONTENT
-    file.fsync()
-    assert store.visible() == CONTENT[:100] + more
+    assert rig.backend.committed(KEY) == CONTENT
+    assert rig.saved(file) == CONTENT[:100] + more
 
 
-def test_a_second_lost_answer_loses_nothing(store: Store) -> None:
+def test_a_second_lost_answer_loses_nothing(rig: Rig) -> None:
     """The bytes stay readable, fsyncs raise, and the last commit gets an answer. [T-69]"""
-    file = store.staged()
-    store.lose_an_answer(file)
+    file = all_staged(rig, CONTENT, "x+b")
+    lose_an_answer(rig, file)
     file.pwrite(b"x", 30 * PAGE + 5)
-    store.lose_answers(math.inf)
+    rig.backend.fault("commit answer", NO_ANSWER, times=math.inf)
     raises(OSError, file.fsync, match="as the test wants")
-    assert store.of(file, "staged") > 0
-    store.backend.clear_faults()
+    assert staged(file) > 0
+    rig.backend.clear_faults()
     assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
-    file.fsync()
-    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x") == file.pread(len(CONTENT), 0)
+    assert rig.saved(file) == overlay(CONTENT, 30 * PAGE + 5, b"x") == file.pread(len(CONTENT), 0)
 
 
-def test_a_truncate_and_a_hole_come_after_it(store: Store) -> None:
+def test_a_truncate_and_a_hole_come_after_it(rig: Rig) -> None:
     """[2.17]"""
-    file = store.staged()
-    store.lose_an_answer(file)
+    file = all_staged(rig, CONTENT, "x+b")
+    lose_an_answer(rig, file)
     file.punch_hole(4 * PAGE, 2 * PAGE)
     file.truncate(50 * PAGE + 3)
     expected = overlay(CONTENT, 4 * PAGE, bytes(2 * PAGE))[: 50 * PAGE + 3]
     assert file.pread(len(CONTENT), 0) == expected
-    assert store.visible() == CONTENT
-    file.fsync()
-    assert store.visible() == expected
+    assert rig.backend.committed(KEY) == CONTENT
+    assert rig.saved(file) == expected
 
 
-def test_changes_taken_by_the_commit_are_there_after_a_reconnect(store: Store) -> None:
+def test_changes_taken_by_the_commit_are_there_after_a_reconnect(rig: Rig) -> None:
     """A truncate to nothing came before the staged bytes, which are sent again over it. [T-75b, 2.17, 2.22]"""
-    store.put(BASE)
-    file = store.staged("w+b")
-    store.lose_an_answer(file)
+    rig.backend.objects[KEY] = StoredObject(BASE)
+    file = all_staged(rig, CONTENT, "w+b")
+    lose_an_answer(rig, file)
     assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
-    store.volume.drop_clean(KEY)
-    store.volume.abort()
-    store.volume.reconnect(PublishingBackend(store.backend, write_unit=UNIT))
+    rig.volume.drop_clean(KEY)
+    rig.volume.abort()
+    rig.volume.reconnect(PublishingBackend(cast(PublishingBackend, rig.backend), write_unit=UNIT))
     assert file.pread(len(CONTENT), 0) == CONTENT
-    file.fsync()
-    assert store.visible() == CONTENT
+    assert rig.saved(file) == CONTENT
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store: Store, done: bool) -> None:
+def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(rig: Rig, done: bool) -> None:
     """All of ours can be read, and laid over the other one. [T-30, 2.19]"""
-    store.put(BASE)
-    file = store.staged("r+b")
-    store.lose_an_answer(file, done=done)
+    rig.backend.objects[KEY] = StoredObject(BASE)
+    file = all_staged(rig, CONTENT)
+    lose_an_answer(rig, file, done=done)
     newer = pattern(70 * PAGE, 9)
-    store.put(newer)
+    cast(PublishingBackend, rig.backend).put(KEY, newer)
     file.pwrite(b"x", 30 * PAGE + 5)
     expected = overlay(CONTENT, 30 * PAGE + 5, b"x")
     raises(ConflictError, file.fsync)
-    assert store.visible() == newer
+    assert rig.backend.committed(KEY) == newer
     assert file.pread(len(expected), 0)[: len(expected)] == expected
-    store.volume.resolve(KEY, "rebase")
-    file.fsync()
-    assert store.visible() == expected + newer[60 * PAGE :]
+    rig.volume.resolve(KEY, "rebase")
+    assert rig.saved(file) == expected + newer[60 * PAGE :]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import BackendError, CommitError, ConflictError, DataLossError, ShutdownError, WritebackError
+from pagecache import BackendError, CachedFile, CommitError, ConflictError, DataLossError, ShutdownError, WritebackError
 from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 from pagecache.engine.commit.versions import Versions
@@ -59,13 +59,20 @@ def staged(file: Any) -> int:
     return int(file.stats().to_dict()["staged"])
 
 
-def only_spooled(make: Make, content: bytes, base: bytes = b"", **limits: Any) -> tuple[Rig, Any]:
-    """A file all of whose written bytes are in the spool, and none in memory."""
-    rig, file = spooling(make, {KEY: base}, limits, **TIGHT).written(content, 0)
+def all_staged(rig: Rig, content: bytes, mode: str = "r+b") -> CachedFile:
+    """A file all of whose written bytes are staged, and none in memory."""
+    file = rig.dirtied(content, 0, mode)
     file.sync_range(0, len(content))
     rig.volume.drop_clean(KEY)
     assert staged(file) == len(content)
     rig.cache.configure(**CALM)
+    return file
+
+
+def only_spooled(make: Make, content: bytes, base: bytes = b"", **limits: Any) -> tuple[Rig, Any]:
+    """That file on a store that forgets."""
+    rig = spooling(make, {KEY: base}, limits, **TIGHT)
+    file = all_staged(rig, content)
     rig.backend.forget_calls()
     return rig, file
 
