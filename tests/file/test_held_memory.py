@@ -177,13 +177,22 @@ def test_a_call_is_refused_only_for_views_in_use(make: Make, call: str) -> None:
     assert file.pread(CAPACITY, 0) == expected
 
 
-def test_views_of_one_page_are_refused_only_for_views_in_use(make: Make) -> None:
-    """60000 views of one folio, all of them garbage. [2.21]"""
-    file = make({KEY: DATA[:CAPACITY]}).open()
-    for _ in range(60_000):
-        Cycle(file.view(10, 10))
-    with file.view(0, PAGE) as view:
-        assert view.tobytes() == DATA[:PAGE]
+def test_too_many_views_of_one_page_are_refused_while_they_are_in_use(make: Make) -> None:
+    """An OSError that says what to do; nothing else has changed, and a release, or garbage, makes room. [2.21, T-59]"""
+    rig, file = make({KEY: DATA[:CAPACITY]}).opened("rb")
+    views = [file.view(10, 10) for _ in range(60_000)]
+    for _ in range(2):
+        assert raises(OSError, file.view, 0, 3 * PAGE, match="release").errno == errno.ENOMEM
+    assert rig.cache.stats().pinned == PAGE
+    assert file.pread(CAPACITY, 0) == DATA[:CAPACITY]
+    views.pop().release()
+    with file.view(0, 3 * PAGE) as view:
+        assert view.tobytes() == DATA[: 3 * PAGE]
+    views.append(file.view(10, 10))
+    while views:
+        Cycle(views.pop())
+    with file.view(0, 3 * PAGE) as view:
+        assert view.tobytes() == DATA[: 3 * PAGE]
 
 
 @pytest.mark.parametrize("call", ["truncate", "discard"])
