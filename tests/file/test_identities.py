@@ -5,7 +5,6 @@ store which object has the name. The state of files behind names of directories 
 from __future__ import annotations
 
 import errno
-import gc
 import os
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -168,18 +167,6 @@ def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch:
     beside(monkeypatch, EngineFile, "settle_start", removed)
     assert Task(inode.settled, lambda: inode.freed).result() is False
     eventually(lambda: inode.freed)
-
-
-def test_the_place_of_a_freed_file_is_used_again_once_nothing_refers_to_it(volume: Volume) -> None:
-    """[1.4]"""
-    places: set[int] = set()
-    for _ in range(20):
-        with volume.open("a", "w") as file:
-            places.add(file._inode.address)
-        volume.remove("a")
-        del file
-        gc.collect()
-    assert len(places) < 10
 
 
 def test_attributes_are_set_though_the_file_is_forgotten(volume: Volume, tmp_path: Path, monkeypatch: Patch) -> None:
@@ -683,21 +670,6 @@ def test_a_renamed_link_that_leads_elsewhere_takes_no_file_along(volume: Volume,
     file.close()
     assert (root / "old" / "a").read_bytes() == b"A stored"
     assert (root / made).read_bytes() == b"other"
-
-
-def test_a_link_that_is_renamed_over_its_file_replaces_it(volume: Volume, root: Path) -> None:
-    """The file has lost its last name: it is found by none, and a handle keeps it. [2.20]"""
-    (root / "alias").symlink_to("target")
-    file = volume.open("alias", "r+")
-    volume.rename("alias", "target")
-    assert os.readlink(root / "target") == "target"
-    volume.remove("target")
-    assert not volume.exists("target")
-    with volume.open("target", "x+") as other:
-        other.pwrite(b"other", 0)
-    assert file.pread(100, 0) == b"stored"
-    file.close()
-    assert (root / "target").read_bytes() == b"other"
 
 
 def test_a_change_of_a_link_does_not_wait_for_its_file(volume: Volume, backend: FaultyBackend, root: Path) -> None:

@@ -45,23 +45,6 @@ def test_an_open_waits_for_its_key_while_names_change(make: Make, verb: str) -> 
         raises(FileNotFoundError, opening.result)
 
 
-@pytest.mark.parametrize("busy", ["src", "dst"])
-def test_rename_waits_for_what_is_in_flight_of_both_files(make: Make, busy: str) -> None:
-    """The rename has both tokens: no write and no commit of either file runs beside it. [2.20]"""
-    rig = make({"src": b"", "dst": b""})
-    files = {name: rig.open(key=name) for name in ("src", "dst")}
-    for file in files.values():
-        file.pwrite(DATA, 0)
-    gate, flushing = at_gate(rig.backend.gate("write_from", busy), files[busy].flush)
-    renaming = Task(rig.volume.rename, "src", "dst")
-    assert renaming.waits()
-    assert rig.backend.seen("rename") == []
-    gate.open()
-    for task in (flushing, renaming):
-        task.result()
-    assert rig.saved(files["src"], "dst") == DATA
-
-
 @pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole objects"])
 def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> None:
     """Write-back, fsync and truncate wait for the token, and end under the new name. [2.20]"""
@@ -77,21 +60,6 @@ def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> 
         task.result()
     assert rig.saved(file, "moved") == DATA[:100]
     raises(FileNotFoundError, rig.volume.open, KEY)
-
-
-def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> None:
-    """Neither the remove nor the last close waits for the hung call. [2.20, K7]"""
-    rig, file = make(backend=RecordingBackend({KEY: DATA}, identities=True)).written(b"x" * PAGE, 0)
-    gate = rig.backend.gate("write_from")
-    file._inode.flush_start(1 << 40)
-    gate.wait_entered()
-    Task(rig.volume.remove, KEY).result()
-    Task(file.close).result()
-    with rig.volume.open(KEY, "xb") as new:
-        new.write(b"new")
-    gate.open()
-    eventually(lambda: rig.volume.engine.native.usage()["local"] <= PAGE)
-    assert rig.synced() == b"new"
 
 
 @pytest.fixture

@@ -195,12 +195,6 @@ def test_a_link_that_cannot_be_followed_is_renamed_and_removed(tree: Volume, tmp
     assert (tmp_path / "outside").read_bytes() == b"secret"
 
 
-def test_a_directory_is_no_file(tree: Volume) -> None:
-    """IsADirectoryError, reading and writing. [2.20]"""
-    for mode in ("rb", "r+b", "wb"):
-        raises(IsADirectoryError, tree.open, "sub", mode)
-
-
 def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
     """Handles go on as in POSIX; a new open reports that it is gone. [2.20]"""
     with tree.open("a", "r+b") as file:

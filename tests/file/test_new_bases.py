@@ -209,14 +209,6 @@ def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: ObjectBa
     assert late.content(KEY) == b"later"
 
 
-def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume: Volume, late: ObjectBackend) -> None:
-    """Nothing of it is local, and no change of this cache runs. [2.19, 2.20]"""
-    with volume.open(KEY, "x+b") as creator:
-        saved(creator, b"first")
-        del late.objects[KEY]
-        raises(FileNotFoundError, volume.open, KEY)
-
-
 @pytest.mark.parametrize("call", ["close", "flush"])
 def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothing_more(
     make: Make, monkeypatch: Patch, call: str
