@@ -8,7 +8,6 @@ import ctypes
 import errno
 import io
 import math
-import mmap
 import os
 import signal
 import sys
@@ -252,17 +251,6 @@ def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     assert appending.write(b"tail") == 4
     assert appending.tell() == direct.size
     assert direct.try_pwrite(b"x", 0) is None
-
-
-def test_memory_that_may_fault_is_copied_aside(make: Make) -> None:
-    """Maps as source and destination are touched with no lock held. [K11]"""
-    rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
-    with mmap.mmap(-1, 2 * PAGE) as memory:
-        assert direct.pread_into(memory, PAGE) == 2 * PAGE
-        assert memory[:] == DATA[PAGE : 3 * PAGE]
-        memory[:5] = b"moved"
-        assert direct.pwrite(memory, 5 * PAGE) == 2 * PAGE
-    assert rig.backend.written(KEY)[5 * PAGE : 7 * PAGE] == b"moved" + DATA[PAGE + 5 : 3 * PAGE]
 
 
 def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:

@@ -256,17 +256,6 @@ def refused(rig: Rig, file: CachedFile, data: bytes, offset: int) -> bool:
     return answer is None
 
 
-@pytest.mark.parametrize("offset", [0, 100, 3 * PAGE, 5 * PAGE - 1, 16 * PAGE, 40 * PAGE + 7])
-def test_a_write_that_need_not_wait_is_done(stored: Rig, file: CachedFile, offset: int) -> None:
-    """Whole pages, parts of pages that are not cached, at the end and behind it. [2.7]"""
-    for length in (1, 100, PAGE, 3 * PAGE + 5):
-        data = pattern(length, seed=length)
-        assert file.try_pwrite(data, offset) == length
-        assert file.pread(length, offset) == data
-    file.fsync()
-    assert stored.backend.written(KEY)[offset : offset + 3 * PAGE + 5] == data
-
-
 def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig, file: CachedFile) -> None:
     """Pages before the one that a fill has locked are not touched; that one cannot be read yet. [2.5, 2.7]"""
     with stored.backend.gate("read_into") as gate:

@@ -18,7 +18,7 @@ from pagecache.testing import FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..stores import WAIT_LIMIT_S, PublishingBackend, RecordingBackend, RecordingFile, failing_commit, short
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, at_gate, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, at_gate, pattern
 
 UNIT = 4 * PAGE
 SLOT = UNIT + Sealed.overhead
@@ -105,19 +105,6 @@ def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored
         rig.volume.retry_failed()
         file.fsync()
         assert plain(rig.backend, Sealed(UNIT)) == expected
-
-
-def test_failed_check_is_an_error_at_once() -> None:
-    """A second read would not help, so it is read once. [2.14]"""
-    with sealed(pattern(2 * UNIT, 1)) as rig:
-        stored = rig.backend.objects[KEY]
-        stored.written[SLOT + 50] ^= 1
-        file = rig.open()
-        rig.backend.forget_calls()
-        raised = raises(OSError, file.pread, 10, UNIT + 5, match=r"unit 1 .*wrong tag")
-        assert (raised.errno, raised.filename) == (errno.EIO, KEY)
-        assert len(rig.backend.seen("read_into")) == 1
-        assert file.pread(10, 0) == pattern(10, 1)
 
 
 LIMIT = 40 * PAGE

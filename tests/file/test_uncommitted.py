@@ -277,16 +277,6 @@ def test_each_request_of_the_writer_publishes(objects: Rig, asking: str) -> None
     assert objects.backend.committed(KEY) == NEW
 
 
-def test_giving_up_an_object_rolls_its_upload_back(make: Make) -> None:
-    """`on_failed="discard"` leaves nothing of it in the store. [2.22, 2.26]"""
-    rig, file = make(backend=ObjectBackend({KEY: BEFORE})).written(NEW, 0)
-    file.sync_range(0, len(NEW))
-    rig.backend.fault("commit", PermissionError(13, "no"), times=9)
-    lost = rig.volume.detach(on_failed="discard")
-    assert [(entry.offset, entry.length) for entry in lost] == [(0, len(NEW))]
-    assert len(rig.backend.seen("rollback")) == 1
-
-
 STORE = """
     import gc, os, sys, threading, time
     from pagecache import PageCache
