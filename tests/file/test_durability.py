@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CachedFile, CommitError, DataLossError, ShutdownError, SyncTicket, WritebackError
+from pagecache import BackendError, CachedFile, CommitError, DataLossError, ShutdownError, WritebackError
 
 from ..stores import RecordingBackend, address, failing_commit
 from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, cut_off, dirty_bytes, eventually, pattern, raises, spread
@@ -115,25 +115,6 @@ def test_no_fsync_succeeds_while_a_commit_runs(dirty: Rig) -> None:
     for task in (first, *others):
         task.result()
     assert len(dirty.backend.seen("commit")) == 1
-
-
-def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:
-    """Later writes to other pages of the file do not hide its progress. [2.15]"""
-    limits = {"durable_writes": True, "max_write": PAGE, "max_inflight": 4}
-    rig, file = make({KEY: bytes(64 * PAGE)}, capacity="4MiB", limits=limits, max_folio="4KiB").opened("r+b")
-    file.pwrite(b"a" * 4 * PAGE, 0)
-    gate = rig.backend.gate("write_from")
-    ticket: SyncTicket = rig.volume.begin_sync()
-    assert ticket.total == 4 * PAGE
-    gate.wait_entered()
-    file.pwrite(b"b" * 32 * PAGE, 16 * PAGE)
-    eventually(lambda: ticket.remaining == PAGE)
-    assert not ticket.done()
-    assert dirty_bytes(rig.volume) > 32 * PAGE
-    gate.open()
-    ticket.wait(20)
-    assert ticket.remaining == 0
-    assert dirty_bytes(rig.volume) == 32 * PAGE
 
 
 def test_invalidate_writes_back_commits_and_drops(dirty: Rig) -> None:

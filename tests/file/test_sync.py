@@ -319,11 +319,14 @@ def written(make: Make, **limits: object) -> Rig:
 
 
 def test_rate_and_expected_end_follow_what_the_backend_acknowledges(make: Make, clock: HandClock) -> None:
-    """Nothing is known at first; then bytes over the last seconds. A backend that hangs has no rate. [2.15]"""
+    """Nothing is known at first; then bytes over the last seconds. A backend that hangs has no rate. Later writes to
+    other pages of the file do not count. [2.15]
+    """
     rig = written(make, durable_writes=True)
     gates = stepping(rig.backend)
     ticket = rig.volume.begin_sync()
     gates[0].wait_entered()
+    rig.handles[0].pwrite(b"later" * PAGE, 2 * COUNT * PAGE)
     assert (ticket.rate, ticket.expected, ticket.errors) == (0.0, None, ())
     clock.advance(2.0)
     gone_through(gates, 4)
@@ -340,6 +343,7 @@ def test_rate_and_expected_end_follow_what_the_backend_acknowledges(make: Make, 
     gates[7].open()
     ticket.wait(20)
     assert (ticket.remaining, ticket.expected, ticket.errors) == (0, 0.0, ())
+    assert rig.volume.dirty_ranges(KEY) == [(2 * COUNT * PAGE, 5 * PAGE)]
 
 
 @pytest.mark.parametrize("whole", [False, True])
