@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pagecache import BackendError, PageCache, RetryPolicy, WritebackError
 from pagecache.backends import Backend, MemoryBackend, Transform, TransformBackend
 from pagecache.backends.transform.units import Units
-from pagecache.testing import FaultyBackend, Rule
+from pagecache.stress import Plan
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.job import Run
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
-from ..stores import WAIT_LIMIT_S, PublishingBackend, RecordingBackend, RecordingFile, failing_commit, short
+from ..stores import PublishingBackend, RecordingBackend, RecordingFile, failing_commit, short
+from ..stress.test_together import Patient
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, at_gate, pattern
 
 UNIT = 4 * PAGE
@@ -107,99 +109,41 @@ def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored
         assert plain(rig.backend, Sealed(UNIT)) == expected
 
 
-LIMIT = 40 * PAGE
-offsets = st.one_of(st.integers(0, LIMIT), st.sampled_from([0, PAGE, UNIT - 1, UNIT, UNIT + 1, 3 * UNIT]))
-lengths = st.one_of(st.integers(1, 3 * PAGE), st.sampled_from([1, PAGE, UNIT, UNIT + 1, 2 * UNIT]))
-operations = st.lists(
-    st.one_of(
-        st.tuples(st.just("write"), offsets, lengths),
-        st.tuples(st.just("write"), offsets, lengths),
-        st.tuples(st.just("truncate"), offsets, st.just(0)),
-        st.tuples(st.just("punch"), offsets, lengths),
-        st.tuples(st.just("read"), offsets, lengths),
-        st.tuples(st.sampled_from(["flush", "fsync", "drop", "reopen", "fail"]), st.integers(1, 3), st.just(0)),
-    ),
-    max_size=25,
-)
-transforms = st.sampled_from(
-    [
-        lambda: XorStream(PAGE),
-        lambda: Checksums(PAGE),
-        lambda: Sealed(UNIT),
-        lambda: Sealed(UNIT - 24),  # slots of a round size, units that are not
-        lambda: Checksums(1000),
-    ]
-)
+TRANSFORMS: dict[str, Callable[[], Transform]] = {
+    "stream": lambda: XorStream(PAGE),
+    "checksums": lambda: Checksums(PAGE),
+    "sealed": lambda: Sealed(UNIT),
+    "slots of a round size, units that are not": lambda: Sealed(UNIT - 24),
+    "units of no pages": lambda: Checksums(1000),
+}
+BELOW = [
+    Rule("write", short=700, chance=0.05),
+    Rule("write", short=1, chance=0.02),
+    Rule(("read", "write"), short="half", chance=0.1),
+    Rule("write", error=errno.EAGAIN, done=True, chance=0.05),
+]
 
 
-def run(inner: Backend, fail: Callable[[int], object], make: Callable[[], Transform], steps: list[Any]) -> None:
-    """The steps on a cache of few pages and on a bytearray."""
-    model, seed = bytearray(), 0
-    patient = RetryPolicy(attempts=100, first_delay=0.0005, max_delay=0.002, deadline=WAIT_LIMIT_S, failed_retry=None)
-    quick = {"dirty_background": 0.1, "dirty_limit": 0.6, "flush_interval": 0.01}
-    with PageCache(64 * PAGE, **{**QUIET, **quick}, retry=patient) as cache, ExitStack() as opened:
-        volume = cache.attach(TransformBackend(inner, make()), read_ahead="16KiB")
-        whole = volume.backend.limits.commit_on_close
-        file = opened.enter_context(volume.open(KEY, "w+"))
-        for verb, offset, length in steps:
-            seed += 1
-            if verb == "write":
-                if offset + length - len(model) > 0:
-                    model.extend(bytes(offset + length - len(model)))
-                model[offset : offset + length] = pattern(length, seed)
-                file.pwrite(pattern(length, seed), offset)
-            elif verb == "truncate":
-                model = model[:offset] + bytearray(max(0, offset - len(model)))
-                file.truncate(offset)
-            elif verb == "punch":
-                end = min(offset + length, len(model))
-                model[offset:end] = bytes(max(0, end - offset))
-                file.punch_hole(offset, length)
-            elif verb == "read":
-                assert file.pread(length, offset) == model[offset : offset + length]
-            elif verb == "drop":
-                volume.drop_clean(KEY)
-            elif verb == "flush":
-                file.flush()
-            elif verb == "fail":
-                fail(offset)
-            else:
-                file.fsync()
-                if not whole or verb == "fsync":
-                    assert plain(inner, make()) == model
-                if verb == "reopen":
-                    file.close()
-                    file = opened.enter_context(volume.open(KEY, "r+"))
-        assert file.pread(LIMIT * 2, 0) == model
-        file.fsync()
-        assert plain(inner, make()) == model
+@pytest.mark.parametrize("kind", TRANSFORMS)
+@pytest.mark.parametrize("store", ["in place", "whole", "whole, reads show committed content"])
+def test_random_operations(kind: str, store: str) -> None:
+    """By the tester. Below the transform, calls are short or lose their answers, commits forget. [T-37, T-45, 2.26]"""
+    make = TRANSFORMS[kind]
+    objects = PublishingBackend(write_unit=2 * Units(make()).slot)
+    below = PublishingBackend(objects, read_back=store == "whole", write_unit=2 * Units(make()).slot)
+    for number in range(100):
+        error = BackendError(errno.EIO, "as the test wants", retry=True, kept=number % 2 == 0)
+        below.fault("commit", error if error.kept else failing_commit(error), skip=2)
+    memory = MemoryBackend()
+    own: Backend = memory if store == "in place" else objects
+    hurt: Backend = FaultyBackend(memory, FaultPlan(BELOW, seed=1)) if store == "in place" else below
 
+    def target(plan: Plan, number: int) -> CachedTarget:
+        found = Patient(plan, number, lambda: TransformBackend(own, make()), kind)
+        found.between = lambda _backend: TransformBackend(hurt, make())
+        return found
 
-FAULTS = [Rule("write", short=1, times=1), Rule("write", short="half", times=2), Rule("read", short="half", times=2)]
-
-
-@settings(max_examples=60)
-@given(steps=operations, make=transforms, faults=st.booleans())
-def test_content_is_that_of_a_model_over_memory(steps: list[Any], make: Callable[[], Transform], faults: bool) -> None:
-    """[T-37, T-45]"""
-    faulty = FaultyBackend(MemoryBackend())
-
-    def fail(times: int) -> None:
-        if faults:
-            lost = Rule(("write", "commit"), error=errno.EAGAIN, done=True, times=times)
-            torn = [Rule("write", short=700, nth=1), Rule("write", error=errno.EAGAIN, nth=2)]
-            faulty.use([*torn, lost, *FAULTS])
-
-    run(faulty, fail, make, steps)
-
-
-@settings(max_examples=60)
-@given(steps=operations, make=transforms, read_back=st.booleans(), kept=st.booleans(), in_pairs=st.booleans())
-def test_content_is_that_of_a_model_over_objects_published_as_a_whole(
-    steps: list[Any], make: Callable[[], Transform], read_back: bool, kept: bool, in_pairs: bool
-) -> None:
-    """Also if reads show committed content and failed commits forget. [T-45, 2.26]"""
-    error = BackendError(errno.EIO, "the commit failed, as the test wants", retry=True, kept=kept)
-    inner = PublishingBackend(read_back=read_back, write_unit=2 * Units(make()).slot if in_pairs else 1)
-    run(inner, lambda times: inner.fault("commit", error if kept else failing_commit(error), times=times), make, steps)
-    assert inner.violations == []
+    fields: dict[str, Any] = {"size": "160KiB", "capacity": "256KiB", "operations": 60, "rounds": 1, "duration": 60}
+    report = Run(Plan(seed=1, threads=2, tasks=0, files=1, **fields), make=target).run()
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert objects.violations == below.violations == []
