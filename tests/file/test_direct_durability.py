@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from pagecache import BackendError, DataLossError, LostRange, ShutdownError, loglines
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
-from .rig import KEY, ONCE, PAGE, Log, Make, Rig, Task, accepted_before, at_gate, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, SAVES, Make, Rig, Task, accepted_before, at_gate, eventually, overlay, pattern, raises
 
 DATA = pattern(8 * PAGE)
 NEW = b"x" * PAGE
@@ -21,28 +20,22 @@ def lost(rig: Rig, start: int, length: int) -> list[LostRange]:
     return [LostRange(KEY, start, length, errno.EIO, "volume")]
 
 
-@pytest.mark.parametrize("how", ["fsync", "sync", "ticket", "close of the volume"])
+@pytest.mark.parametrize("how", ["fsync", "sync", "ticket", "detach"])
 def test_direct_bytes_are_committed_by_whatever_commits(make: Make, how: str) -> None:
     """Nothing is dirty, and yet there is something to commit. [T-74, T-75a, 2.15, 2.17]"""
     rig, file, direct = make({KEY: DATA}).both(direct=True)
     direct.pwrite(NEW, PAGE)
     assert rig.backend.committed(KEY) == DATA
     rig.cache.check()
-    calls: dict[str, Callable[[], object]] = {
-        "fsync": file.fsync,
-        "sync": rig.volume.sync,
-        "ticket": lambda: rig.volume.begin_sync().wait(WAIT_LIMIT_S),
-        "close of the volume": rig.volume.detach,
-    }
-    Task(calls[how]).result()
+    Task(SAVES[how], rig, file).result()
     assert rig.backend.committed(KEY) == overlay(DATA, PAGE, NEW)
-    if how != "close of the volume":
+    if how != "detach":
         rig.backend.forget_calls()
         file.fsync()
         assert rig.backend.seen("commit") == []
 
 
-def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: Log) -> None:
+def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """It is logged, and each handle reports it once; cached pages are read again. [T-75a, 2.16, 2.17]"""
     rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     direct.pwrite(NEW, PAGE)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import gc
 import sys
-import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +23,11 @@ from pagecache.engine import flusher
 from pagecache.engine.file import EngineFile
 from pagecache.engine.volume import EngineVolume
 from pagecache.native import TOKEN
+from pagecache.testing import Gate
 from pagecache.volume import lifetimes, opening, ticket
 from pagecache.volume.inode import Inode
 
-from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, beside, eventually, held, pattern, raises
 
 
@@ -277,23 +277,20 @@ def test_a_ticket_saves_all_files_of_its_moment_some_at_a_time(make: Make, monke
 def test_a_ticket_does_not_wait_for_writes_before_it_takes_up_its_files(make: Make) -> None:
     """The epoch is that of `begin_sync`. [2.15]"""
     rig = make()
-    engine = rig.volume.engine
     dirty(rig, 2)
-    holder, held, go_on = None, threading.Event(), threading.Event()
+    stop = Gate()
 
     def hold() -> None:
-        with engine._advancing:
-            held.set()
-            assert go_on.wait(20)
+        with rig.volume.engine._advancing:
+            stop.enter()
 
-    holder = Task(hold)
-    assert held.wait(20)
+    _, holder = at_gate(stop, hold)
     found = rig.volume.begin_sync()
     late = rig.open("w+b", key="late")
     gate = rig.backend.gate("write_from", "late")
     late.pwrite(b"x", 0)
     assert found.total == 2 * PAGE
-    go_on.set()
+    stop.release()
     holder.result()
     found.wait(20)
     assert not gate.nr_entered
@@ -376,24 +373,17 @@ def test_unsaved_bytes_of_a_removed_file_are_given_up_by_the_reconnect_after_its
 @pytest.mark.parametrize("busy", [False, True])
 def test_unsaved_bytes_of_a_removed_file_go_with_its_last_handle(tmp_path: Path, busy: bool) -> None:
     """At once, unless another call has the file's token: then after that. [2.20]"""
-    entered, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        assert go.wait(WAIT_LIMIT_S)
-
-    with attached(DirectoryBackend(tmp_path)) as volume:
+    with attached(DirectoryBackend(tmp_path)) as volume, Gate() as gate:
         file = volume.open("gone", "w+b")
         file.pwrite(OLD, 0)
         file.flush()
         file.pwrite(b"dirty", PAGE)
         inode = volume.inodes["gone"]
         volume.remove("gone")
-        holder = Task(inode.run, TOKEN, "holding", hold) if busy else None
-        assert holder is None or entered.wait(WAIT_LIMIT_S)
+        if busy:
+            at_gate(gate, inode.run, TOKEN, "holding", gate.enter)
         file.close()
         assert inode.freed is not busy
-        go.set()
+        gate.release()
         eventually(lambda: inode.freed and inode not in volume.orphans)
-        assert holder is None or holder.result() is None
         assert volume.stats().to_dict()["local"] == 0

@@ -278,21 +278,13 @@ def test_each_request_of_the_writer_publishes(objects: Rig, asking: str) -> None
 
 
 STORE = """
-    import gc, os, sys, threading, time
+    import gc, os, sys, time
     from pagecache import PageCache
     from pagecache.backends import MemoryBackend
-
-    class Store(MemoryBackend):
-        def open(self, key, **options):
-            file = super().open(key, **options)
-            class File:
-                stat, read_into, truncate, write_from = file.stat, file.read_into, file.truncate, file.write_from
-                def commit(self):
-                    os.write(1, f"published {key}\\n".encode())
-                    return file.commit()
-            return File()
+    from pagecache.testing import FaultyBackend, Rule
+    published = Rule("commit", change=lambda _store, key: os.write(1, f"published {key}\\n".encode()))
     cache = PageCache("1MiB", exit_timeout=5, flush_interval=3600, dirty_expire=3600)
-    volume = cache.attach(Store(commit_on_close=True), name="store")
+    volume = cache.attach(FaultyBackend(MemoryBackend(commit_on_close=True), [published]), name="store")
     closed = volume.open("closed", "wb")
     closed.pwrite(b"x" * 5000, 0)
     closed.close()

@@ -4,7 +4,6 @@ cut off; it may outlive its handle.
 
 from __future__ import annotations
 
-import errno
 import gc
 import io
 from collections.abc import Callable
@@ -173,22 +172,6 @@ def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig, 
     raises(ValueError, view.result, match=rf"is not inside the file of {10 * PAGE} bytes")
     assert stored.cache.stats().pinned == 0
     stored.cache.check()
-
-
-def test_a_quarter_of_the_cache_and_no_more(stored: Rig, file: CachedFile) -> None:
-    """ENOMEM says what to release; nothing of the refused view stays pinned, writers go on. [2.21]"""
-    with file.view(0, 32 * PAGE, writable=True) as view:
-        for _ in range(2):
-            caught = raises(OSError, file.view, 30 * PAGE, 10 * PAGE, writable=True, match="writable views")
-            assert caught.errno == errno.ENOMEM
-        assert stored.cache.stats().pinned == 32 * PAGE
-        with file.view(5, 20 * PAGE, writable=True):
-            pass  # the same pages once more
-        with stored.open("w+b", key="new") as other:
-            other.write(bytes(100 * PAGE))
-        assert view.tobytes() == CONTENT[: 32 * PAGE]
-    with file.view(30 * PAGE, 10 * PAGE, writable=True):
-        pass
 
 
 class Cycle:
