@@ -93,17 +93,6 @@ def test_a_transient_commit_error_is_repaired_within_fsync(make: Make, kept: boo
     assert rig.backend.committed(KEY) == DATA
 
 
-def test_fsync_does_not_wait_for_later_writes(dirty: Rig) -> None:
-    """Bytes written again while it runs belong to the next one. [T-42, 2.15]"""
-    file = dirty.handles[0]
-    gate, sync = at_gate(dirty.backend.gate("write_from"), file.fsync)
-    file.pwrite(b"later", 0)
-    sync.result(opening=gate)
-    assert dirty.backend.committed(KEY) == DATA
-    assert dirty_bytes(dirty.volume) > 0
-    assert dirty.saved(file) == b"later" + DATA[5:]
-
-
 def test_no_fsync_succeeds_while_a_commit_runs(dirty: Rig) -> None:
     """The others wait for the first one's commit and share it. [2.15]"""
     file = dirty.handles[0]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, ConflictError, DataLossError, Volume, WritebackError
+from pagecache import CachedFile, ConflictError, Volume, WritebackError
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.protocol import close_backend_file
@@ -37,13 +37,10 @@ def backend() -> ObjectBackend:
     return ObjectBackend({KEY: DATA})
 
 
-@pytest.mark.parametrize("policy", ["fail", "take_remote"])
 @pytest.mark.parametrize("stored", ["before it", "before it is opened by its new name"])
-def test_a_policy_or_a_rebase_settles_a_foreign_version_behind_a_rename(
-    make: Make, backend: ObjectBackend, stored: str, policy: str
-) -> None:
+def test_a_foreign_version_behind_a_rename_is_a_conflict(make: Make, backend: ObjectBackend, stored: str) -> None:
     """Dirty bytes replace no version but theirs; no page of the old one is left beside new ones. [2.19, 2.20]"""
-    rig, file = make(backend=backend, options={"on_conflict": policy}).opened()
+    rig, file = make(backend=backend).opened()
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     file.pwrite(MINE, PAGE)
     base = rig.volume.inodes[KEY].versions.base
@@ -54,38 +51,11 @@ def test_a_policy_or_a_rebase_settles_a_foreign_version_behind_a_rename(
         gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
         backend.put(NEW, OTHER)
         renaming.result(opening=gate)
-
-    def takes() -> bool:
-        try:
-            return file.pread(len(DATA), 0) == OTHER
-        except ConflictError:  # a read of the store before our bytes are given up
-            return False
-
-    if policy == "take_remote":
-        eventually(takes)
-        raises(DataLossError, file.fsync)
-    else:
-        caught = raises(ConflictError, file.fsync)
-        assert (caught.base, caught.remote) == (base, backend.version(NEW))
-        assert backend.committed(NEW) == OTHER
-        rig.volume.resolve(NEW, "rebase")
-    file.fsync()
-    assert backend.committed(NEW) == (OTHER if policy == "take_remote" else overlay(OTHER, PAGE, MINE))
-
-
-def test_a_new_name_that_is_gone_at_once_is_a_conflict_below_unsaved_bytes(make: Make, backend: ObjectBackend) -> None:
-    """The object could not be opened by it before. Nothing is lost, and it comes back on request only. [2.19, 2.20]"""
-    rig, file = make(backend=backend, retry=ONCE).opened(read_ahead=0)
-    assert file.pread(len(DATA), 0) == DATA
-    file.pwrite(MINE, PAGE)
-    backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
-    raises(OSError, rig.volume.rename, KEY, NEW, match="no")
-    backend.remove(NEW)
-    assert raises(ConflictError, file.fsync).remote is None
-    assert backend.committed(NEW) is None
-    rig.volume.resolve(NEW, "force")
-    file.fsync()
-    assert (backend.committed(KEY), backend.committed(NEW)) == (None, overlay(DATA, PAGE, MINE))
+    caught = raises(ConflictError, file.fsync)
+    assert (caught.base, caught.remote) == (base, backend.version(NEW))
+    assert backend.committed(NEW) == OTHER
+    rig.volume.resolve(NEW, "rebase")
+    assert rig.saved(file, NEW) == overlay(OTHER, PAGE, MINE)
 
 
 def test_a_closed_object_that_could_not_be_opened_by_its_new_name_is_later(make: Make, backend: ObjectBackend) -> None:

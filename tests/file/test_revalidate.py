@@ -58,15 +58,6 @@ def test_the_option_of_an_open_overrules_that_of_the_volume(rig: Rig, store: Obj
     assert read(rig, revalidate=0) == OTHER
 
 
-def test_every_open_asks_by_default(make: Make, clock: HandClock, store: ObjectBackend) -> None:
-    rig = make(backend=store)
-    for looks in range(3):
-        assert read(rig) == DATA
-        assert asked(store) == looks
-    store.put(KEY, OTHER)
-    assert read(rig) == OTHER
-
-
 def test_a_commit_of_this_cache_has_seen_its_version(rig: Rig, clock: HandClock, store: ObjectBackend) -> None:
     assert read(rig) == DATA
     clock.advance(9)

@@ -126,19 +126,22 @@ def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make, pieces: i
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fails: bool) -> None:
-    """The older request neither cleans nor resurrects anything. [T-11, T-19, M5]"""
+    """The older request neither cleans nor resurrects anything, and an fsync is one of the older bytes alone. [T-11,
+    T-19, T-42, M5, 2.15]
+    """
     stored.backend.capture = True
     file = stored.dirtied(b"old" * 1000, 0)
     gate = stored.backend.gate("write_from")
     if fails:
         stored.backend.fault("write_from", OSError(28, "full"))
-    _, flush = at_gate(gate, file.flush)
+    _, saving = at_gate(gate, file.fsync)
     assert Task(file.pwrite, b"new" * 500, 0).result() == 1500
     gate.open()
     if fails:
-        raises(pagecache.WritebackError, flush.result)
+        raises(pagecache.WritebackError, saving.result)
     else:
-        flush.result()
+        saving.result()
+        assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"old" * 1000))
     assert stored.backend.seen("write_from")[0].data == b"old" * 1000
     assert stored.volume.dirty_ranges(KEY) != []
     assert file.pread(3000, 0) == b"new" * 500 + b"old" * 500
