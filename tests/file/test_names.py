@@ -79,27 +79,6 @@ def test_a_created_object_is_there_for_this_cache_before_it_is_committed(store: 
     assert [stat.key for stat in store.volume.list()] == [KEY, "new"]
 
 
-def test_abandon_never_waits_and_an_open_of_the_file_waits_until_it_is_over(make: Make) -> None:
-    """Calls in flight end first, then the upload is rolled back, then the open has the same file. [2.20]"""
-    store, file = make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE, max_inflight=1), retry=ONCE).opened("r+b")
-    file.pwrite(DATA[::-1], 0)
-    gate = store.backend.gate("write_from")
-    file._inode.flush_start(1 << 40)
-    gate.wait_entered()
-    Task(file.abandon).result()
-    opening = Task(store.volume.open, KEY, "r+b")
-    wait_for(store.cache, "the backend's work under the token")
-    assert store.backend.seen("rollback") == []
-    store.volume.open("other", "wb").abandon()
-    gate.open()
-    with opening.result() as again:
-        assert again.pread(len(DATA), 0) == DATA
-    ops = [call.op for call in store.backend.calls if call.op in ("write_from", "rollback", "open") and call.key == KEY]
-    assert ops == ["open", "write_from", "rollback"]
-    assert store.backend.committed(KEY) == DATA
-    assert store.volume.dirty_ranges(KEY) == []
-
-
 def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make, monkeypatch: Patch) -> None:
     """A backend whose close hangs delays no open and no close. [2.20, T-62]"""
     monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 64)
@@ -404,15 +383,3 @@ def test_readahead_beside_a_rename_gives_up(refusing: Rig) -> None:
     assert not refusing.cache.waits() or all(wait.what != NAMES for wait in refusing.cache.waits())
     renaming.result(opening=gate)
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-
-
-def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:
-    """The rename was carried out: its handles continue, and their bytes are saved under the new name. [2.14, 2.20]"""
-    refusing, file = make(backend=ObjectBackend({KEY: DATA})).written(b"local", 0)
-    refusing.backend.fault("open", OSError(errno.EIO, "once"), key="new")
-    refusing.volume.rename(KEY, "new")
-    file.fsync()
-    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-    file.close()
-    assert refusing.backend.committed("new") == b"local" + DATA[5:]
-    assert not refusing.volume.unsaved()

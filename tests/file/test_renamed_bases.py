@@ -37,27 +37,6 @@ def backend() -> ObjectBackend:
     return ObjectBackend({KEY: DATA})
 
 
-@pytest.mark.parametrize("stored", ["before it", "before it is opened by its new name"])
-def test_a_foreign_version_behind_a_rename_is_a_conflict(make: Make, backend: ObjectBackend, stored: str) -> None:
-    """Dirty bytes replace no version but theirs; no page of the old one is left beside new ones. [2.19, 2.20]"""
-    rig, file = make(backend=backend).opened()
-    assert file.pread(PAGE, 0) == DATA[:PAGE]
-    file.pwrite(MINE, PAGE)
-    base = rig.volume.inodes[KEY].versions.base
-    if stored == "before it":
-        backend.put(KEY, OTHER)
-        rig.volume.rename(KEY, NEW)
-    else:
-        gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
-        backend.put(NEW, OTHER)
-        renaming.result(opening=gate)
-    caught = raises(ConflictError, file.fsync)
-    assert (caught.base, caught.remote) == (base, backend.version(NEW))
-    assert backend.committed(NEW) == OTHER
-    rig.volume.resolve(NEW, "rebase")
-    assert rig.saved(file, NEW) == overlay(OTHER, PAGE, MINE)
-
-
 def test_a_closed_object_that_could_not_be_opened_by_its_new_name_is_later(make: Make, backend: ObjectBackend) -> None:
     """Its file of the backend was closed since: nothing is owed any longer. [2.20]"""
     rig, file = make(backend=backend, retry=ONCE).opened("rb")
@@ -67,24 +46,6 @@ def test_a_closed_object_that_could_not_be_opened_by_its_new_name_is_later(make:
     for backend_file in rig.volume.engine.take_idle(0, turn=None):
         close_backend_file(backend_file)
     assert rig.content(NEW) == DATA
-
-
-@pytest.mark.parametrize("landed", [True, False])
-def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_no_other_version(
-    make: Make, backend: ObjectBackend, landed: bool
-) -> None:
-    """It is unknown whose version is stored, unless it is the old one. [2.19, 2.20]"""
-    rig, file = make(backend=backend, retry=ONCE).written(MINE, PAGE)
-    lost = OSError(errno.ETIMEDOUT, "no answer")
-    backend.fault("commit answer" if landed else "commit", lost)
-    raises(WritebackError, file.fsync)
-    rig.volume.rename(KEY, NEW)
-    if landed:
-        raises(ConflictError, file.fsync)
-        rig.volume.resolve(NEW, "rebase")
-    file.fsync()
-    assert backend.committed(NEW) == overlay(DATA, PAGE, MINE)
-    assert backend.committed(KEY) is None
 
 
 def test_a_hole_behind_the_end_is_zeros_after_a_failed_commit_and_a_rename(make: Make, backend: ObjectBackend) -> None:
