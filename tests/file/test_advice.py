@@ -202,11 +202,3 @@ def test_a_range_that_is_none_is_refused_before_anything_is_read(make: Make, ran
     rig, file = make({KEY: CONTENT}).opened("rb")
     raises((ValueError, TypeError), file.prefetch_ranges, ranges)
     assert rig.backend.spans("read_into") == []
-
-
-def test_no_more_is_fetched_than_the_cache_holds(make: Make) -> None:
-    """The end of a large range does not evict its beginning."""
-    rig, file = make({KEY: pattern(1024 * PAGE)}, capacity=64 * PAGE).opened("rb")
-    file.prefetch(wait=True)
-    assert sum(length for _, length in rig.backend.spans("read_into")) <= 64 * PAGE
-    assert cached(file, 8) == list(range(8))

@@ -4,7 +4,6 @@ and what backends keep.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import math
@@ -24,7 +23,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, address, short
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, accepted_before, at_gate, held, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, accepted_before, at_gate, held, pattern, raises
 from .test_reads import entered
 from .test_served_memory import ServedMemory
 
@@ -57,21 +56,6 @@ def test_a_read_goes_on_after_answers_shorter_than_its_place_in_the_unit(make: M
     endless = rig.backend.fault("read_into", short(100), times=1000)
     raises(BackendProtocolError, file.pread, 100, 300)
     assert endless.nr_hit >= 32
-
-
-@pytest.mark.parametrize("writable", [False, True])
-def test_reading_into_a_view_of_the_same_bytes_is_refused(make: Make, writable: bool) -> None:
-    """The backend would write into the page that is read. Another range is fine. [2.9, 2.25]"""
-    rig, file, direct = make({KEY: DATA}).both("rb", direct=True)
-    with file.view(PAGE, PAGE, writable=writable) as view:
-        where, length = address(view.segments[0])
-        space = (ctypes.c_char * length).from_address(where)
-        raises(DeadlockError, direct.pread_into, space, PAGE + 10)
-        assert direct.pread_into(bytearray(PAGE), PAGE) == PAGE
-        if writable:
-            assert direct.pread_into(view.segments[0], 3 * PAGE) == PAGE
-    file.fsync()
-    assert not writable or rig.backend.committed(KEY) == overlay(DATA, PAGE, DATA[3 * PAGE : 4 * PAGE])
 
 
 def test_a_direct_write_is_in_storage_when_it_returns(make: Make) -> None:

@@ -6,7 +6,6 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pytest
@@ -148,29 +147,6 @@ def test_a_truncate_or_hole_waits_for_a_direct_write(make: Make, change: str) ->
     writer.result(opening=gate)
     cut.result()
     assert file.pread(16 * PAGE, 0) == DATA[: 2 * PAGE] + bytes(size - 2 * PAGE)
-
-
-@pytest.mark.parametrize("stream", ["direct", "buffered"])
-def test_neither_kind_of_writer_starves_the_other(make: Make, stream: str) -> None:
-    """One writer of a kind against an endless stream of the other. [T-23, 2.10]"""
-    rig = make({KEY: DATA}, limits={**PARALLEL, "durable_writes": True})
-    file, direct = rig.open("r+b", write_through=True), parallel(rig)
-    over = threading.Event()
-    calls = {"direct": partial(direct.pwrite, b"d" * PAGE), "buffered": partial(file.pwrite, b"b" * 10)}
-    call, (other,) = calls.pop(stream), calls.values()
-
-    def endless(k: int) -> None:
-        while not over.is_set():
-            call(k * PAGE)
-
-    streams = [Task(endless, k) for k in range(4)]
-    try:
-        for _ in range(20):
-            Task(other, 8 * PAGE).result()
-    finally:
-        over.set()
-        for task in streams:
-            task.result()
 
 
 def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> None:

@@ -19,7 +19,7 @@ from pagecache.engine.mirror import SHARE
 from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..stores import RecordingBackend, RecordingFile
+from ..stores import RecordingFile
 from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, stored, without_collector
 from .test_views import Cycle
 
@@ -286,29 +286,6 @@ def test_views_that_outlive_the_detach_keep_their_memory() -> None:
         del slices
         gc.collect()
         assert cache.stats().details["frames_allocated"] == cache.stats().details["frames_freed"]
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_memory_that_a_backend_keeps_outlives_the_volume(closed: bool) -> None:
-    """Whether the objects are collected before the cache is closed, or after. [K7]"""
-    backend, kept = RecordingBackend(), list[memoryview]()
-    backend.keep_buffers = kept
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        handle = volume.open("f", "wb")
-        handle.write(b"x" * 5000)
-        handle.fsync()
-        volume.detach()
-        if closed:
-            cache.close()
-        del volume, handle
-        assert objects(cache) == int(closed)
-        if not closed:
-            filled(cache, 250).detach()
-            cache.check()
-        assert b"".join(kept) == b"x" * 5000
-        kept.clear()
-        gc.collect()
 
 
 def test_bytes_that_are_given_up_with_an_aborted_volume_take_no_memory() -> None:

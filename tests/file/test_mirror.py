@@ -92,25 +92,6 @@ def test_every_byte_reaches_both_under_limits_of_their_own(make: Make) -> None:
         assert call.offset // (80 << 10) == (call.offset + call.length - 1) // (80 << 10)
 
 
-def test_buffers_that_a_mirror_keeps_are_never_used_again(make: Make) -> None:
-    """Memory that a slice still references belongs to the slice."""
-    pair = Pair(make)
-    kept: list[memoryview] = []
-
-    def keep(file: Any, offset: int, buffers: Any) -> int:
-        kept.extend(buffer[:] for buffer in buffers)
-        return int(file.store(offset, buffers))
-
-    pair.mirror.fault("write_from", keep)
-    with pair.volume.open(KEY, "w+b") as file:
-        overwrite(file, b"kept" * (PAGE // 4))
-        pair.caught_up()
-        for i in range(2 * MIB // PAGE):
-            file.pwrite(bytes([i % 256]) * PAGE, i * PAGE)
-        assert bytes(kept[0]) == b"kept" * (PAGE // 4)
-        kept.clear()
-
-
 @pytest.mark.parametrize("slow", ["log", "log.1", None])
 def test_names_do_not_overtake_each_other(make: Make, slow: str | None) -> None:
     """The mirror is still busy with an object when names change, or it was before. [T-31]"""
