@@ -100,16 +100,6 @@ def test_shrinking_gives_memory_back_at_once(tmp_path: Path) -> None:
         file.close()
 
 
-def test_shrinking_with_unsavable_data_loses_nothing(make: Make) -> None:
-    """An OSError, and everything is still there. [T-57]"""
-    rig, file = make({KEY: b""}, capacity="1MiB").written(pattern(64 * PAGE), 0)
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
-    raises(OSError, rig.cache.resize, "64KiB", timeout=5)
-    assert file.pread(64 * PAGE, 0) == pattern(64 * PAGE)
-    rig.backend.clear_faults()
-    assert rig.saved(file) == pattern(64 * PAGE)
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pages", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_pages_cost_what_is_documented(tmp_path: Path, pages: int) -> None:

@@ -106,32 +106,6 @@ def faulty(monkeypatch: Patch) -> Iterator[type[FaultySpool]]:
     FaultySpool.write_error = FaultySpool.read_error = None
 
 
-@pytest.mark.parametrize(
-    "limits", [{}, {"write_unit": 2 * PAGE, "read_unit": 512}, {"max_vectors": 2, "max_inflight": 1}]
-)
-def test_four_times_the_capacity_is_written_read_rewritten_and_committed(make: Make, limits: dict[str, Any]) -> None:
-    """Four times the cache, written in order; then read back, parts written anew, and closed. [T-61, 2.23]"""
-    content = bytearray(pattern(4 * CAPACITY + 777))
-    rig, file = spooling(make, limits=limits).opened("x+b")
-    write_all(rig, file, bytes(content))
-    assert rig.backend.committed(KEY) is None  # never without a request of the application
-    for offset in range(0, len(content), 8 * PAGE):
-        assert file.pread(8 * PAGE, offset) == content[offset : offset + 8 * PAGE]
-        rig.cache.check()
-    for k, offset in enumerate(range(100, len(content), 5 * PAGE + 33)):
-        data = pattern(50 + 700 * (k % 4), k)[: len(content) - offset]
-        file.pwrite(data, offset)
-        content[offset : offset + len(data)] = data
-        rig.cache.check()
-    assert rig.volume.stat(KEY).dirty == len(content)
-    for offset in range(0, len(content), 3 * PAGE):
-        assert file.pread(3 * PAGE, offset) == content[offset : offset + 3 * PAGE]
-    file.close()
-    assert rig.backend.committed(KEY) == bytes(content)
-    assert rig.content() == content
-    assert rig.volume.dirty_ranges(KEY) == []
-
-
 def test_a_short_last_unit_that_is_staged_grows(make: Make) -> None:
     """The file grows behind a last unit that was staged short and has left memory: it is read back. [2.12]"""
     content = pattern(20 * PAGE)
