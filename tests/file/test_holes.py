@@ -137,15 +137,6 @@ def test_random_changes_never_hide_data(volume: Volume, store: Path) -> None:
             assert extents(file) == extents(plain.fileno())
 
 
-def test_a_store_without_holes_is_all_data(cache: PageCache) -> None:
-    """It is data up to its stored end; its size is its number of allocated bytes."""
-    with cache.attach("memory:").open("a", "w+") as file:
-        file.pwrite(b"end", 100 * KIB)
-        file.fsync()
-        assert extents(file) == [(0, 100 * KIB + 3)]
-    assert file.volume.stat("a").allocated is None
-
-
 # What the store answers, and the error; None: it cannot report holes, so all is data.
 WRONG = [{"answer": wrong} for wrong in [(5, 5), (-1, 3), (3, 8), "no", 7, (1,), (None, 3)]]
 ANSWERS: list[tuple[dict[str, Any], type[OSError] | None, str]] = [

@@ -40,25 +40,6 @@ def volume(backend: Any) -> Iterator[Volume]:
         cache.check()
 
 
-def test_a_directory_takes_its_own_files_along(volume: Volume, backend: Any, tmp_path: Path) -> None:
-    """A file that had a name in it stays where its other name is. [2.20]"""
-    backend.mkdir("y")
-    held = volume.open("y/c", "w+")
-    held.pwrite(b"linked", 0)
-    backend.link("y/c", "z")
-    volume.remove("y/c")
-    stored(volume, "y/c", b"new")
-    volume.rename("y", "d")
-    assert content_of(volume, "d/c") == b"new"
-    assert content_of(volume, "z") == b"linked"
-    with volume.open("d/c", "r+") as file:
-        file.append(b", and more")
-    held.close()
-    volume.sync(20)
-    assert (tmp_path / "d" / "c").read_bytes() == b"new, and more"
-    assert (tmp_path / "z").read_bytes() == b"linked"
-
-
 def test_unsaved_bytes_without_a_name_are_reached_by_the_last_one(tmp_path: Path) -> None:
     """If the object that has it now has none. They are listed and retried until then. [2.20, K1]"""
     backend = FaultyBackend(DirectoryBackend(tmp_path))

@@ -92,25 +92,6 @@ def test_every_byte_reaches_both_under_limits_of_their_own(make: Make) -> None:
         assert call.offset // (80 << 10) == (call.offset + call.length - 1) // (80 << 10)
 
 
-@pytest.mark.parametrize("slow", ["log", "log.1", None])
-def test_names_do_not_overtake_each_other(make: Make, slow: str | None) -> None:
-    """The mirror is still busy with an object when names change, or it was before. [T-31]"""
-    pair = Pair(make)
-    gate = pair.mirror.gate("write_from", key=slow) if slow is not None else None
-    write(pair.volume, "log.1", b"older")
-    write(pair.volume, "log", b"old")
-    (pair.caught_up if gate is None else gate.wait_entered)()
-    with pair.volume.open("log", "r+b") as file:
-        pair.volume.remove("log")
-        overwrite(file, b"of no name")
-    pair.volume.rename("log.1", "log")
-    pair.mirror.open_all_gates()
-    pair.caught_up()
-    first, second = ({key: store.written(key) for key in store.objects} for store in (pair.backend, pair.mirror))
-    assert first == second
-    assert pair.volume.not_mirrored() == {}
-
-
 @pytest.mark.parametrize("directories", [True, False])
 @pytest.mark.parametrize("again", [True, False])
 def test_objects_follow_their_directory(tmp_path: Path, directories: bool, again: bool) -> None:
