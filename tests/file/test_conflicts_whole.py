@@ -17,7 +17,7 @@ from pagecache.engine.commit import remote
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises, stored
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, held, overlay, pattern, raises
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 
@@ -156,7 +156,7 @@ def test_an_open_object_that_another_client_removed(make: Make) -> None:
     writer.pwrite(MINE, 0)
     rig.backend.objects.clear()
     raises(FileNotFoundError, rig.volume.open, KEY)
-    stored(rig.volume, KEY, b"new", "w+b")
+    rig.dirtied(b"new", 0, "w+b").close()
     assert rig.backend.committed(KEY) == b"new"
     raises(ConflictError, rig.volume.open, "dirty")
     rig.volume.resolve("dirty", "rebase")
@@ -229,17 +229,12 @@ def test_a_writer_waits_while_a_conflict_is_being_settled(make: Make, monkeypatc
         rig.volume.discard(KEY, PAGE, PAGE)
         usage = file._inode.usage()
         assert usage["dirty"] == usage["failed"] == 3 * PAGE
-    checked, count = threading.Event(), throttle.Checks.count
-
-    def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
-        count(checks, hopeless=hopeless)
-        checked.set()
-
+    checked = threading.Event()
     with rig.backend.gate("file_stat") as gate:
         _, settling = at_gate(gate, rig.volume.resolve, KEY, "discard")
         with monkeypatch.context() as during:
             during.setattr(throttle, "HOPELESS_CHECKS_MAX", 1)
-            during.setattr(throttle.Checks, "count", counted)
+            beside(during, throttle.Checks, "count", checked.set, after=True)
             writing = Task(file.pwrite, bytes(1 << 20), 4 * PAGE)
             assert checked.wait(WAIT_LIMIT_S)
     settling.result()

@@ -15,7 +15,7 @@ from pagecache.native import LOCK, SHARED
 from pagecache.testing import Gate
 
 from ..stores import answering
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, make_rig, pattern, raises
 from .test_interrupts import EVERY, ctrl_c, interrupted_each
 
 DATA = pattern(16 * PAGE)
@@ -91,19 +91,7 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: Patc
     rig = make({KEY: DATA}, limits=PARALLEL)
     file, direct = rig.open("r+b"), parallel(rig)
     inode = type(file._inode)
-    asks = inode.direct_may_share
-    first = [True]
-
-    def asked(self: Any, pos: int, end: int) -> bool:
-        answer = asks(self, pos, end)
-        if first[0]:
-            first[0] = False
-            assert answer
-            Task(file.truncate, 2 * PAGE).result()
-            rig.backend.forget_calls()
-        return answer
-
-    monkeypatch.setattr(inode, "direct_may_share", asked)
+    beside(monkeypatch, inode, "direct_may_share", lambda: Task(file.truncate, 2 * PAGE).result(), after=True)
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     other = Task(parallel(rig).pwrite, b"y" * PAGE, 0)
     assert other.waits()

@@ -34,22 +34,6 @@ OTHER = pattern(4 * PAGE, seed=9)
 MINE = b"mine" * (PAGE // 4)
 
 
-def beside_the_look(monkeypatch: Patch, change: Callable[[], object]) -> list[int]:
-    """Make a change once a check has found no local bytes; the result tells whether it was made."""
-    local, made = NativeInode.has_local, list[int]()
-
-    def late(native: NativeInode) -> bool:
-        found = local(native)
-        if not made:
-            made.append(0)
-            assert not found
-            change()
-        return found
-
-    monkeypatch.setattr(NativeInode, "has_local", late)
-    return made
-
-
 def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: Patch) -> None:
     """Nothing is local before and after; no page of the old version is left. [2.19, I-17]"""
     store = MemoryBackend()
@@ -57,9 +41,8 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
     with PageCache("1MiB", flush_interval=60) as cache, cache.attach(store).open(KEY, "r+") as file:
         file.pread(len(DATA), 0)
         store.put(KEY, OTHER[: 2 * PAGE])
-        made = beside_the_look(monkeypatch, lambda: saved(file, MINE, 3 * PAGE))
+        beside(monkeypatch, NativeInode, "has_local", lambda: saved(file, MINE, 3 * PAGE), after=True)
         file.volume.open(KEY).close()
-        assert made
         expected = OTHER[: 2 * PAGE] + bytes(PAGE) + MINE
         assert (file.size, file.pread(5 * PAGE, 0)) == (4 * PAGE, expected)
         cache.check()
@@ -93,7 +76,7 @@ def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_wri
     store.put(KEY, DATA)
     with PageCache("1MiB", flush_interval=60) as cache, cache.attach(store).open(KEY, "r+") as file:
         store.put(KEY, b"other")
-        beside_the_look(monkeypatch, lambda: file.pwrite(b"mine", len(DATA)))
+        beside(monkeypatch, NativeInode, "has_local", lambda: file.pwrite(b"mine", len(DATA)), after=True)
         raises(ConflictError, file.volume.open, KEY)
         file.volume.resolve(KEY, "rebase")
         assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")

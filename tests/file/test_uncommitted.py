@@ -16,11 +16,10 @@ import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, LostRange, UnsavedDataError
 from pagecache.engine.commit import overdue
-from pagecache.engine.file import EngineFile
 from pagecache.volume import lifetimes
 
 from ..stores import ObjectBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, SAVES, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, run_program
+from .rig import KEY, ONCE, PAGE, SAVES, Make, Rig, Task, at_gate, beside, eventually, pattern, raises, run_program
 
 OLD = pattern(4 * PAGE)
 NO = OSError(errno.EACCES, "no")
@@ -194,20 +193,11 @@ def test_a_try_of_the_flusher_beside_a_whole_commit_is_none(make: Make, monkeypa
     rig = make(backend=ObjectBackend({KEY: pattern(4 * PAGE)}), retry=ONCE)
     file = rig.dirtied(b"one", 0)
     rig.fails("commit", OSError(errno.EIO, "not carried out"), CommitError, file.fsync)
-    genuine = overdue.is_blocked
-
-    def late(engine: EngineFile) -> bool:
-        monkeypatch.undo()
-        blocked = genuine(engine)
-        Task(file.fsync).result()
-        return blocked
-
-    monkeypatch.setattr(overdue, "is_blocked", late)
+    beside(monkeypatch, overdue, "is_blocked", lambda: Task(file.fsync).result(), after=True)
     rig.volume.retry_failed()
     file.pwrite(b"two", PAGE)
     file.fsync(timeout=10)
-    expected = overlay(overlay(pattern(4 * PAGE), 0, b"one"), PAGE, b"two")
-    assert rig.backend.committed(KEY) == expected
+    assert rig.backend.committed(KEY) == b"one" + OLD[3:PAGE] + b"two" + OLD[PAGE + 3 :]
 
 
 BEFORE = pattern(PAGE)
