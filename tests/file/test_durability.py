@@ -149,12 +149,19 @@ SPLITS: dict[str, tuple[int, dict[str, object], list[tuple[int, int]], list[tupl
     "the end of the file": (0, {}, [(0, 10_001)], [(0, 10_001)]),
     "a partial head and tail": (4 * PAGE, {}, [(100, 2 * PAGE)], [(100, 2 * PAGE)]),
     "two pieces of one page": (PAGE, {}, [(10, 10), (3000, 10)], [(10, 10), (3000, 10)]),
+    "a part of a unit of a page": (4 * PAGE, {"write_unit": PAGE}, [(100, 10)], [(0, PAGE)]),
+    "a part of a unit": (16 * PAGE, {"write_unit": 4 * PAGE}, [(5 * PAGE + 1, 10)], [(4 * PAGE, 4 * PAGE)]),
+    "units below a page": (PAGE, {"write_unit": 512}, [(600, 1000)], [(512, 1536)]),
+    "parts of two units": (4 * PAGE, {"write_unit": PAGE}, [(PAGE - 1, 2)], [(0, 2 * PAGE)]),
+    "a unit at the end": (5 * PAGE + 10, {"write_unit": 4 * PAGE}, [(5 * PAGE, 5)], [(4 * PAGE, PAGE + 10)]),
 }
 
 
 @pytest.mark.parametrize("case", SPLITS)
 def test_requests_end_where_they_must(make: Make, case: str) -> None:
-    """One contiguous range a call; it ends at gaps, limits, boundaries and the end of the file. [T-08, T-09, 2.12]"""
+    """One contiguous range a call; it ends at gaps, limits, boundaries and the end of the file. It is widened to units by
+    the bytes of the store. [T-08, T-09, 2.12]
+    """
     size, limits, writes, expected = SPLITS[case]
     content = bytearray(pattern(size))
     rig, file = make({KEY: bytes(content)}, limits=limits).opened("r+b")

@@ -192,31 +192,6 @@ def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
     return HEAD + bytes(distance + 300)
 
 
-# Size of the stored file, unit, a write as (offset, length), and the calls that must follow.
-UNITS: list[tuple[int, int, tuple[int, int], list[tuple[int, int]]]] = [
-    (4 * PAGE, PAGE, (100, 10), [(0, PAGE)]),
-    (16 * PAGE, 4 * PAGE, (5 * PAGE + 1, 10), [(4 * PAGE, 4 * PAGE)]),
-    (PAGE, 512, (600, 1000), [(512, 1536)]),
-    (4 * PAGE, PAGE, (PAGE - 1, 2), [(0, 2 * PAGE)]),
-    (5 * PAGE + 10, 4 * PAGE, (5 * PAGE, 5), [(4 * PAGE, PAGE + 10)]),
-]
-
-
-@pytest.mark.parametrize(("size", "unit", "write", "expected"), UNITS)
-def test_calls_are_whole_units(
-    make: Make, size: int, unit: int, write: tuple[int, int], expected: list[tuple[int, int]]
-) -> None:
-    """They are widened to units, the end of the file aside; the bytes around are those of the store. [T-09, 2.12]"""
-    content = bytearray(pattern(size))
-    rig, file = make({KEY: bytes(content)}, limits={"write_unit": unit}).opened("r+b")
-    data = pattern(write[1], seed=1)
-    file.pwrite(data, write[0])
-    content[write[0] : sum(write)] = data
-    file.fsync()
-    assert rig.backend.spans("write_from") == expected
-    assert rig.backend.committed(KEY) == bytes(content)
-
-
 def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
     """It is not acknowledged and has made the object longer; the next open still finds no conflict. [2.14, 2.20]"""
     rules = [Rule("write", span=(2 * PAGE, 3 * PAGE), short=100)]
