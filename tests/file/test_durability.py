@@ -159,8 +159,8 @@ SPLITS: dict[str, tuple[int, dict[str, object], list[tuple[int, int]], list[tupl
 
 @pytest.mark.parametrize("case", SPLITS)
 def test_requests_end_where_they_must(make: Make, case: str) -> None:
-    """One contiguous range a call; it ends at gaps, limits, boundaries and the end of the file. It is widened to units by
-    the bytes of the store. [T-08, T-09, 2.12]
+    """One contiguous range a call; it ends at gaps, limits, boundaries and the end of the file, and is widened to units
+    by the bytes of the store. [T-08, T-09, 2.12]
     """
     size, limits, writes, expected = SPLITS[case]
     content = bytearray(pattern(size))

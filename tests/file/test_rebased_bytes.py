@@ -23,22 +23,7 @@ from pagecache.engine.io.direct import _Sender
 from ..rebased import Written
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
-from .rig import (
-    FAST,
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Rig,
-    Task,
-    at_gate,
-    ended_or_behind,
-    eventually,
-    held,
-    overlay,
-    pattern,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, ended_or_behind, eventually, held, overlay, pattern, raises
 
 BASE, THEIRS = pattern(6 * PAGE + 123), pattern(6 * PAGE, seed=9)
 
@@ -351,7 +336,7 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
 def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make, again: bool) -> None:
     """The object is shorter than the cache assumes: the read returns no bytes where zeros belong. [2.19, 2.3]"""
     backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=FAST).written(LOCAL[:PAGE], 0)
+    rig, file = make(backend=backend).written(LOCAL[:PAGE], 0)
     file.pwrite(LOCAL[:PAGE], 10 * PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
