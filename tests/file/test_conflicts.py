@@ -15,7 +15,7 @@ from pagecache import BackendError, CachedFile, ConflictError, DataLossError, Ev
 from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 
-from ..stores import Gate, ObjectBackend, RecordingFile
+from ..stores import ObjectBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, beside, dirty_bytes, eventually, pattern, quiet, raises
 
 DATA = pattern(4 * PAGE)
@@ -290,20 +290,14 @@ def test_an_owed_truncate_is_paid_before_another_version_is_taken(make: Make, ho
     assert rig.backend.committed(KEY) == MINE + LONGER[PAGE : PAGE + 10]
 
 
-def beside_a_direct_write(make: Make) -> tuple[Rig, CachedFile, Gate, Task[int]]:
-    """That file, while a direct write far behind its end runs."""
+@pytest.mark.parametrize("how", ["rebase", "force"])
+def test_a_direct_write_beside_a_resolve_is_kept(make: Make, monkeypatch: pytest.MonkeyPatch, how: Any) -> None:
+    """It ends while another version is taken; a forced one waits for it, and cuts nothing of it off. [2.10, 2.19]"""
     rig, file, direct = make({KEY: DATA[: 2 * PAGE]}, retry=ONCE).both(direct=True)
     file.pwrite(MINE, PAGE)
     gate, writing = at_gate(rig.backend.gate("write_from"), direct.pwrite, FAR, 6 * PAGE)
     rig.backend.change_remotely(KEY, LONGER)
     rig.volume.invalidate_remote(KEY, version="another")
-    return rig, file, gate, writing
-
-
-@pytest.mark.parametrize("how", ["rebase", "force"])
-def test_a_direct_write_beside_a_resolve_is_kept(make: Make, monkeypatch: pytest.MonkeyPatch, how: Any) -> None:
-    """It ends while another version is taken; a forced one waits for it, and cuts nothing of it off. [2.10, 2.19]"""
-    rig, file, gate, writing = beside_a_direct_write(make)
     if how == "rebase":
         beside(monkeypatch, remote, "take_base", lambda: writing.result(opening=gate), after=True)
         rig.volume.resolve(KEY, how)

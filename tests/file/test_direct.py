@@ -311,30 +311,20 @@ def test_local_bytes_and_a_local_end_are_read_beside_calls_of_c(volume: Volume) 
         assert space == expected + bytes(len(space) - len(expected))
 
 
-def swap(volume: Volume, path: str) -> Callable[[], None]:
-    """Have the backend's open file read another one; the result undoes that."""
-    held: Any = volume.inodes[KEY].backend_file
-    kept, other = os.dup(held.fd), os.open(path, os.O_RDONLY)
-    os.dup2(other, held.fd)
-    os.close(other)
-
-    def undo() -> None:
-        os.dup2(kept, held.fd)
-        os.close(kept)
-
-    return undo
-
-
 @pytest.mark.parametrize(("path", "code", "tries"), [("/", errno.EISDIR, 1), ("/proc/self/mem", errno.EIO, 3)])
 def test_a_failed_call_of_c_is_a_try(volume: Volume, served: ServedMemory, path: str, code: int, tries: int) -> None:
     """The first of two calls succeeds; the buffer may have changed, and the next read is whole. [2.9, 2.14]"""
     with volume.open(KEY, "rb", direct=True) as direct:
         reader = Task(direct.pread_into, served.memory, 0)
         offset = served.wait_touched()
-        undo = swap(volume, path)
+        opened: Any = volume.inodes[KEY].backend_file
+        kept, other = os.dup(opened.fd), os.open(path, os.O_RDONLY)
+        os.dup2(other, opened.fd)  # the open file of the backend reads another one
         served.serve(offset, bytes(PAGE))
         caught = raises(OSError, reader.result)
-        undo()
+        os.dup2(kept, opened.fd)
+        os.close(kept)
+        os.close(other)
         assert (caught.errno, caught.filename) == (code, KEY)
         assert direct.stats().read_requests == 1 + tries
         assert direct.pread(9 * PAGE, 0) == DATA

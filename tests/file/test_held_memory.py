@@ -139,12 +139,6 @@ def test_memory_that_is_being_filled_is_hope() -> None:
         file.close()
 
 
-def leave_views(file: CachedFile, pages: int, *, writable: bool = False, first: int = 0) -> None:
-    """Leave unreachable views of that many pages."""
-    for page in range(first, first + pages):
-        Cycle(file.view(page * PAGE, PAGE, writable=writable))
-
-
 # The cache in pages, views of a page each, a call that needs their memory, and its error while they are in use.
 NEEDS: dict[str, tuple[int, int, bool, Callable[[Rig, CachedFile], object], int, str]] = {
     "a writable view": (32, 8, True, lambda _, file: file.view(8 * PAGE, 9, writable=True), errno.ENOMEM, "writable v"),
@@ -193,7 +187,8 @@ def test_room_for_a_copy_of_a_view_is_found_where_garbage_has_it(make: Make, cal
     rig, file = make({KEY: DATA[:CAPACITY]}, capacity=32 * PAGE, max_folio=2 * PAGE).opened()
     with file.view(0, 2 * PAGE, writable=True) as view:
         view.segments[0][:5] = b"first"
-        leave_views(file, 30, first=2)
+        for page in range(2, 32):
+            Cycle(file.view(page * PAGE, PAGE))
         if call == "truncate":
             file.truncate(PAGE + 7)
         else:

@@ -295,23 +295,6 @@ def test_an_object_that_another_program_has_renamed_keeps_its_file(volume: Volum
     assert (tmp_path / "b").read_bytes() == b"unsaved"
 
 
-def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
-    """Both opens have found the object before the first has made its file."""
-    (tmp_path / "a").write_bytes(b"linked")
-    os.link(tmp_path / "a", tmp_path / "b")
-    backend = FaultyBackend(DirectoryBackend(tmp_path, prompt=False))
-    with attached(backend, "1MiB") as volume:
-        with gated(backend, "stat") as gate:  # of the files that were opened
-            tasks = [Task(volume.open, key, "r+") for key in ("a", "b")]
-            gate.wait_entered(calls=2)
-        first, second = (task.result() for task in tasks)
-        first.pwrite(b"L", 0)
-        assert second.pread(100, 0) == b"Linked"
-        assert len(volume.inodes.objects) == 1
-        first.close()
-        second.close()
-
-
 def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Path, monkeypatch: Patch) -> None:
     """The file was closed in the store again when the open finds out that its object is known."""
     (tmp_path / "a").touch()

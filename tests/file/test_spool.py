@@ -41,15 +41,11 @@ def spooling(
     return make(backend=RecordingBackend(objects, staged=True, **(limits or {})), **{**SMALL, **more})
 
 
-def write_all(rig: Rig, file: Any, content: bytes, step: int = 8 * PAGE) -> None:
-    for offset in range(0, len(content), step):
-        assert file.pwrite(content[offset : offset + step], offset) == len(content[offset : offset + step])
-        rig.cache.check()
-
-
 def stage_all(rig: Rig, file: Any, content: bytes) -> None:
     """Write, and wait until all of it is staged or unstable, except the rest of a unit that was sent in part."""
-    write_all(rig, file, content)
+    for offset in range(0, len(content), 8 * PAGE):
+        file.pwrite(content[offset : offset + 8 * PAGE], offset)
+        rig.cache.check()
     file.flush()
     unit = max(PAGE, int(rig.backend.limits.write_unit))
     eventually(lambda: rig.cache.stats().dirty < unit and rig.cache.stats().writeback == 0)

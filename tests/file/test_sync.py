@@ -6,7 +6,7 @@ import errno
 import io
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -213,37 +213,22 @@ def test_an_extending_writer_loses_no_byte_to_fsync_and_close(make: Make, end: s
     assert rig.backend.seen("truncate") == []
 
 
-@pytest.fixture
-def dead(make: Make) -> Iterator[Rig]:
-    """A rig whose own volume has a dirty file, open ones, and a backend whose calls never return."""
-    rig = make(dict.fromkeys((KEY, "dirty", "abandoned"), DATA), dirty_expire=0.05, flush_interval=0.02)
-    rig.open("r+b", key="dirty").pwrite(DATA, 0)
-    rig.open("rb")
-    rig.open("r+b", key="abandoned").pwrite(DATA, 0)
-    hang(rig.backend)
-    yield rig
-    rig.backend.open_all_gates()
-
-
-def hung_users(rig: Rig) -> list[Task[Any]]:
-    """Start a waiter in every verb of the volume, and leave an abandoned file behind."""
-    dirty, clean, abandoned = rig.handles
+def test_a_dead_volume_stops_no_other_volume(make: Make) -> None:
+    """All its calls hang; another volume opens, reads, writes, syncs, and its old data is written back. [T-62]"""
+    dead = make(dict.fromkeys((KEY, "dirty", "abandoned"), DATA), dirty_expire=0.05, flush_interval=0.02)
+    dirty, abandoned = (dead.dirtied(DATA, 0, key=key) for key in ("dirty", "abandoned"))
+    clean = dead.open("rb")
+    hang(dead.backend)
     users: list[Task[Any]] = [
         Task(clean.pread, 10, 2 * PAGE),
         Task(dirty.fsync),
-        Task(rig.volume.sync),
-        Task(lambda: rig.volume.open("another", "w+b").close()),
-        Task(rig.volume.stat, KEY),
-        Task(rig.volume.begin_sync().wait),
-        Task(rig.volume.rename, "nobody", "nowhere"),
+        Task(dead.volume.sync),
+        Task(lambda: dead.volume.open("another", "w+b").close()),
+        Task(dead.volume.stat, KEY),
+        Task(dead.volume.begin_sync().wait),
+        Task(dead.volume.rename, "nobody", "nowhere"),
     ]
     abandoned.abandon()
-    return users
-
-
-def test_a_dead_volume_stops_no_other_volume(dead: Rig) -> None:
-    """All its calls hang; another volume opens, reads, writes, syncs, and its old data is written back. [T-62]"""
-    users = hung_users(dead)
     backend, volume = other_volume(dead, "healthy")
 
     def use() -> None:
