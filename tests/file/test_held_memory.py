@@ -15,7 +15,6 @@ import pytest
 
 from pagecache import CachedFile, PageCache, PageCacheError, ShutdownError, Volume
 from pagecache.backends import MemoryBackend
-from pagecache.engine.mirror import SHARE
 from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
@@ -58,25 +57,6 @@ def test_a_writer_gets_an_error_for_memory_that_a_program_keeps(make: Make) -> N
     Task(file.pwrite, DATA[done:], done).result()
     file.fsync()
     assert rig.backend.written(KEY) == file.pread(len(DATA), 0) == DATA
-
-
-def test_what_a_mirror_has_still_to_send_takes_no_memory_from_a_writer(make: Make) -> None:
-    """Though views hold all the rest."""
-    mirror = FaultyBackend(MemoryBackend())
-    pinned, mirrored = CAPACITY - CAPACITY // SHARE, CAPACITY // SHARE
-    rig = make({"pinned": DATA[:pinned]}, capacity=CAPACITY, options={"mirror": mirror}, max_folio=PAGE)
-    with Gate() as gate, rig.volume.open("pinned") as other:
-        mirror.use([Rule("write", gate=gate)])
-        file = rig.open("w+b")
-        file.write(DATA[:mirrored])
-        file.fsync()
-        gate.wait_entered()
-        views = other.view(0, pinned)
-        Task(file.pwrite, DATA[:PAGE], mirrored).result()
-        gate.release()
-        views.release()
-    file.fsync()
-    assert rig.backend.written(KEY) == DATA[:mirrored] + DATA[:PAGE]
 
 
 PAGES = 16  # of the cache

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, CachedFile, PageCache, RetryPolicy, Volume, aio
+from pagecache import BackendError, BackendProtocolError, PageCache, RetryPolicy, Volume, aio
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 
-from .rig import Task, cut_off, raises
+from .rig import PAGE, Task, cut_off, raises
 
-PAGE = 4096
 KIB = 1024
 
 

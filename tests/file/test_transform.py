@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, PageCache, RetryPolicy, WritebackError
+from pagecache import BackendError
 from pagecache.backends import Backend, MemoryBackend, Transform, TransformBackend
 from pagecache.backends.transform.units import Units
 from pagecache.stress import Plan
@@ -18,9 +17,9 @@ from pagecache.stress.job import Run
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
-from ..stores import PublishingBackend, RecordingBackend, RecordingFile, failing_commit, short
+from ..stores import PublishingBackend, RecordingBackend, RecordingFile, failing_commit
 from ..stress.test_together import Patient
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, at_gate, pattern
+from .rig import FAST, KEY, PAGE, QUIET, at_gate, attached, pattern
 
 UNIT = 4 * PAGE
 SLOT = UNIT + Sealed.overhead
@@ -37,26 +36,6 @@ def plain(backend: Backend, transform: Transform, key: str = KEY) -> bytes:
     return bytes(buffer[:done])
 
 
-def store(backend: Backend, transform: Transform, content: bytes) -> None:
-    file = TransformBackend(backend, transform).open(KEY, create=True)
-    if content:
-        assert file.write_from(0, [memoryview(content)]) == len(content)
-    file.commit()
-
-
-@contextmanager
-def sealed(content: bytes = b"", *, retry: RetryPolicy = FAST, unit: int = UNIT, **options: Any) -> Iterator[Rig]:
-    recording = RecordingBackend(**options)
-    store(recording, Sealed(unit), content)
-    recording.forget_calls()
-    cache = PageCache("8MiB", **{**QUIET, "retry": retry})
-    rig = Rig(cache, cache.attach(TransformBackend(recording, Sealed(unit)), name="volume", read_ahead=0), recording)
-    try:
-        yield rig
-    finally:
-        rig.finish()
-
-
 def decoded(slots: bytes, first: int = 0) -> bytes:
     transform = Sealed(UNIT)
     return b"".join(
@@ -68,8 +47,10 @@ def decoded(slots: bytes, first: int = 0) -> bytes:
 def test_bytes_are_stable_in_flight_and_the_newest_arrive(answer: str) -> None:
     """A write is held in flight while the writer changes the bytes: the units sent are old, then new ones. [T-37]"""
     old, new = pattern(2 * UNIT, 1), pattern(2 * UNIT, 2)
-    with sealed(bytes(2 * UNIT), capture=True) as rig:
-        file = rig.dirtied(old, 0)
+    recording = RecordingBackend(capture=True)
+    backend = TransformBackend(recording, Sealed(UNIT))
+    with attached(backend, "8MiB", retry=FAST, **QUIET) as volume, volume.open(KEY, "w+b", read_ahead=0) as file:
+        file.pwrite(old, 0)
 
         def fail(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
             if answer == "stored and failed":
@@ -77,36 +58,20 @@ def test_bytes_are_stable_in_flight_and_the_newest_arrive(answer: str) -> None:
             raise OSError(errno.EIO, "made up")
 
         if answer != "stored":
-            rig.backend.fault("write_from", fail)
-        with rig.backend.gate("write_from") as gate:
+            recording.fault("write_from", fail)
+        with recording.gate("write_from") as gate:
             _, first = at_gate(gate, file.fsync)
             file.pwrite(new[:UNIT], 0)  # returns while the call is in flight
             file.pwrite(new[UNIT + 10 : UNIT + PAGE], UNIT + 10)
         first.result()
         file.fsync()
         newest = new[:UNIT] + old[UNIT : UNIT + 10] + new[UNIT + 10 : UNIT + PAGE] + old[UNIT + PAGE :]
-        sent = [call.data for call in rig.backend.seen("write_from")]
+        sent = [call.data for call in recording.seen("write_from")]
         assert len({bytes(data[:8]) for data in sent}) == len(sent) >= 2, "a nonce was used twice"
         assert decoded(sent[0]) == old
-        assert plain(rig.backend, Sealed(UNIT)) == newest
-        assert decoded(rig.backend.committed(KEY) or b"") == newest
-
-
-@pytest.mark.parametrize("bytes_stored", [1, 100, SLOT - 1])
-def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored: int) -> None:
-    """They are clean, so the cache no longer has them when it retries. [T-37, 2.12]"""
-    content = pattern(3 * UNIT, 1)
-    with sealed(content, retry=ONCE) as rig:
-        file = rig.dirtied(b"new", UNIT + PAGE)
-        rig.backend.fault("write_from", short(bytes_stored))
-        rig.fails("write_from", OSError(errno.ENOSPC, "made up"), WritebackError, file.fsync)
-        rig.volume.drop_clean(KEY)
-        expected = content[: UNIT + PAGE] + b"new" + content[UNIT + PAGE + 3 :]
-        assert file.pread(3 * UNIT, 0) == expected
-        rig.volume.drop_clean(KEY)
-        rig.volume.retry_failed()
-        file.fsync()
-        assert plain(rig.backend, Sealed(UNIT)) == expected
+        assert plain(recording, Sealed(UNIT)) == newest
+        assert decoded(recording.committed(KEY) or b"") == newest
+    assert recording.violations == []
 
 
 TRANSFORMS: dict[str, Callable[[], Transform]] = {
