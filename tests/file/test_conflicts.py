@@ -270,7 +270,6 @@ def test_a_longer_version_in_place_is_cut_to_the_length_of_ours(make: Make, dura
         rig.backend.clear_faults()
     assert (file.size, file.pread(len(LONGER), 0)) == (2 * PAGE, LONGER[:PAGE] + MINE)
     file.fsync()
-    rig.cache.check()
     assert rig.backend.written(KEY) == LONGER[:PAGE] + MINE
 
 
@@ -286,7 +285,6 @@ def test_an_owed_truncate_is_paid_before_another_version_is_taken(make: Make, ho
     rig.volume.resolve(KEY, how)
     assert (file.size, file.pread(3 * PAGE, 0)) == (PAGE + 10, MINE + LONGER[PAGE : PAGE + 10])
     file.fsync()
-    rig.cache.check()
     assert rig.backend.committed(KEY) == MINE + LONGER[PAGE : PAGE + 10]
 
 
@@ -310,5 +308,4 @@ def test_a_direct_write_beside_a_resolve_is_kept(make: Make, monkeypatch: pytest
     for save in (rig.cache.check, file.fsync):
         save()
         assert (file.pread(PAGE, PAGE), file.pread(PAGE, 6 * PAGE)) == (MINE, FAR)
-    rig.cache.check()
     assert rig.backend.written(KEY)[6 * PAGE :] == FAR

@@ -483,7 +483,6 @@ def test_a_name_leads_by_the_present_link(volume: Volume, backend: Any, tmp_path
         volume.rename("new", "link")
     with volume.open("link/file", keep_cache=True) as file:
         assert file.pread(100, 0) == b"two"
-    volume.cache.check()
 
 
 def test_a_status_has_bytes_that_were_written_back_after_a_look_that_did_not_know_the_object(tmp_path: Path) -> None:

@@ -98,7 +98,6 @@ def test_a_writer_beside_the_reads_of_the_other_version(make: Make, fails: bool)
         rig.volume.resolve(KEY, "rebase")
     else:
         rebasing.result()
-    rig.cache.check()
     assert rig.saved(file) == overlay(overlay(THEIRS, 10, b"early"), 3 * PAGE + 10, b"late")
 
 

@@ -171,7 +171,6 @@ def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig, 
     truncate.result(opening=gate)
     raises(ValueError, view.result, match=rf"is not inside the file of {10 * PAGE} bytes")
     assert stored.cache.stats().pinned == 0
-    stored.cache.check()
 
 
 class Cycle:
@@ -307,7 +306,6 @@ def test_a_removed_files_view(stored: Rig, file: CachedFile) -> None:
     view.segments[0][:3] = b"old"
     view.release()
     assert stored.volume.dirty_ranges(KEY) == []
-    stored.cache.check()
 
 
 def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig, file: CachedFile) -> None:
