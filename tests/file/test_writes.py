@@ -1,5 +1,6 @@
-"""Writes: which of them need a read, how other handles see them, and which bytes go to the backend: some take whole
-units only. A file may grow while its end is in flight.
+"""Writes and appends: which of them need a read, how other handles see them, and which bytes go to the backend: some
+take whole units only. A file may grow while its end is in flight. Truncate, holes and zeroed ranges: sizes, zeros, and
+no byte that comes back.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..stores import Gate, ObjectBackend, RecordingFile
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, content_of, eventually, pattern, raises, spread
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, content_of, eventually, pattern, raises, spread
 
 CONTENT = pattern(8 * PAGE)
 
@@ -252,7 +253,7 @@ def test_the_error_of_a_read_around_dirty_bytes_names_its_range(make: Make) -> N
 
 def test_a_transient_read_around_parked_bytes_is_made_again(make: Make) -> None:
     """It fails the whole request, also behind dirty bytes: none of them is accepted before it. [2.12, 2.14]"""
-    rig, file = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=FAST).opened()
+    rig, file = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}).opened()
     file.pwrite(b"x" * PAGE, 2 * PAGE)
     rig.fails("write_from", OSError(errno.ENOSPC, "no room"), WritebackError, file.fsync)
     rig.volume.drop_clean()  # what was read around them
@@ -271,3 +272,124 @@ def test_a_removed_object_grows_without_a_read_of_its_last_unit(make: Make) -> N
     assert file.pwrite(b"b", PAGE) == 1
     assert file.pread(1, PAGE) == b"b"
     file.abandon()
+
+
+# A call beside an append. The file had `begun` bytes before it.
+SECOND: dict[str, Callable[[CachedFile, int], object]] = {
+    "append": lambda file, _begun: file.append(b"second"),
+    "write": lambda file, _begun: file.write(b"second"),
+    "extend": lambda file, begun: file.pwrite(b"second", begun),
+    "truncate": lambda file, _begun: file.truncate(5),
+}
+
+
+@pytest.mark.parametrize("second", SECOND)
+def test_an_append_that_waits_in_the_middle_is_not_come_between(make: Make, second: str) -> None:
+    """A long append whose first pieces are dirty waits for room; later appends wait for its end. [2.7]"""
+    rig = make({KEY: pattern(10)}, capacity=64 * PAGE, dirty_background=0.1, dirty_limit=0.25)
+    file, other = rig.open("r+b"), rig.open("ab" if second == "write" else "r+b")
+    data = pattern(40 * PAGE, seed=1)
+    with rig.backend.gate("write_from", times=100) as gate:
+        _, long = at_gate(gate, file.append, data)
+        begun = file.size
+        assert 10 < begun < 10 + len(data)
+        task = Task(SECOND[second], other, begun)
+        assert task.waits()
+    assert long.result() == 10
+    whole = pattern(10) + data
+    answer, expected = {
+        "append": (len(whole), whole + b"second"),
+        "write": (6, whole + b"second"),
+        "extend": (6, patched(whole, (begun, b"second"))),
+        "truncate": (5, whole[:5]),
+    }[second]
+    assert task.result() == answer
+    assert file.pread(len(expected) + 1, 0) == expected
+
+
+def zeroed(content: bytes, offset: int, length: int) -> bytes:
+    end = min(offset + length, len(content))
+    return content[:offset] + bytes(max(end - offset, 0)) + content[max(end, offset) :]
+
+
+def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(file: CachedFile) -> None:
+    """A view is held across a truncate down and one up again. [T-44, M8]"""
+    old = file.view(0, PAGE)
+    file.truncate(1000)
+    file.truncate(PAGE)
+    with file.view(0, PAGE) as new:
+        assert new.tobytes() == CONTENT[:1000] + bytes(PAGE - 1000)
+    old.release()
+    assert file.pread(PAGE, 0) == CONTENT[:1000] + bytes(PAGE - 1000)
+
+
+def test_truncate_waits_for_what_is_in_flight(stored: Rig, file: CachedFile) -> None:
+    """No write lands after it; the recorder notes overlaps. [T-15, T-29, 2.17]"""
+    file.pwrite(b"d" * 8 * PAGE, 0)
+    gate, flush = at_gate(stored.backend.gate("write_from"), file.flush)
+    cut = Task(file.truncate, 10)
+    assert cut.waits()
+    flush.result(opening=gate)
+    cut.result()
+    assert stored.saved(file) == b"d" * 10
+
+
+THROTTLED = {"dirty_background": "32KiB", "dirty_limit": "64KiB", "throttle_timeout": 0.05}
+
+
+def test_zeroing_that_ends_half_way_says_how_far_it_came(make: Make) -> None:
+    """No room for dirty zeros: some of the range reads as zeros, the rest as before. [K13, 2.7, 2.17]"""
+    content = pattern(64 * PAGE)
+    rig = make({KEY: content}, "256KiB", **THROTTLED)
+    rig.backend.gate("write_from", times=99)
+    file = rig.open("r+b")
+    caught = raises(BlockingIOError, file.zero_range, 100, 60 * PAGE)
+    assert 0 < caught.characters_written < 60 * PAGE
+    assert file.pread(64 * PAGE, 0) == zeroed(content, 100, caught.characters_written)
+
+
+def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> None:
+    """The backend made its part, and there was no room for the zeros behind its end. [K13, 2.17]"""
+    rig = make({KEY: CONTENT}, "256KiB", limits={"punch": True}, **THROTTLED)
+    rig.backend.gate("write_from", times=99)
+    file = rig.dirtied(b"tail", 60 * PAGE)
+    caught = raises(BlockingIOError, file.punch_hole, 4 * PAGE, 60 * PAGE)
+    done = caught.characters_written
+    assert 4 * PAGE < done < 56 * PAGE
+    assert rig.backend.written(KEY) == zeroed(CONTENT, 4 * PAGE, 4 * PAGE)
+    assert file.pread(64 * PAGE, 0) == CONTENT[: 4 * PAGE] + bytes(56 * PAGE) + b"tail"
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "done"),
+    [("refused", errno.EACCES, 0), ("answer lost", errno.ECONNRESET, 2 * PAGE), ("commit", errno.EACCES, 2 * PAGE)],
+)
+def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, error: int, done: int) -> None:
+    """None after a refusal; all of it after an unknown outcome or a failed commit. [K13]"""
+    rig, file = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE).opened("r+b")
+    op = {"refused": "punch_hole", "answer lost": "punch_hole answer", "commit": "commit"}[what]
+    caught = rig.fails(op, OSError(error, "no"), OSError, file.punch_hole, PAGE, 2 * PAGE)
+    assert caught.errno == error
+    assert getattr(caught, "characters_written", None) == done
+    assert file.pread(8 * PAGE, 0) == zeroed(CONTENT, PAGE, done)
+
+
+def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(make: Make) -> None:
+    """No fill delays the truncate, and the bytes are already gone; also of a direct read. [T-27, 2.2, 2.9, 2.17]"""
+    content = pattern(64 * PAGE)
+    rig = make({KEY: content}, capacity="64KiB")
+    file, gate = rig.open("r+b"), rig.backend.gate("truncate answer")
+    with file.view(0, 16 * PAGE):  # takes all the memory
+        rig.backend.forget_calls()
+        assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
+        assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
+        assert len(rig.backend.seen("read_into")) == 2  # past the cache
+        _, cutter = at_gate(gate, file.truncate, 40 * PAGE + 5)
+        try:
+            direct = rig.open("rb", direct=True)
+            readers = [Task(handle.pread, 2 * PAGE, page * PAGE) for handle in (file, direct) for page in (40, 50)]
+            assert all(reader.waits() for reader in readers)
+        finally:
+            gate.open()
+        cutter.result()
+        assert [reader.result() for reader in readers] == [content[40 * PAGE :][:5], b""] * 2
