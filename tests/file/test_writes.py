@@ -127,9 +127,7 @@ def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make, pieces: i
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fails: bool) -> None:
-    """The older request neither cleans nor resurrects anything, and an fsync is one of the older bytes alone. [T-11,
-    T-19, T-42, M5, 2.15]
-    """
+    """The older request neither cleans nor resurrects anything; an fsync commits the older bytes. [T-11, T-19, T-42]"""
     stored.backend.capture = True
     file = stored.dirtied(b"old" * 1000, 0)
     gate = stored.backend.gate("write_from")
