@@ -36,6 +36,7 @@ from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
+from pagecache.testing import Gate
 from pagecache.volume import detach, lifetimes
 from tests.disk.copying import copy_tier
 from tests.file.rig import Patch, Task, at_gate, beside, eventually, held, raises, raising, run_program
@@ -159,6 +160,11 @@ class World:
         after.versions = before.versions
         return after
 
+    def hang(self) -> None:
+        """Have all calls of the store hang that carry bytes or commit."""
+        for call in ("write_from", "commit", "truncate"):
+            self.store.gate(call, times=10_000)
+
     def end(self) -> None:
         self.store.open_all_gates()
         self.store.clear_faults()
@@ -250,16 +256,6 @@ def test_bytes_that_an_fsync_has_put_on_disk_survive_a_crash_and_later_ones_are_
     assert after.cache.stats().journal_bytes == 0
 
 
-def test_a_store_that_hangs_keeps_no_fsync(world: World) -> None:
-    file = world.open()
-    for op in ("write_from", "commit"):
-        world.store.gate(op, times=100)
-    for number in range(5):
-        file.pwrite(b"%d" % number, number)
-        file.fsync(timeout=10)
-    assert world.saved() == OLD
-
-
 @WHOLE
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["open", "fallocate", "pwritev"])
@@ -271,8 +267,7 @@ def test_on_a_full_disk_clean_data_gives_way_to_an_fsync_while_the_store_hangs(
     world.store.put("big", big)
     assert world.read("big") == big
     eventually(lambda: len(clean(world)) > 2)
-    for op in ("write_from", "commit"):
-        world.store.gate(op, times=100)
+    world.hang()
     (first, second, *_), real = clean(world), getattr(OS, call)
 
     def full(*arguments: Any) -> Any:
@@ -294,12 +289,6 @@ def test_on_a_full_disk_clean_data_gives_way_to_an_fsync_while_the_store_hangs(
     assert world.read("big") == big
     monkeypatch.undo()
     assert world.crash(on_recovery="hold").read() == changed(0, b"01234")
-
-
-def test_a_full_disk_without_clean_data_sends_fsync_to_the_store(world: World) -> None:
-    with disk_fails("fallocate", error=errno.ENOSPC):
-        world.synced(b"two", 100)
-    assert world.saved() == changed(100, b"two")
 
 
 def test_a_save_in_the_background_that_hangs_keeps_no_sync_and_no_detach(world: World) -> None:
@@ -350,42 +339,7 @@ def test_truncates_extensions_and_holes_are_recovered_in_their_order(world: Worl
     assert world.crash().read() == expected
 
 
-@pytest.mark.parametrize("mode", ["r+b", "w+b"])
-def test_a_file_that_was_cut_before_the_first_fsync_is_recovered_as_it_was(world: World, mode: str) -> None:
-    file = world.open(mode=mode)
-    if mode == "r+b":
-        file.truncate(100)
-    file.pwrite(b"tail", 8000)
-    file.fsync()
-    assert world.crash().read() == changed(8000, b"tail", OLD[:100] if mode == "r+b" else b"")
-
-
 # -- saved
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_bytes_are_saved_in_the_background_and_soon_after_a_close(make: Make, *, closed: bool) -> None:
-    world = make(**{} if closed else {"dirty_expire": 0.05})
-    file = world.synced(b"new")
-    if closed:
-        file.close()
-    eventually(lambda: world.saved() == changed(0, b"new"))
-    eventually(lambda: world.cache.stats().journal_bytes == 0)
-    assert world.crash().left() == []
-
-
-def test_a_store_that_refuses_one_file_gets_the_others(make: Make) -> None:
-    world = make(dirty_expire=0.05)
-    world.store.fault("open", OSError(errno.EACCES, "refused"), key="other", times=1)
-    world.store.fault("write_from", OSError(errno.EACCES, "refused"), key="k", times=float("inf"))
-    for file in [world.open(), world.open("one", "x+b"), world.open("two", "x+b")]:
-        file.pwrite(b"new", 0)
-        file.fsync()
-    eventually(lambda: (world.saved("one"), world.saved("two")) == (b"new", b"new"))
-    eventually(lambda: len(world.volume.engine.journal.numbers) == 1)  # type: ignore[union-attr]
-    after = world.crash()
-    assert after.left() == ["k"]
-    assert after.read() == changed(0, b"new")
 
 
 def test_what_is_due_is_saved_while_the_disk_fails(make: Make) -> None:
@@ -399,47 +353,7 @@ def test_what_is_due_is_saved_while_the_disk_fails(make: Make) -> None:
         eventually(lambda: world.saved() == changed(0, b"new"))
 
 
-@pytest.mark.parametrize("call", ["fsync", "sync"])
-def test_after_a_save_at_the_store_a_crash_brings_nothing_older_back(world: World, call: str) -> None:
-    file = world.open()
-    save = file.fsync if call == "fsync" else world.volume.sync
-    file.pwrite(b"one", 0)
-    save()
-    file.pwrite(b"two", 0)
-    save(durability="backend")
-    after = world.crash()
-    assert after.left() == []
-    assert after.read() == changed(0, b"two")
-
-
-def test_bytes_that_were_saved_by_the_way_are_not_replaced_by_older_ones(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.pwrite(b"kept", 8192)
-    file.fsync()
-    file.pwrite(b"two", 0)
-    file.fsync(durability="backend")
-    file.pwrite(b"three", 4096)
-    file.fsync()
-    expected = changed(4096, b"three", changed(8192, b"kept", changed(0, b"two")))
-    assert world.crash().read() == expected
-
-
 # -- attach, detach, resume
-
-
-def test_a_detach_leaves_what_the_store_does_not_have_to_the_next_attach(world: World) -> None:
-    for op in ("write_from", "commit"):
-        world.store.gate(op, times=100)
-    world.open().pwrite(b"new", 0)
-    world.volume.detach(timeout=10)
-    world.store.open_all_gates()
-    assert world.saved() == OLD
-    world.store = world._after()
-    world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
-    assert world.left() == ["k"]
-    assert world.read() == changed(0, b"new")
-    world.settles(changed(0, b"new"))
 
 
 @pytest.mark.parametrize(("step", "on_failed"), [("_give_up", "raise"), ("_unsaved", "discard")])
@@ -451,27 +365,22 @@ def test_a_detach_gives_up_nothing_of_a_file_whose_record_waits_for_the_disk(
     for op in ("write_from", "commit"):
         world.store.fault(op, PermissionError(errno.EACCES, "refused"), times=float("inf"))
     files = [world.synced(b"new", key=key, mode="a+b") for key in keys]
-    lock, busy, recorded = files[0]._inode.journaled._lock, threading.Event(), threading.Event()
+    lock, gate = files[0]._inode.journaled._lock, Gate()
     others: list[Any] = [7] if on_failed == "discard" else []
     for key in others:
         world.open(key, "a+b").pwrite(b"lost", 0)
 
     def record() -> None:
         with lock:
-            busy.set()
-            assert recorded.wait(WAIT_LIMIT_S)
+            gate.enter(WAIT_LIMIT_S)
 
-    def meanwhile() -> None:
-        Task(record)
-        assert busy.wait(WAIT_LIMIT_S)
-
-    beside(monkeypatch, detach, step, meanwhile)
+    beside(monkeypatch, detach, step, lambda: at_gate(gate, record))
     ending = Task(world.volume.detach, on_failed=on_failed)
     if step == "_unsaved":
         assert ending.waits(3 * SLICE)
-        recorded.set()
+        gate.release()
     assert [entry.key for entry in ending.result()] == others
-    recorded.set()
+    gate.release()
     world.store.clear_faults()
     world.store = world._after()
     world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
@@ -536,49 +445,6 @@ def test_a_recovery_that_fails_in_the_middle_is_made_again(make: Make, size: int
     assert after.read() == after.saved() == changed(100, b"x")[:5000].ljust(size, b"\0")
 
 
-def test_held_files_that_fill_the_memory_are_an_error(world: World) -> None:
-    for number in range(6):
-        world.synced(bytes([number]) * (1 << 19), key=f"f{number}", mode="w+b")
-    after = world.crash(on_recovery="hold", memory="2MiB")
-    found = after.left()
-    with pytest.raises(OSError, match="recovered bytes are held, and memory has room for") as full:
-        for key in found:
-            after.read(key)
-    assert full.value.errno == errno.ENOBUFS
-    with after.volume.open("b", "x+b") as file:
-        file.write(b"not in the way")
-    after.volume.resume()
-    for key in found:
-        assert after.read(key) == bytes([int(key[1:])]) * (1 << 19)
-
-
-def test_an_open_of_a_recovered_file_has_a_deadline(world: World) -> None:
-    world.synced(b"new")
-    after = world.crash(on_recovery="hold")
-    for op in ("open", "stat"):
-        after.store.gate(op, times=100)
-    first = Task(after.volume.open, "k", "rb", timeout=0.2)
-    for call in (after.volume.stat, after.volume.open):
-        raises(TimeoutError, Task(call, "k", timeout=0.1).result)
-    raises(TimeoutError, first.result)
-    after.store.open_all_gates()
-    assert after.read() == changed(0, b"new")
-
-
-def test_a_detach_that_is_refused_leaves_recovery_going(make: Make) -> None:
-    world = make(durability="backend")
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync(durability="disk")
-    after = world.crash(durability="backend", on_recovery="hold")
-    after.store.fault("write_from", OSError(errno.EACCES, "refused"), key="other", times=float("inf"))
-    other = after.open("other", "x+b")
-    other.write(b"kept")
-    raises(UnsavedDataError, after.volume.detach, timeout=1)
-    after.volume.resume()
-    eventually(lambda: after.saved() == changed(0, b"new"))
-
-
 def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
     file = world.synced(b"a" * 4096 + b"b" * 4096 + b"c" * 4096)
     file.pwrite(b"last", 15000)
@@ -596,16 +462,6 @@ def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
     (left,) = after.volume.recovered()
     assert not any(begin < 8192 and begin + length > 4096 for begin, length in left.ranges)
     assert after.cache.stats().disk_errors == 1
-
-
-def test_a_crash_during_recovery_changes_nothing(world: World) -> None:
-    world.synced(b"one")
-    second = world.crash(on_recovery="hold")
-    second.read()
-    third = second.crash(on_recovery="hold")
-    assert third.read() == changed(0, b"one")
-    third.synced(b"two", 50)
-    assert third.crash().read() == changed(50, b"two", changed(0, b"one"))
 
 
 def test_an_object_that_is_gone_stays_listed(world: World) -> None:
@@ -643,18 +499,6 @@ def test_a_commit_before_the_crash_is_recognised(world: World, *, recorded: bool
     after.settles(changed(0, b"new"))
 
 
-def in_conflict(world: World) -> CachedFile:
-    """Return a file whose bytes in the journal another version in the store is a conflict with."""
-    file = world.open()
-    file.pread(1 << 20, 0)
-    file.pwrite(b"new", 0)
-    file.fsync()
-    assert isinstance(world.store, ObjectBackend)
-    world.store.put("k", b"foreign")
-    raises(ConflictError, file.fsync, durability="backend")
-    return file
-
-
 @WHOLE
 @pytest.mark.parametrize("newer", ["elsewhere", "over it", "behind the end"])
 def test_a_commit_of_ours_is_recognised_below_bytes_that_were_synced_since(world: World, newer: str) -> None:
@@ -670,30 +514,21 @@ def test_a_commit_of_ours_is_recognised_below_bytes_that_were_synced_since(world
         after = world.copied()
     saving.result()
     assert after.read() == changed(at, b"two", changed(0, b"one"))
-    after.volume.sync(durability="backend")
-    assert after.saved() == changed(at, b"two", changed(0, b"one"))
+    after.settles(changed(at, b"two", changed(0, b"one")))
 
 
 @WHOLE
 def test_a_conflict_keeps_a_volume_from_its_end(world: World) -> None:
     """Its bytes stay in the journal all the same."""
-    in_conflict(world)
+    file = world.synced(b"new")
+    assert isinstance(world.store, ObjectBackend)
+    world.store.put("k", b"foreign")
+    raises(ConflictError, file.fsync, durability="backend")
     raises(UnsavedDataError, world.volume.detach, timeout=5, match="another version")
     assert world.crash().left() == ["k"]
 
 
 # -- beside other things
-
-
-def test_two_volumes_on_one_tier_keep_to_their_own_files(world: World) -> None:
-    world.synced(b"new")
-    second = world.cache.attach(RecordingBackend({"k": OLD}), durability="disk", volume_id="store")
-    assert second.recovered() == []
-    third = world.cache.attach(RecordingBackend({"k": OLD}), durability="disk", volume_id="other")
-    with third.open("k", "r+b") as mine:
-        mine.pwrite(b"other", 0)
-        mine.fsync()
-        assert world.crash().left() == ["k"]
 
 
 def test_an_interrupted_fsync_is_made_again_by_the_next_one(world: World) -> None:
@@ -801,25 +636,6 @@ def test_an_fsync_of_a_task_ends_at_the_disk(world: World) -> None:
     assert world.crash().read() == changed(0, b"new")
 
 
-def test_what_is_unsaved_is_listed_and_exported_without_a_store(world: World, tmp_path: Path) -> None:
-    for key, data in (("k", b"new"), ("deep/er", b"x" * 5000), ("../out", b"y")):
-        file = world.open(key, "a+b")
-        file.write(data)
-        file.fsync()
-    copy_tier(world.tier, tmp_path / "copy")
-    found = contents(str(tmp_path / "copy"), export=str(tmp_path / "export"))
-    assert {file.key: file.size for file in found.files} == {"k": len(OLD) + 3, "deep/er": 5000, "../out": 1}
-    exported = (tmp_path / "export" / "k").read_bytes()
-    assert len(exported) == len(OLD) + 3
-    assert exported.endswith(b"new")
-    assert (tmp_path / "export" / "deep" / "er").read_bytes() == b"x" * 5000
-    assert not (tmp_path / "out").exists()
-    (outside,) = [file.path for file in found.files if file.key == "../out"]
-    assert outside is not None
-    assert Path(outside).read_bytes() == b"y"
-    raises(FileExistsError, contents, str(tmp_path / "copy"), export=str(tmp_path / "export"))
-
-
 # -- names
 
 
@@ -880,30 +696,6 @@ def test_a_change_of_a_name_that_the_disk_refuses_to_record_is_recorded_later(
     if change == "rename":
         assert after.read("g") == changed(0, b"former")
     eventually(lambda: after.left() == [])
-
-
-@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
-@pytest.mark.parametrize("change", ["hole", "cut"])
-def test_what_a_hole_or_cut_has_removed_stays_so_if_the_disk_refuses_to_record_it(
-    world: World, change: str, call: str
-) -> None:
-    """The store has committed it, and the journal has older bytes."""
-    file = world.synced(b"older" * 2000, 4096)
-    with disk_fails(*["pwritev"] * (call == "pwritev")):
-        if change == "hole":
-            file.punch_hole(4096, 8192)
-        else:
-            file.truncate(4096)
-            file.truncate(len(OLD))
-    if call == "fdatasync":
-        with disk_fails(call), contextlib.suppress(OSError):
-            file.pwrite(b"n", 0)
-            file.fsync()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    expected = bytearray(changed(0, b"new", changed(4096, b"older" * 2000)))
-    expected[4096 : 12288 if change == "hole" else len(OLD)] = bytes(8192 if change == "hole" else len(OLD) - 4096)
-    assert world.crash().read() == expected
 
 
 @pytest.mark.parametrize("by_task", [True, False])
@@ -1097,9 +889,7 @@ def test_discarded_bytes_are_not_recovered(
     assert file.pread(1 << 20, 0) == (changed(40000, b"later", expected) if longer else expected)
     after = world.crash()
     assert after.read() == expected
-    after.volume.sync(durability="backend")
-    assert after.stored() == expected
-    assert after.left() == []
+    after.settles(expected)
 
 
 # -- what the journal cannot take
@@ -1114,14 +904,6 @@ def test_stores_to_a_writable_view_are_saved_by_fsync(world: World) -> None:
         view.segments[0][:3] = b"two"
     file.fsync()
     assert world.crash().read() == changed(0, b"two")
-
-
-def test_direct_writes_are_saved_by_fsync(world: World) -> None:
-    world.synced(b"one")
-    with world.open("k", "r+b", direct=True) as direct:
-        direct.pwrite(b"two" + bytes(4093), 0)
-        direct.fsync()
-    assert world.crash().read() == changed(0, b"two" + bytes(4093))
 
 
 @IN_PLACE
@@ -1181,17 +963,6 @@ def test_what_the_disk_has_lost_and_takes_no_more_is_a_loss_of_a_discarding_end(
     assert [(each.key, each.offset) for each in lost][:1] == [("k", 0)]
 
 
-def test_a_full_journal_sends_fsync_to_the_store(make: Make) -> None:
-    world = make(journal_limit="1MiB")
-    file = world.open()
-    for number in range(8):
-        file.pwrite(bytes([number]) * (1 << 18), number << 18)
-        file.fsync()
-    expected = file.pread(4 << 20, 0)
-    assert world.saved() != OLD
-    assert world.crash().read() == expected
-
-
 def test_a_full_journal_after_a_restart_learns_what_the_store_has(make: Make) -> None:
     """Else the next restart would bring older bytes back."""
     world = make(journal_limit="1MiB")
@@ -1207,8 +978,7 @@ def test_a_full_journal_after_a_restart_learns_what_the_store_has(make: Make) ->
 
     while not is_full():
         pass
-    for op in ("write_from", "commit"):
-        world.store.gate(op, times=1000)
+    world.hang()
     journal = world.journal()
     while journal.bytes + journal.segment <= journal.limit or journal._current.used < journal.segment * 7 // 8:
         is_full()
@@ -1269,11 +1039,12 @@ def test_a_size_that_the_disk_has_lost_before_any_other_record_is_recorded_again
     assert world.crash().read() == OLD[:size].ljust(size, b"\0")
 
 
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("call", ["fdatasync", "pwritev", "fallocate"])
-def test_a_disk_that_fails_sends_fsync_to_the_store(world: World, call: str) -> None:
+def test_a_disk_that_fails_sends_fsync_to_the_store(world: World, call: str, error: int) -> None:
     file = world.open()
     file.pwrite(b"two", 100)
-    with disk_fails(call):
+    with disk_fails(call, error=error):
         file.fsync()
     assert world.saved() == changed(100, b"two")
     file.pwrite(b"three", 200)
