@@ -30,7 +30,6 @@ from pagecache.engine.commit import journaled
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
-from pagecache.engine.park import start_thread
 from pagecache.observe.client import ask
 from pagecache.testing import Gate
 from pagecache.volume import detach, recovered
@@ -82,17 +81,6 @@ def test_bytes_of_a_replaced_object_are_not_laid_over_the_one_that_has_its_name(
         expected = changed(0, b"loser")
     assert after.read("k") == expected
     after.settles(expected)
-
-
-@pytest.mark.parametrize("carried_out", [True, False])
-def test_a_rename_of_a_new_file_is_atomic_beside_a_crash(world: World, *, carried_out: bool) -> None:
-    world.synced(b"A" * 100, key="a", mode="x+b")
-    after = world.killed_in("rename", world.volume.rename, "a", "k", carried_out=carried_out)
-    found = {key: after.read(key) for key in ("a", "k") if after.volume.exists(key)}
-    if isinstance(world.store, ObjectBackend) or not carried_out:  # a draft is not in the store
-        assert found == {"a": b"A" * 100, "k": OLD}
-    else:
-        assert found == {"k": b"A" * 100}
 
 
 @pytest.mark.parametrize("place", ["set_aside", "removed"])
@@ -165,21 +153,18 @@ def test_a_name_that_changes_beside_the_first_append_is_recorded(
     file = world.open()
     file.pwrite(b"new" + bytes(100_000), 0)
     expected = file.pread(1 << 20, 0)
-    inside, go = threading.Event(), threading.Event()
-    write = OS.pwritev
+    gate, write = Gate(), OS.pwritev
 
     def slow(fd: int, buffers: Any, offset: int) -> int:
         done = write(fd, buffers, offset)
-        if done > 50_000 and not inside.is_set():
-            inside.set()
-            go.wait(10)
+        if done > 50_000:
+            gate.enter(10)
         return done
 
     monkeypatch.setattr(OS, "pwritev", slow)
-    append = Task(file.fsync)
-    assert inside.wait(10)
+    _, append = at_gate(gate, file.fsync)
     change = Task(getattr(world.volume, "rename" if len(names) == 2 else "remove"), *names)
-    go.set()
+    gate.release()
     append.result()
     change.result()
     after = world.crash(on_recovery="hold")
@@ -193,31 +178,24 @@ def test_a_first_append_beside_a_rename_records_both_names(world: World, monkeyp
     """Also if it ends before the rename."""
     file = world.open()
     file.pwrite(b"new", 0)
-    real, after = world.store.rename, list[World]()
-
-    def slow(*arguments: Any, **more: Any) -> None:
-        Task(file.fsync).result()
-        real(*arguments, **more)
-        after.append(world.copied())
-
-    monkeypatch.setattr(world.store, "rename", slow)
+    after: list[World] = []
+    beside(monkeypatch, world.store, "rename", lambda: after.append(world.copied()), after=True)
+    beside(monkeypatch, world.store, "rename", lambda: Task(file.fsync).result())
     world.volume.rename("k", "b")
     assert after[0].read("b") == changed(0, b"new")
     assert not after[0].volume.exists("k")
 
 
-@pytest.mark.parametrize(("call", "fails"), [("remove", "pwritev"), ("discard", "pwritev"), ("discard", "fdatasync")])
-def test_what_was_removed_or_given_up_and_not_recorded_is_recorded_later(world: World, call: str, fails: str) -> None:
+@pytest.mark.parametrize("fails", ["pwritev", "fdatasync"])
+def test_what_was_given_up_and_not_recorded_is_recorded_later(world: World, fails: str) -> None:
     file = world.synced(b"old")
     with disk_fails(fails):
-        getattr(world.volume, call)("k")
-    if call == "remove":
-        file = world.open("k", "x+b")
+        world.volume.discard("k")
     file.pwrite(b"newer", 0)
     world.volume.sync(durability="backend")
     after = world.crash()
     assert after.left() == []
-    assert after.read() == (b"newer" if call == "remove" else changed(0, b"newer"))
+    assert after.read() == changed(0, b"newer")
 
 
 @pytest.mark.parametrize("call", ["discard", "a part", "resolve", "detach"])
@@ -266,21 +244,19 @@ def test_a_sync_at_the_store_records_what_an_append_beside_it_would_have(
 ) -> None:
     file = world.synced(b"one")
     file.pwrite(b"two", 0)
-    inside, go = threading.Event(), threading.Event()
+    gate = Gate()
 
     def fail(*_: Any) -> Any:
-        inside.set()
-        go.wait(10)
+        gate.enter(10)
         failing()
 
     monkeypatch.setattr(OS, "pwritev", fail)
-    append = Task(file.fsync)
-    assert inside.wait(10)
+    _, append = at_gate(gate, file.fsync)
     sync = Task(world.volume.sync, durability="backend")
     eventually(lambda: world.saved() == changed(0, b"two"))
     raises(TimeoutError, Task(world.volume.sync, 0.1, durability="backend").result)
     monkeypatch.undo()
-    go.set()
+    gate.release()
     sync.result()
     append.result()
     after = world.crash()
@@ -361,28 +337,22 @@ def test_a_discarding_detach_beside_a_file_that_stays_on_disk_waits_for_no_rollb
 
 
 @WHOLE
-@pytest.mark.parametrize("fsync", [False, True])
-def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(world: World, *, fsync: bool) -> None:
+@pytest.mark.parametrize("fsync", ["", "beside the end", "after it"])
+def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(world: World, fsync: str) -> None:
     """They are listed, and their writer may still save them. [T-77, 2.22]"""
     file = world.synced(b"saved")
     file.pwrite(b"half", 8192)
-    with pytest.raises(ZeroDivisionError), world.cache:
-        raise ZeroDivisionError
-    assert [entry.key for entry in world.volume.unsaved()] == ["k"]
+    if fsync == "beside the end":
+        assert closing.withhold(world.cache)
+    else:
+        with pytest.raises(ZeroDivisionError), world.cache:
+            raise ZeroDivisionError
+        assert [entry.key for entry in world.volume.unsaved()] == ["k"]
     if fsync:
         file.fsync()
+        assert world.saved() == OLD
     saved = changed(0, b"saved")
     world.crash().settles(changed(8192, b"half", saved) if fsync else saved)
-
-
-@WHOLE
-def test_an_fsync_beside_the_end_puts_the_bytes_of_its_writer_on_disk(world: World) -> None:
-    file = world.synced(b"saved")
-    file.pwrite(b"half", 8192)
-    assert closing.withhold(world.cache)
-    file.fsync()
-    assert world.saved() == OLD
-    world.crash().settles(changed(8192, b"half", changed(0, b"saved")))
 
 
 # -- recovery
@@ -445,14 +415,6 @@ def test_recovered_bytes_that_are_given_up_are_reported(world: World, which: tup
     assert after.read() == (changed(0, b"kept") if which else OLD)
 
 
-def test_a_listing_has_the_sizes_of_recovered_files(world: World) -> None:
-    world.synced(b"x" * 20000)
-    after = world.crash(on_recovery="hold")
-    for _ in range(2):
-        assert [(stat.key, stat.size) for stat in after.volume.list()] == [("k", 20000)]
-        assert after.volume.stat("k").size == 20000
-
-
 @IN_PLACE  # else another version than they were written over: a conflict
 @pytest.mark.parametrize("recorded", [True, False])
 def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(
@@ -473,16 +435,6 @@ def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(
         with contextlib.suppress(OSError):  # the others are laid before the first ones are saved
             after.volume.sync(durability="backend")
     after.settles(changed(100, b"two", changed(0, b"one")))
-
-
-@IN_PLACE
-def test_bytes_that_another_program_has_appended_in_place_stay(world: World) -> None:
-    world.synced(b"new")
-    world.store.change_remotely("k", OLD + b"foreign")
-    after = world.crash()
-    assert after.read() == changed(0, b"new") + b"foreign"
-    after.volume.sync(durability="backend")
-    assert after.store.written("k") == after.read()
 
 
 def test_a_hole_whose_commit_failed_before_the_first_fsync_survives_the_loss_of_power(world: World) -> None:
@@ -528,38 +480,6 @@ def test_a_new_object_whose_name_a_larger_one_has_after_a_power_cut_is_recovered
     file.fsync()
     world.store.objects["k"] = older
     assert world.crash().read() == b"1"
-
-
-def test_a_close_of_a_reader_does_not_save_a_file_that_is_held(world: World) -> None:
-    after, unsaved = left(world, on_recovery="hold", dirty_expire=0.02), changed(8192, b"gone", changed(0, b"kept"))
-    assert after.read() == unsaved
-    after.volume.sync(durability="backend")
-    assert after.saved() == OLD
-    again = after.crash(on_recovery="hold")
-    assert again.read() == unsaved
-    again.volume.resume("k")
-    again.volume.sync(durability="backend")
-    assert again.saved() == unsaved
-
-
-@pytest.mark.parametrize("call", ["sync", "detach"])
-def test_a_call_with_a_deadline_does_not_wait_for_the_recovery_of_a_file(make: Make, call: str) -> None:
-    after = left(make(), durability="backend")
-    with hanging(after, "open", "stat"):
-        raises((TimeoutError, OSError), Task(getattr(after.volume, call), timeout=0.2).result)
-    if call == "sync":
-        assert after.read() == changed(8192, b"gone", changed(0, b"kept"))
-
-
-def test_a_sync_at_the_disk_has_a_deadline_beside_a_truncate_that_hangs(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    with hanging(world, "truncate"):
-        gate = world.store.gates[-1]
-        cut = Task(file.truncate, 10)
-        gate.wait_entered()
-        raises(TimeoutError, Task(world.volume.sync, 0.2).result)
-    cut.result()
 
 
 @pytest.mark.parametrize("call", ["sync", "detach", "close", "discard"])
@@ -657,14 +577,6 @@ def test_a_sync_is_begun_at_once_beside_recovered_files_of_a_store_that_hangs(ma
     assert after.saved() == changed(8192, b"gone", changed(0, b"kept"))
 
 
-def test_a_sync_that_lays_recovered_files_has_their_errors(make: Make) -> None:
-    after = left(make(), durability="backend", flush_interval=5.0)
-    after.store.fault("open", PermissionError(errno.EACCES, "refused"), key="k", times=1)
-    raises(OSError, Task(after.volume.sync, 10).result, match="refused")
-    after.volume.sync(10)
-    assert after.saved() == changed(8192, b"gone", changed(0, b"kept"))
-
-
 @IN_PLACE
 def test_a_sync_at_the_store_is_polled_beside_a_disk_that_hangs(world: World) -> None:
     """Also by an abort, from a signal handler of a thread that appends."""
@@ -703,17 +615,10 @@ def test_a_system_that_refuses_a_thread_keeps_no_other_file_from_the_disk(
 def test_an_abort_beside_the_begin_of_a_detach_is_no_error_of_it(
     world: World, monkeypatch: pytest.MonkeyPatch, on_failed: Any
 ) -> None:
-    file, begin = world.open(), world.volume.begin_sync
-    file.pwrite(b"new", 0)
-
-    def aborted(**options: Any) -> object:
-        world.volume.abort()
-        return begin(**options)
-
-    monkeypatch.setattr(world.volume, "begin_sync", aborted)
+    world.open().pwrite(b"new", 0)
+    beside(monkeypatch, world.volume, "begin_sync", world.volume.abort)
     if on_failed == "raise":
         raises(UnsavedDataError, world.volume.detach, on_failed=on_failed)
-        monkeypatch.undo()
     assert [lost.key for lost in world.volume.detach(on_failed="discard")] == ["k"]
 
 
@@ -746,47 +651,46 @@ def test_a_signal_handler_ends_the_cache_beside_the_laying_of_its_thread(
     world.synced(b"new")
     after = world.crash(flush_interval=5.0)
     ended: list[object] = []
-
-    def interrupted(thread: threading.Thread, what: str) -> None:
-        if not ended:
-            ended.append(after.cache.close())
-        start_thread(thread, what)
-
-    monkeypatch.setattr(recovered, "start_thread", interrupted)
+    beside(monkeypatch, recovered, "start_thread", lambda: ended.append(after.cache.close()))
     raises(OSError, Task(after.volume.open, "k", "r+b").result)
     assert ended == [[]]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_beside_a_check_of_the_room_of_held_files_leaves_no_lock() -> None:
-    taken, go_on = threading.Event(), threading.Event()
+    gate = Gate()
 
     def check() -> None:
         with recovered._taking:
-            taken.set()
-            go_on.wait(10)
+            gate.enter(10)
 
-    checking = Task(check)
-    taken.wait(10)
+    _, checking = at_gate(gate, check)
     child = os.fork()
     if child == 0:
         os._exit(not recovered._taking.acquire(timeout=5))
-    go_on.set()
+    gate.release()
     checking.result()
     assert os.waitpid(child, 0)[1] == 0
 
 
-@pytest.mark.parametrize("op", ["write_from", "commit"])
+@pytest.mark.parametrize("op", ["write_from", "commit", "refused"])
 def test_an_object_that_hangs_keeps_no_other_one_from_being_saved(make: Make, op: str) -> None:
+    """Nor does one that the store refuses."""
     world = make(dirty_expire=0.02)
+    refused = world.store.fault("write_from", PermissionError(errno.EACCES, "refused"), key="k", times=math.inf)
+    if op != "refused":
+        refused.clear()
     with hanging(world, op, key="k"):
         world.synced(b"new")
-        world.store.gates[-1].wait_entered()
+        if op != "refused":
+            world.store.gates[-1].wait_entered()
         for content in (b"one", b"two"):
             with world.volume.open("other", "w+b") as other:
                 other.write(content)
             eventually(lambda content=content: world.saved("other") == content)  # type: ignore[misc]
             eventually(lambda: len(world.volume.engine.journal.numbers) == 1)  # type: ignore[union-attr]
+    refused.clear()
+    world.volume.retry_failed()
     eventually(lambda: world.saved() == changed(0, b"new"))
 
 
@@ -1135,24 +1039,14 @@ def nothing_waits(cache: PageCache) -> None:
 
 
 @pytest.mark.contract("T-52")
-def test_nothing_waits_for_an_attach_that_reads_the_journal(
-    beside_left: Beside, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache, attach, _ = beside_left
-    gate, task = at_gate(held(monkeypatch, Journal, "read"), attach)
-    nothing_waits(cache)
-    assert read(task.result(opening=gate), "k") == changed(0, b"older")
-    cache.close()
-
-
-@pytest.mark.contract("T-52")
-def test_nothing_waits_for_an_attach_that_waits_for_an_append(
+def test_nothing_waits_for_an_attach_that_reads_the_journal_or_waits_for_an_append(
     beside_left: Beside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, attach, _ = beside_left
     with cache.attach(ObjectBackend(), durability="disk", volume_id="other").open("o", "xb") as file:
         file.write(b"o")
         gate, task = at_gate(held(monkeypatch, Journal, "read", after=True), attach)
+        nothing_waits(cache)
         tried = threading.Event()
         beside(monkeypatch, Journal, "unsaved_now", tried.set, after=True)
         append, fsync = at_gate(held(monkeypatch, Journal, "_write_all"), file.fsync)
