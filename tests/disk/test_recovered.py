@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,17 +17,16 @@ from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCa
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import records
 from pagecache.disk.backend import TieredFile
-from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine import runner
 from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.commit.overlay import Overlay
 from pagecache.native import STAMP_MAX, UNSTABLE
+from pagecache.testing import Gate
 from pagecache.volume import reconnect, recovered
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
-from tests.disk.copying import copy_tier
 from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
 from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
@@ -228,8 +226,7 @@ def test_a_longer_version_that_bytes_were_laid_over_is_whole_after_the_next_cras
     assert file.pread(1 << 20, 0) == expected
     after = world.crash()
     assert after.read() == expected
-    after.volume.sync(durability="backend")
-    assert after.stored() == expected
+    after.settles(expected)
 
 
 @IN_PLACE
@@ -274,16 +271,14 @@ def test_the_first_call_for_a_recovered_file_may_resolve_its_conflict(world: Wor
 @contextmanager
 def before_call(owner: Any, name: str, call: Callable[[], object]) -> Iterator[None]:
     """Context in which the first call of a method waits for `call` on another thread, at most a second."""
-    real, begun = getattr(owner, name), list[Task[object]]()
+    begun: list[Task[object]] = []
 
-    def beside(*arguments: Any, **more: Any) -> Any:
-        if not begun:
-            begun.append(Task(call))
-            begun[0].thread.join(1)
-        return real(*arguments, **more)
+    def begin() -> None:
+        begun.append(Task(call))
+        begun[0].waits(1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, beside)
+        beside(patch, owner, name, begin)
         yield
     begun[0].result()
 
@@ -297,9 +292,7 @@ def test_an_fsync_beside_a_rebase_takes_no_size_of_the_version_before(world: Wor
     conflict(world, file, FOREIGN)
     with before_call(Overlay, "put", file.fsync):
         world.volume.resolve("k", "rebase")
-    after = world.crash()
-    after.volume.sync(durability="backend")
-    assert after.saved() == changed(0, b"new", FOREIGN)
+    world.crash().settles(changed(0, b"new", FOREIGN))
 
 
 @IN_PLACE
@@ -311,9 +304,7 @@ def test_another_version_that_comes_below_beside_an_fsync_is_whole_after_a_crash
     world.volume.invalidate_remote("k", len(OLD), version=world.store.object_stat(world.store.objects["k"]).version)
     with before_call(Journal, "append", world.read):
         file.fsync()
-    after = world.crash()
-    after.volume.sync(durability="backend")
-    assert after.stored() == changed(0, b"new", stored)
+    world.crash().settles(changed(0, b"new", stored))
 
 
 @IN_PLACE
@@ -324,8 +315,7 @@ def test_a_version_that_was_taken_is_whole_after_a_crash(world: World) -> None:
     after = world.crash()
     assert after.left() == []
     assert after.read() == FOREIGN
-    after.volume.sync(durability="backend")
-    assert after.stored() == FOREIGN
+    after.settles(FOREIGN)
 
 
 @IN_PLACE
@@ -359,26 +349,14 @@ def test_what_another_program_has_appended_to_a_recovered_file_stays(world: Worl
     file.fsync()
     stored = world.saved() or b""
     put(world, stored + (OLD + FOREIGN)[len(stored) :])
-    after = world.crash()
-    after.volume.sync(durability="backend")
-    assert after.stored() == expected
+    world.crash().settles(expected)
 
 
-def test_bytes_that_are_written_beside_a_discard_survive(world: World) -> None:
+def test_bytes_that_are_written_beside_a_discard_survive(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     file = world.synced(b"one")
     file.pwrite(b"two", 8192)
-    with pytest.MonkeyPatch.context() as patch:
-        drop = file._inode.discard
-
-        def discard(*arguments: Any) -> list[tuple[int, int]]:
-            found = drop(*arguments)
-            writing = threading.Thread(target=file.pwrite, args=(b"late", 8192))
-            writing.start()
-            writing.join()
-            return found
-
-        patch.setattr(file._inode, "discard", discard)
-        world.volume.discard("k", 8192, 4096)
+    beside(monkeypatch, file._inode, "discard", lambda: Task(file.pwrite, b"late", 8192).result(), after=True)
+    world.volume.discard("k", 8192, 4096)
     raises(DataLossError, file.fsync)
     file.fsync()
     assert world.crash().read() == changed(8192, b"late", changed(0, b"one"))
@@ -430,18 +408,6 @@ def test_records_of_another_version_are_never_those_of_a_later_one(world: World,
         inode.journaled.follows()
     (found,) = world.journal().read().files
     assert found.state.base == "100"
-
-
-@IN_PLACE
-def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(world: World) -> None:
-    file = world.open()
-    file.truncate(1670)
-    file.fsync()
-    assert world.saved() == OLD
-    after = world.crash()
-    assert after.read() == OLD[:1670]
-    after.volume.sync(durability="backend")
-    assert after.crash(lose=True).read() == OLD[:1670]
 
 
 @WHOLE
@@ -535,28 +501,19 @@ def test_a_call_beside_a_rename_that_was_not_carried_out_concerns_the_named_obje
 
 
 @pytest.mark.parametrize("settled", [False, True])
-def test_a_rename_that_was_carried_out_is_known_after_a_power_cut(
-    make: Make, monkeypatch: pytest.MonkeyPatch, *, settled: bool
-) -> None:
+def test_a_rename_that_was_carried_out_is_known_after_a_power_cut(make: Make, *, settled: bool) -> None:
     """Though another object has the old name by then. `settled`: its answer was lost, and the names were looked at."""
-    world, sync = make(retry=RetryPolicy(attempts=1)), OS.fdatasync
+    world = make(retry=RetryPolicy(attempts=1))
     world.synced(b"new")
-
-    def copying(fd: int) -> None:
-        sync(fd)
-        shutil.rmtree(world.folder / "tier1", ignore_errors=True)
-        copy_tier(world.tier, world.folder / "tier1")
-
-    monkeypatch.setattr(OS, "fdatasync", copying)
     if settled:
         world.store.fault("rename answer", ConnectionResetError(errno.ECONNRESET, "no answer"))
         raises(ConnectionResetError, world.volume.rename, "k", "g")
         assert world.volume.exists("g")
     else:
         world.volume.rename("k", "g")
-    monkeypatch.undo()
+    assert not world.journal().is_behind()
     world.store.objects["k"] = StoredObject(FOREIGN)
-    after = World(world.folder, world._after(), 1, on_recovery="hold")
+    after = world.copied(on_recovery="hold")
     assert after.read() == FOREIGN
     assert after.read("g") == changed(0, b"new")
 
@@ -772,23 +729,18 @@ def test_a_limit_below_the_held_bytes_lets_other_volumes_go_on(world: World, cal
 
 def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(world: World) -> None:
     world.synced(BIG, key="big", mode="w+b")
-    begun, ends = threading.Event(), threading.Event()
-
-    def until_the_end(_offset: int) -> None:
-        begun.set()
-        assert ends.wait(WAIT_LIMIT_S)
-
-    with before_read(until_the_end), pytest.MonkeyPatch.context() as patch:
+    gate = Gate()
+    with before_read(lambda _: gate.enter(WAIT_LIMIT_S)), pytest.MonkeyPatch.context() as patch:
         after = world.crash(memory="3MiB")
-        stop = Recovery.stop
+        recovery = after.volume.recovery
+        assert recovery is not None
 
-        def stopping(self: Recovery, deadline: Any) -> None:
-            self._stop.set()
-            ends.set()
-            stop(self, deadline)
+        def stopping() -> None:
+            recovery._stop.set()
+            gate.release()
 
-        patch.setattr(Recovery, "stop", stopping)
-        assert begun.wait(WAIT_LIMIT_S)
+        beside(patch, Recovery, "stop", stopping)
+        gate.wait_entered()
         after.cache.close(timeout=WAIT_LIMIT_S)
     assert after.copied().read("big") == BIG
 
@@ -936,12 +888,11 @@ def test_an_append_of_a_volume_that_has_ended_comes_after_no_newer_bytes(
     world: World, monkeypatch: pytest.MonkeyPatch, *, hangs: bool
 ) -> None:
     """`hangs`: a write-back of the file beside it, which lands before later bytes as well."""
-    begun, ends, put, at = threading.Event(), threading.Event(), Journaled._put, 1 << 18
+    appending, put, at = Gate(), Journaled._put, 1 << 18
 
     def pausing(self: Journaled, journal: Journal, record: records.Record, *more: Any) -> None:
-        if record.kind == records.Kind.DATA and record.offset == at and not begun.is_set():
-            begun.set()
-            assert ends.wait(WAIT_LIMIT_S)
+        if record.kind == records.Kind.DATA and record.offset == at:
+            appending.enter(WAIT_LIMIT_S)
         put(self, journal, record, *more)
 
     monkeypatch.setattr(Journaled, "_put", pausing)
@@ -951,13 +902,12 @@ def test_an_append_of_a_volume_that_has_ended_comes_after_no_newer_bytes(
     if hangs:
         sync = Task(world.volume.sync, durability="backend")
         gate.wait_entered()
-    fsync = Task(file.fsync)
-    assert begun.wait(WAIT_LIMIT_S)
+    _, fsync = at_gate(appending, file.fsync)
     world.volume.detach(timeout=0.5, on_failed="discard")
     if hangs:
         world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
         raises(TimeoutError, world.volume.open, "k", "r+b", timeout=0.2)
-        ends.set()
+        appending.release()
         gate.open()
         for each in (fsync, sync):
             raises(OSError, each.result)
@@ -965,7 +915,7 @@ def test_an_append_of_a_volume_that_has_ended_comes_after_no_newer_bytes(
     world.store = world._after()
     world.volume = world.cache.attach(world.store, durability="disk", volume_id="store", read_ahead=0)
     world.synced(b"newer", at + 1000)
-    ends.set()
+    appending.release()
     raises(OSError, fsync.result)
     assert world.copied().read()[at + 1000 : at + 1005] == b"newer"
 
