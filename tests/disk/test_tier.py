@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DiskTier, Event, ObjectStat, PageCache, Volume
+from pagecache import DiskTier, Event, PageCache, Volume
 from pagecache.disk import records
 from pagecache.disk import tier as module
 from pagecache.disk.backend import TieredFile
-from pagecache.disk.catalogue import FIND_CHUNK, Catalogue
+from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Copy
 from pagecache.disk.device import OS
 from pagecache.disk.segments import Segments
@@ -32,8 +32,9 @@ from pagecache.engine.commit.journaled import VolumeJournal
 from pagecache.testing import Gate as Gates
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
-from tests.file.rig import Task, at_gate, attached, eventually, held, overlay, raises, raising, run_program
+from tests.file.rig import Task, at_gate, attached, beside, eventually, held, raises, raising, run_program
 from tests.file.test_interrupts import interrupted_at
+from tests.file.test_lost_names import StoreOfPaths
 from tests.plain import fill
 from tests.stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 
@@ -129,16 +130,19 @@ def test_an_edit_keeps_the_rest_on_disk(tier: DiskTier) -> None:
     kept(tier, store, "a", but=20_000)
 
 
-def test_an_object_in_place_is_read_once_and_read_again_after_a_change(tier: DiskTier, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    place, data = tmp_path / "data" / "a", content(MIB)
+@pytest.mark.parametrize("root", ["data", "\udcff"], ids=["text", "no Unicode"])
+def test_an_object_in_place_is_read_once_and_read_again_after_a_change(
+    tier: DiskTier, tmp_path: Path, root: str
+) -> None:
+    place, data = tmp_path / root / "a", content(MIB)
+    place.parent.mkdir()
     place.write_bytes(data)
     for round in range(3):
-        with on_tier(tier, f"dir:{tmp_path / 'data'}", volume_id=None) as volume:
+        with on_tier(tier, f"dir:{place.parent}", volume_id=None) as volume:
             assert read(volume, "a") == data
             assert bool(volume.stats().disk_hits) == (round > 0)
     place.write_bytes(content(MIB, seed=2))
-    assert read_once(tier, f"dir:{tmp_path / 'data'}", "a", volume_id=None) == content(MIB, seed=2)
+    assert read_once(tier, f"dir:{place.parent}", "a", volume_id=None) == content(MIB, seed=2)
 
 
 def test_a_renamed_or_removed_object_leaves_its_bytes_to_no_name(tier: DiskTier, tmp_path: Path) -> None:
@@ -167,24 +171,6 @@ def test_another_version_gets_no_byte_of_the_former(tier: DiskTier) -> None:
     assert read_once(tier, store, "a") == content(MIB, seed=2)
 
 
-@pytest.mark.parametrize("saved", [False, True], ids=["not saved", "saved"])
-@pytest.mark.parametrize("how", ["rename", "remove"])
-def test_another_object_under_the_name_gets_no_byte_of_the_former(tier: DiskTier, how: str, saved: bool) -> None:
-    """Also if it has the same version: in this store each object counts its own."""
-    store = RecordingBackend({"a": content(MIB), "b": content(MIB, seed=2)})
-    if saved:
-        read_once(tier, store, "b")
-    with on_tier(tier, store) as volume:
-        read(volume, "b")
-        if how == "rename":
-            volume.rename("a", "b")
-        else:
-            volume.remove("b")
-            store.rename("a", "b")  # by another program
-        assert read(volume, "b") == content(MIB)
-    assert read_once(tier, store, "b") == content(MIB)
-
-
 class Spelled(RecordingBackend):
     """Keys are paths, in any spelling. Each object counts its own versions."""
 
@@ -201,58 +187,36 @@ class Spelled(RecordingBackend):
         super().rename(self.canonical(src), self.canonical(dst), replace=replace)
 
 
-@pytest.mark.parametrize("key", [Path("d/b"), "d//b"], ids=["a path", "two slashes"])
+@pytest.mark.parametrize("copy", ["not saved", "saved", "named by a path", "named by two slashes", "on a full disk"])
 @pytest.mark.parametrize("how", ["remove", "rename away", "rename over"])
-def test_a_name_that_changes_by_another_spelling_loses_its_copy(tier: DiskTier, how: str, key: Any) -> None:
-    store = Spelled({"d/b": content(MIB), "a": content(MIB, seed=2)})
-    read_once(tier, store, "d/b")
-    with on_tier(tier, store) as volume:
+def test_another_object_under_the_name_gets_no_byte_of_the_former(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, how: str, copy: str
+) -> None:
+    """Also if it has the same version: in this store each object counts its own. The disk is full until the end."""
+    store = Spelled({"a": content(MIB), "c": content(MIB, seed=2), "d/b": content(MIB)})
+    key: Any = {"named by a path": Path("d/b"), "named by two slashes": "d//b"}.get(copy, "d/b")
+    if copy != "not saved":
+        read_once(tier, store, "d/b")
+    with monkeypatch.context() as full, on_tier(tier, store) as volume:
+        read(volume, "d/b" if copy in ("not saved", "saved") else "a")
+        for call in ("drop", "save") if copy == "on a full disk" else ():
+            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
         if how == "remove":
             volume.remove(key)
         elif how == "rename away":
-            volume.rename(key, Path("c"))
+            volume.rename(key, Path("e"))
         if how == "rename over":
-            volume.rename("a", key)
+            volume.rename("c", key)
         else:
-            store.rename("a", "d/b")  # by another program
+            store.rename("c", "d/b")  # by another program
         assert read(volume, "d/b") == content(MIB, seed=2)
     assert read_once(tier, store, "d/b") == content(MIB, seed=2)
-
-
-def test_an_object_made_anew_gets_no_byte_of_a_version_that_was_replaced_before(
-    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Copies of two versions wait for the catalogue when the name is removed. Each object counts its own versions."""
-    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 3600.0)  # at the end, too
-    with PageCache("1MiB", disk=tier):  # the tier goes on
-        store = RecordingBackend({"a": content(MIB)})
-        read_once(tier, store, "a")
-        store.change_remotely("a", content(MIB, seed=2))
-        with on_tier(tier, store) as volume:
-            assert read(volume, "a") == content(MIB, seed=2)
-            volume.remove("a")
-    again = RecordingBackend({"a": content(MIB, seed=3)})
-    assert read_once(tier, again, "a") == content(MIB, seed=3)
-
-
-class Tree(RecordingBackend):
-    """With directories, which exist while something is below them."""
-
-    def _below(self, key: str) -> list[str]:
-        return [str(name) for name in self.objects if str(name).startswith(f"{key}/")]
-
-    def lstat(self, key: str) -> ObjectStat:
-        return ObjectStat(size=0, kind="dir") if self._below(key) else self.stat(key)
-
-    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
-        for name in self._below(src):
-            super().rename(name, dst + name.removeprefix(src))
 
 
 @pytest.mark.parametrize("open_still", [False, True], ids=["closed", "open"])
 def test_another_directory_under_the_name_gets_no_byte_of_the_former(tier: DiskTier, open_still: bool) -> None:
     """Each object counts its own versions."""
-    store = Tree({"d/a": content(MIB), "e/a": content(MIB, seed=2)})
+    store = StoreOfPaths({"d/a": content(MIB), "e/a": content(MIB, seed=2)})
     read_once(tier, store, "d/a")
     with on_tier(tier, store) as volume, ExitStack() as files:
         read(volume, "d/a")
@@ -301,37 +265,22 @@ def test_another_store_under_the_same_name_is_another_one(tier: DiskTier) -> Non
         assert read_once(tier, store, "a", volume_id=name) == store.content("a")
 
 
-def test_a_read_beside_a_commit_is_not_kept_under_the_new_version(tier: DiskTier) -> None:
-    store = ObjectBackend({"a": bytes(MIB)})
-    with on_tier(tier, store, read_ahead=0) as volume, volume.open("a", "r+") as file:
-        with store.gate("read_into answer") as gate:
-            _, reader = at_gate(gate, file.pread, 4096, 8192)  # it has read the old bytes, and has not answered
-            file.pwrite(b"x" * 4096, 0)
-            file.fsync()
-            reader.result(opening=gate)
-        file.pwrite(b"y" * 4096, 8192)
-        file.fsync()
-    assert read_once(tier, store, "a") == store.content("a")
-
-
 @pytest.mark.parametrize("put_back", [False, True])
 def test_a_read_just_behind_a_commit_is_not_kept_under_the_former_version(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch, put_back: bool
 ) -> None:
     """Versions of some stores are hashes of the content: the former one may come back."""
     store = ObjectBackend({"a": (former := content(MIB))})
-    version, commit = store.objects["a"].version, TieredFile.commit
+    version = store.objects["a"].version
     with on_tier(tier, store, read_ahead=0) as volume, volume.open("a", "r+") as file:
         file.pread(4096, 0)
         file.truncate(4096)
         file.truncate(MIB)
 
-        def read_behind(backend_file: TieredFile) -> str | None:
-            made = commit(backend_file)
+        def read_behind() -> None:
             assert Task(file.pread, 4096, MIB // 2).result() == bytes(4096)
-            return made
 
-        monkeypatch.setattr(TieredFile, "commit", read_behind)
+        beside(monkeypatch, TieredFile, "commit", read_behind, after=True)
         file.fsync()
     if put_back:
         store.put("a", former)
@@ -374,62 +323,10 @@ def test_a_late_read_of_a_file_that_was_replaced_is_not_kept_under_the_version_o
         assert file.pread(4096, 65536) == content(MIB, seed=2)[65536:][:4096]
 
 
-def test_bytes_that_a_failed_commit_forgot_and_that_are_given_up_are_not_kept(tier: DiskTier) -> None:
-    store = ObjectBackend({"a": bytes(MIB)})
-    once = pagecache.RetryPolicy(attempts=1)
-    with on_tier(tier, store, retry=once) as volume, volume.open("a", "r+") as file:
-        file.pwrite(b"lost" * 1024, 0)
-        fault = store.fault("commit", OSError(5, "no"))
-        raises(OSError, file.fsync)
-        fault.clear()
-        volume.discard("a")
-        file.pwrite(b"kept" * 1024, 8192)
-        raises(pagecache.DataLossError, file.fsync)
-        file.fsync()
-    assert read_once(tier, store, "a") == store.content("a")
-
-
-def test_a_hole_that_is_not_committed_is_not_filled_from_the_copy(tier: DiskTier) -> None:
-    store = ObjectBackend({"a": content(MIB)})
-    read_once(tier, store, "a")
-    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
-        file.truncate(8192)
-        file.pwrite(b"end", 500_000)
-        file.flush()  # the store has both, and no commit
-        volume.drop_clean()
-        assert file.pread(4096, 100_000) == bytes(4096)
-        assert file.pread(8192, 0) == content(MIB)[:8192]
-
-
-def test_bytes_that_were_sent_twice_and_kept_once_are_not_the_first_ones(
-    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = ObjectBackend()
-    with on_tier(tier, store) as volume, volume.open("a", "w") as file:
-        file.pwrite(b"first" * 2000, 0)
-        file.flush()
-        with monkeypatch.context() as slow:
-            slow.setattr(Segments, "append", lambda *_: None)
-            file.pwrite(b"other" * 1000, 2500)
-            file.flush()
-    assert read_once(tier, store, "a") == store.content("a")
-
-
 def test_reads_of_whole_units_get_whole_units(tier: DiskTier) -> None:
     store = ObjectBackend({"a": content(3 * MIB)}, read_unit=10_000, max_read=2_000_000)
     for _ in range(2):
         assert read_once(tier, store, "a") == content(3 * MIB)
-
-
-def test_a_change_in_place_that_others_may_have_joined_begins_a_new_copy(tier: DiskTier) -> None:
-    store = RecordingBackend({"a": content(MIB)})
-    read_once(tier, store, "a")
-    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
-        file.pwrite(b"ours" * 1024, 0)
-        # Unseen, it is one version with our change.
-        store.change_remotely("a", overlay(store.written("a"), 500_000, b"them"))
-        file.fsync()
-    assert read_once(tier, store, "a") == store.written("a")
 
 
 def test_a_direct_read_asks_the_store(tier: DiskTier) -> None:
@@ -472,20 +369,10 @@ def test_what_could_not_be_loaded_to_be_cut_is_not_kept_under_the_next_version(
     """One read of the catalogue fails, and then it is saved again."""
     store = ObjectBackend({"a": content(MIB)})
     read_once(tier, store, "a")
-    with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
-        running = volume.cache.tier
-        assert running is not None
-        reader = running._catalogue._reader
-
-        def execute(query: str, names: tuple[object, ...]) -> sqlite3.Cursor:
-            if query == FIND_CHUNK:
-                raise sqlite3.OperationalError("disk I/O error")
-            return reader.execute(query, names)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(running._catalogue, "_reader", SimpleNamespace(execute=execute))
-            file.truncate(4096)
-            file.fsync()
+    with on_tier(tier, store) as volume, volume.open("a", "r+") as file, monkeypatch.context() as failing:
+        failing.setattr("pagecache.disk.catalogue.FIND_CHUNK", "SELECT ranges FROM missing WHERE copy = ?")
+        file.truncate(4096)
+        file.fsync()
     with on_tier(tier, store) as volume, volume.open("a", "r+") as file:
         file.pwrite(b"end", MIB - 3)
     assert read_once(tier, store, "a") == store.content("a") == content(MIB)[:4096] + bytes(MIB - 4099) + b"end"
@@ -547,20 +434,29 @@ def test_any_damage_to_any_file_of_the_tier_delivers_no_wrong_byte(folder: Path,
 # -- D5: a failing disk
 
 
-def test_a_full_disk_is_a_miss_an_event_and_a_counter(
-    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [("posix_fallocate", OSError(28, "No space left on device")), ("pwrite", OSError(5, "Input/output error"))],
+    ids=["full", "failing"],
+)
+def test_a_disk_that_takes_nothing_is_a_miss_an_event_and_a_counter_and_is_tried_again(
+    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch, call: str, error: OSError
 ) -> None:
     store = ObjectBackend({"a": content(MIB), "b": content(MIB, seed=2)})
     events: list[pagecache.Event] = []
+    monkeypatch.setattr("pagecache.disk.segments.PAUSE", 0.0)
     with on_tier(tier, store) as volume:
         volume.cache.subscribe(events.append)
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "posix_fallocate", raising(OSError(28, "No space left on device")))
+        with monkeypatch.context() as failing:
+            failing.setattr(os, call, raising(error))
             assert read(volume, "a") == store.content("a")
-            eventually(lambda: [event.kind for event in events] == ["disk"])
+            eventually(lambda: len(events) == 1)
+            assert segments(folder) == []
         assert volume.stats().disk_errors == 1
         assert read(volume, "b") == store.content("b")
-    assert segments(folder) == []
+        eventually(lambda: len(events) == 2)
+    assert [(event.kind, event.error is None) for event in events] == [("disk", False), ("disk", True)]
+    kept(tier, store, "b")
 
 
 def test_a_start_on_a_full_disk_has_no_copies_until_the_catalogue_can_be_opened(
@@ -605,46 +501,6 @@ def test_a_start_on_a_full_disk_makes_room(tier: DiskTier, folder: Path, monkeyp
     kept(tier, store, "a")
 
 
-@pytest.mark.parametrize("how", ["remove", "rename away", "rename over"])
-def test_a_disk_that_is_full_until_the_end_keeps_no_name_that_was_removed(
-    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """Each object of this store counts its own versions."""
-    store = RecordingBackend({"a": content(MIB), "b": content(MIB), "c": content(MIB, seed=2)})
-    read_once(tier, store, "b")
-    with monkeypatch.context() as full, on_tier(tier, store) as volume:
-        read(volume, "a")
-        for call in ("drop", "save"):
-            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
-        if how == "remove":
-            volume.remove("b")
-        elif how == "rename away":
-            volume.rename("b", "d")
-        if how == "rename over":
-            volume.rename("c", "b")
-        else:
-            store.rename("c", "b")  # by another program
-        assert read(volume, "b") == content(MIB, seed=2)
-    assert read_once(tier, store, "b") == content(MIB, seed=2)
-
-
-def test_a_kill_while_the_disk_is_full_keeps_no_name_that_was_removed(
-    tier: DiskTier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each object of this store counts its own versions."""
-    store = RecordingBackend({name: content(MIB, seed) for seed, name in enumerate("abc")})
-    read_once(tier, store, "b")
-    with on_tier(tier, store) as volume, monkeypatch.context() as full:
-        read(volume, "a")
-        for call in ("drop", "save"):
-            full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
-        volume.remove("b")
-        store.rename("c", "b")  # by another program
-        copy_tier(folder, tmp_path / "killed")
-    killed = DiskTier(tmp_path / "killed", size="64MiB", segment="4MiB")
-    assert read_once(killed, store, "b") == content(MIB, seed=2)
-
-
 def test_a_name_is_dropped_on_a_full_disk_after_the_oldest_segment_has_made_room(
     tier: DiskTier, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -665,9 +521,9 @@ def test_a_name_is_dropped_on_a_full_disk_after_the_oldest_segment_has_made_room
     kept(tier, store, "c")
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before a save fails", "afterwards"])
-def test_a_kill_while_the_disk_is_full_keeps_no_copy_whose_change_was_announced(
-    tier: DiskTier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool
+@pytest.mark.parametrize("name_is", ["removed", "announced before a save fails", "announced afterwards"])
+def test_a_kill_while_the_disk_is_full_keeps_no_copy_of_a_name_that_has_changed(
+    tier: DiskTier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name_is: str
 ) -> None:
     """Each object of this store counts its own versions."""
     monkeypatch.setattr(module, "PAUSE", 600.0)
@@ -678,11 +534,14 @@ def test_a_kill_while_the_disk_is_full_keeps_no_copy_whose_change_was_announced(
         assert running is not None
         for call in ("drop", "save"):
             full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
-        if late:
+        if name_is == "announced afterwards":
             read(volume, "a")
             eventually(lambda: running._save_every == 600.0)
+        if name_is == "removed":
+            volume.remove("b")
         store.rename("c", "b")  # by another program
-        volume.invalidate_remote("b")
+        if name_is != "removed":
+            volume.invalidate_remote("b")
         eventually(lambda: running._catalogue.damaged)
         copy_tier(folder, tmp_path / "killed")
     killed = DiskTier(tmp_path / "killed", size="64MiB", segment="4MiB")
@@ -790,25 +649,6 @@ def test_a_second_process_is_refused_with_the_first_one_s_number(folder: Path, t
     PageCache("1MiB", disk=folder).close()
 
 
-def test_a_killed_process_leaves_a_tier_that_the_next_one_uses(folder: Path, tier: DiskTier, tmp_path: Path) -> None:
-    data = content(3 * MIB)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a").write_bytes(data)
-    program = (
-        "import os, pagecache, sqlite3, time\n"
-        f"cache = pagecache.PageCache('8MiB', disk=pagecache.DiskTier({str(folder)!r}, size='64MiB', segment='4MiB'))\n"
-        f"cache.attach('dir:{tmp_path / 'data'}').open('a').read()\n"
-        f"catalogue = sqlite3.connect({str(folder / 'catalogue.db')!r})\n"
-        "while not catalogue.execute('SELECT count(*) FROM chunks').fetchone()[0]:\n"
-        "    time.sleep(0.01)\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
-    with on_tier(tier, f"dir:{tmp_path / 'data'}", "8MiB", volume_id=None) as volume:
-        assert read(volume, "a") == data
-        assert volume.stats().disk_hits > 0
-
-
 def test_a_newer_format_is_refused_with_a_sentence(folder: Path, tier: DiskTier) -> None:
     PageCache("1MiB", disk=tier).close()
     (folder / "tier").write_text("pagecache disk tier, format 9\n")
@@ -876,9 +716,6 @@ def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkey
     store, save, tries = ObjectBackend({"a": content(MIB)}), Catalogue.save, list[object]()
     shrink, turns = Segments.shrink, list[object]()
 
-    def reached(number: int) -> bool:
-        return len(turns) >= number
-
     def turn(segments: Segments) -> None:
         turns.append(None)
         shrink(segments)
@@ -896,26 +733,10 @@ def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkey
         assert running is not None
         for number in range(1, 6):  # each begins when the last one is over
             running._wake()
-            eventually(partial(reached, number))
+            eventually(lambda number=number: len(turns) >= number)  # type: ignore[misc]
         assert len(tries) == 1
         monkeypatch.setattr(Catalogue, "save", save)
     kept(tier, store, "a")
-
-
-def test_writing_goes_on_after_a_failure(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ObjectBackend({"a": content(MIB), "b": content(MIB, seed=2)})
-    events: list[pagecache.Event] = []
-    monkeypatch.setattr("pagecache.disk.segments.PAUSE", 0.0)
-    with on_tier(tier, store) as volume:
-        volume.cache.subscribe(events.append)
-        with monkeypatch.context() as failing:
-            failing.setattr(os, "pwrite", raising(OSError(5, "Input/output error")))
-            read(volume, "a")
-            eventually(lambda: len(events) == 1)
-        read(volume, "b")
-        eventually(lambda: len(events) == 2)
-    assert [(event.kind, event.error is None) for event in events] == [("disk", False), ("disk", True)]
-    kept(tier, store, "b")
 
 
 def test_keys_that_are_no_text_are_not_kept_and_odd_ones_are(tier: DiskTier) -> None:
@@ -979,16 +800,9 @@ def test_an_end_that_was_interrupted_when_it_was_done_gives_up_no_other_director
     tier: DiskTier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another tier may have its descriptor since."""
-    leave = module.leave
-
-    def interrupted(mark: Any) -> None:
-        leave(mark)
-        raise KeyboardInterrupt
-
     first = PageCache("1MiB", disk=tier)
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "leave", interrupted)
-        raises(KeyboardInterrupt, Tier.close, first.tier, first.tier_use)
+    beside(monkeypatch, module, "leave", raising(KeyboardInterrupt()), after=True)
+    raises(KeyboardInterrupt, Tier.close, first.tier, first.tier_use)
     with PageCache("1MiB", disk=tmp_path / "other"):
         PageCache("1MiB", disk=tier).close()
         raises(OSError, module.occupy, str(tmp_path / "other"), match="another process uses the tier")
