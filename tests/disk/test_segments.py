@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ from pagecache.native import checked
 from tests.file.rig import beside
 from tests.stores import ObjectBackend
 
-from .test_tier import content, on_tier, read, read_once
+from .test_tier import content, on_tier, read
 
 pytestmark = pytest.mark.contract("D4", "D6", "D7")
 
@@ -36,19 +35,6 @@ def segments(tmp_path: Path) -> Iterator[Segments]:
 
 def taken(segments: Segments, copy: int = 1) -> int | None:
     return segments.append(copy, 0, [memoryview(content(SIZE, copy))], SIZE, 0)
-
-
-def test_an_address_that_is_given_again_delivers_no_byte_of_another_object(tier: DiskTier) -> None:
-    """Another program has removed the segments: their numbers begin anew, and the catalogue has the old addresses."""
-    store = ObjectBackend({"a": content(SIZE, 1), "b": content(SIZE, 2)})
-    read_once(tier, store, "a")
-    for segment in Path(tier.path).glob("*.clean"):
-        segment.unlink()
-    read_once(tier, store, "b")
-    store.forget_calls()
-    assert read_once(tier, store, "a") == content(SIZE, 1)
-    assert store.spans("read_into", "a")
-    assert not store.spans("read_into", "b")
 
 
 def test_an_extent_of_another_copy_is_not_delivered(segments: Segments) -> None:
@@ -83,17 +69,15 @@ def test_a_segment_that_goes_beside_a_read_stays_open_for_it(
     assert address is not None
     assert segments.write_next()
     (tmp_path / "other").write_bytes(bytes(2 * SIZE))
-    others, read_now = [], checked.read
+    others: list[int] = []
 
-    def read_beside(*arguments: Any, **options: Any) -> int:
+    def remove() -> None:
         segments.remove(address >> 32)
         others.append(os.open(tmp_path / "other", os.O_RDONLY))
-        return read_now(*arguments, **options)
 
     room = memoryview(bytearray(SIZE))
-    with monkeypatch.context() as beside:
-        beside.setattr(checked, "read", read_beside)
-        assert segments.read(address, SIZE, 1, 0, 0, [room]) == SIZE
+    beside(monkeypatch, checked, "read", remove)
+    assert segments.read(address, SIZE, 1, 0, 0, [room]) == SIZE
     os.close(others[0])
     assert room == content(SIZE, 1)
     assert segments.read(address, SIZE, 1, 0, 0, [room]) is None
@@ -119,14 +103,7 @@ def test_two_threads_that_need_space_remove_two_segments_but_not_the_one_that_is
         assert taken(segments) is not None
         segments._used = segments.segment
         assert segments.write_next()
-    remove = Segments.remove
-
-    def remove_beside(self: Segments, number: int) -> bool:
-        monkeypatch.setattr(Segments, "remove", remove)
-        assert self.drop_oldest()
-        return remove(self, number)
-
-    monkeypatch.setattr(Segments, "remove", remove_beside)
+    beside(monkeypatch, Segments, "remove", segments.drop_oldest)
     assert segments.drop_oldest()
     assert list(segments._live) == [3]
     assert not segments.drop_oldest()
@@ -175,15 +152,19 @@ def test_few_segments_are_open_at_a_time(segments: Segments, monkeypatch: pytest
         assert len(segments._files) == 1
 
 
-def test_at_most_a_part_of_a_segment_is_written_again(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a cache whose data is all read again would only be copied."""
+@pytest.mark.parametrize(("segment", "length", "most"), [(4 << 20, 300_000, 3), (1 << 32, 1 << 20, 15)])
+def test_at_most_a_part_of_a_segment_is_written_again(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, segment: int, length: int, most: int
+) -> None:
+    """Else a cache whose data is all read again would only be copied. Of a large one it is little memory."""
     running, again = Tier.open(tier, "test"), []
     monkeypatch.setattr(Segments, "append_again", lambda _segments, _address, length, _least: again.append(length))
     copy = running.bind("store", b"sk", "1", running.names)
-    running._hits[1] = {1 << 32 | place: (copy, 0, 300_000) for place in range(13)}
+    running.described.segment = segment
+    running._hits[1] = {1 << 32 | place: (copy, 0, length) for place in range(segment // length)}
     running._rescue(1)
     running.close("test")
-    assert again == [300_000] * 3  # of 4 MiB
+    assert again == [length] * most
 
 
 def test_the_directory_of_a_running_tier_is_busy(tier: DiskTier) -> None:
