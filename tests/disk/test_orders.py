@@ -189,16 +189,8 @@ def test_a_write_beside_a_commit_is_not_kept_as_committed(
 ) -> None:
     file = rig.open()
     write(file, 2, "X")
-    commit = file.inner.commit
-
-    def and_write() -> object:
-        version = commit()
-        write(file, 3, "Y")
-        return version
-
-    with monkeypatch.context() as beside:
-        beside.setattr(file.inner, "commit", and_write)
-        file.commit()
+    beside(monkeypatch, file.inner, "commit", lambda: write(file, 3, "Y"), after=True)
+    file.commit()
     assert all_of(rig, tier) == "abXdefgh" == "".join(rig.store.committed)
     file.commit()
     assert all_of(rig, tier) == "abXYefgh"
@@ -316,46 +308,33 @@ def unsaved(tier: Tier) -> Copy:
     return copy
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["before the save", "beside it"])
+@pytest.mark.parametrize("before", [True, False], ids=["before the save", "beside it"])
 @pytest.mark.parametrize("replaced", [False, True], ids=["of the present version", "of one that was replaced"])
 def test_a_copy_does_not_come_back_under_a_removed_name(
-    tier: Tier, monkeypatch: pytest.MonkeyPatch, beside: bool, replaced: bool
+    tier: Tier, monkeypatch: pytest.MonkeyPatch, before: bool, replaced: bool
 ) -> None:
-    copy, save = unsaved(tier), Catalogue.save
+    copy = unsaved(tier)
 
     def replace_and_remove() -> None:
         if replaced:
             tier.bind("store", b"sk", "2", tier.names)
         tier.drop("store", b"sk")
 
-    def save_late(catalogue: Catalogue, copies: Sequence[Copy], oldest: int) -> None:
-        assert list(copies) == [copy]
+    if before:
         replace_and_remove()
-        save(catalogue, copies, oldest)
-
-    if beside:
-        monkeypatch.setattr(Catalogue, "save", save_late)
     else:
-        replace_and_remove()
+        beside(monkeypatch, Catalogue, "save", replace_and_remove)
     tier._save()
-    assert not tier.find("store", b"sk")
-
-
-def test_an_announcement_waits_for_no_save_of_the_catalogue(tier: Tier) -> None:
-    unsaved(tier)
-    tier._save()
-    with tier._catalogue._saving:
-        Task(tier.forget, "store", b"sk").result()
-        assert not tier.find("store", b"sk")
-        assert tier._catalogue.find("store", b"sk") is not None
-    tier._save()
-    assert tier._catalogue.find("store", b"sk") is None
+    assert not tier.find("store", copy.key)
 
 
 @pytest.mark.contract("K8")
-def test_an_announcement_by_a_signal_handler_waits_for_no_lock_that_its_thread_has(tier: Tier) -> None:
+@pytest.mark.parametrize("saved", [False, True], ids=["a lock of its thread", "a save of the catalogue"])
+def test_an_announcement_by_a_signal_handler_waits_for_nothing(tier: Tier, saved: bool) -> None:
     copy = unsaved(tier)
-    with tier._lock:
+    if saved:
+        tier._save()
+    with tier._catalogue._saving if saved else tier._lock:
         Task(tier.forget, "store", b"sk").result()
     assert not tier.find("store", b"sk")
     tier._save()
@@ -499,16 +478,13 @@ def test_a_version_that_is_seen_beside_a_write_is_not_that_of_its_bytes(
     rig = Rig(tier, whole=False)
     file = rig.open()
     read(file, 0)
-    write_from = file.inner.write_from
 
-    def write_late(offset: int, buffers: Sequence[memoryview]) -> int:
+    def look() -> None:
         rig.store.version = "2"
         assert read(file, 2) == "c"
-        return write_from(offset, buffers)
 
-    with monkeypatch.context() as beside:
-        beside.setattr(file.inner, "write_from", write_late)
-        write(file, 2, "X")
+    beside(monkeypatch, file.inner, "write_from", look)
+    write(file, 2, "X")
     assert all_of(rig, tier) == "abXdefgh"
 
 
@@ -585,22 +561,14 @@ def test_in_place_a_change_keeps_nothing_of_what_was_sent_or_was_there_before(ti
     assert rig.store.reads == before + 7  # not the page that was just read
 
 
-def test_a_status_from_before_a_change_is_not_the_version_after_it(tier: Tier) -> None:
+def test_a_status_from_before_a_change_is_not_the_version_after_it(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(tier, whole=False)
     file = rig.open()
     read(file, 0)
     write(file, 0, "X")
     rig.store.version = "that of X"
-    found = file.inner.stat
-
-    def stat() -> ObjectStat:
-        before = found()
-        write(file, 1, "Y")
-        return before
-
-    file.inner.stat = stat  # type: ignore[method-assign]
+    beside(monkeypatch, file.inner, "stat", lambda: write(file, 1, "Y"), after=True)
     file.stat()
     assert file._changed is not None
-    file.inner.stat = found  # type: ignore[method-assign]
     file.stat()
     assert file._changed is None
