@@ -23,7 +23,7 @@ from typing import Any
 
 from pagecache.native import names
 
-__all__ = ["CALLS", "Call", "Program", "Programs", "content", "programs", "script"]
+__all__ = ["Call", "content", "programs", "script"]
 
 AT_FDCWD = -100
 PATHS = ["a", "b", "d", "d/a", "d/b", "d/e", "d/e/a"]

@@ -14,7 +14,7 @@ import pytest
 from tests.s3.servers import Server, missing, new_bucket
 
 from .crossing import cross
-from .differential import CALLS, Call, content, programs, script
+from .differential import Call, content, programs, script
 from .mounts import KINDS, Mounted, maps_shared, needs_mounts, run
 from .test_calls import MODEL
 
@@ -140,7 +140,3 @@ def test_names_that_cross_lead_to_whole_files(place: Path, calls: int) -> None:
 
 def test_objects_whose_names_cross_are_whole(flat: Path) -> None:
     assert cross(flat, 4, 100, links=False) == []
-
-
-def test_every_call_is_drawn() -> None:
-    assert {call[0] for call in script(0, 2000)} == set(CALLS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from examples.proxy import FaultyProxy, ProxyRule
 from tests.s3.requests import name_of
 from tests.s3.servers import Bucket, Server, missing, new_bucket
 
-from .mounts import Mounted, code, needs_mounts
+from .mounts import Mounted, needs_mounts
 
 pytestmark = [
     needs_mounts,
@@ -76,18 +75,12 @@ def put_files(bucket: Bucket, folder: str, count: int = FILES) -> None:
 def test_a_foreign_version_is_seen_by_the_next_open_after_attr_timeout(
     seconds: float, mounting: Mounting, bucket: Bucket
 ) -> None:
-    """Before that an open asks nothing; if it has written, its close is a conflict, and the version stays. [2.19]"""
+    """Before that an open asks nothing. [2.19]"""
     bucket.put("a", b"first")
     with mounting(seconds) as path:
         assert (path / "a").read_bytes() == b"first"
         bucket.put("a", b"theirs")
         assert (path / "a").read_bytes() == (b"first" if seconds else b"theirs")
-        if seconds:
-            fd = os.open(path / "a", os.O_RDWR)
-            os.pwrite(fd, b"ours", 0)
-            assert code(os.close, fd) == errno.ESTALE
-            assert bucket.get("a") == b"theirs"
-            (path / "a").unlink()
 
 
 def test_a_sequential_read_has_as_many_requests_in_flight_as_the_backend_asks_for(
@@ -138,22 +131,3 @@ def test_files_that_are_made_cost_one_request_each_and_are_stored_at_close(
         made = taken(proxy)
         assert made.count("PutObject") == FILES
         assert len(made) <= FILES + 2
-
-
-def test_names_that_another_mount_changes_after_a_listing(mounting: Mounting, bucket: Bucket) -> None:
-    """A removed one is not there, a replaced one is read as it is stored, and one that was made stays stored: whoever
-    makes it too gets an error at close. [2.19]
-    """
-    put_files(bucket, "a", 4)
-    with mounting() as path:
-        os.listdir(path / "a")
-        bucket.remove("a/0")
-        bucket.put("a/1", b"a longer one" * 1000)
-        bucket.put("a/new", b"theirs")
-        assert code(os.open, path / "a" / "0", os.O_RDONLY) == errno.ENOENT
-        assert (path / "a" / "1").read_bytes() == b"a longer one" * 1000
-        fd = os.open(path / "a" / "new", os.O_CREAT | os.O_WRONLY)
-        os.write(fd, b"ours")
-        assert code(os.close, fd) == errno.ESTALE
-        assert bucket.get("a/new") == b"theirs"
-        (path / "a" / "new").unlink()
