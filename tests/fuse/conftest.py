@@ -25,14 +25,10 @@ def _made(folder: Path) -> Path:
 @pytest.fixture(scope="session", params=KINDS)
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
     """A mount of a directory, and that directory."""
-    yield from serve_tree(request.param, tmp_path_factory)
-
-
-def serve_tree(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
     root = tmp_path_factory.mktemp("tree")
     store = root / "store"
     store.mkdir()
-    with Mounted(root, f"dir:{store}", kind, "--capacity", "16MiB", longest=900) as mounted:
+    with Mounted(root, f"dir:{store}", request.param, "--capacity", "16MiB", longest=1800) as mounted:
         yield mounted, store
 
 

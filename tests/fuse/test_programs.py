@@ -9,13 +9,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..file.rig import raises
-from .conftest import serve_tree
 from .mounts import KINDS, Mounted, maps_shared, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
@@ -23,12 +21,6 @@ pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 BELOW = "tests.fuse.below"
 JOURNALS = ("delete", "truncate", "persist", "memory", "wal", "off")
 QUICK = ("delete", "wal")
-
-
-@pytest.fixture(scope="session", params=KINDS)
-def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
-    """A mount of a directory, and that directory."""
-    yield from serve_tree(request.param, tmp_path_factory)
 
 
 def same(one: Path, other: Path) -> None:
