@@ -50,23 +50,21 @@ def refused(*arguments: str | Path) -> tuple[int, str]:
 def test_a_failed_mount_is_one_sentence(tmp_path: Path, store: Path, background: bool) -> None:
     """The exit status is set too, even if the server was to run in the background."""
     more = [] if background else ["-f"]
-    none = tmp_path / "none"
+    none, file = tmp_path / "none", tmp_path / "file"
+    file.touch()
     assert refused("memory:", none, *more) == (1, f"pagecache mount: {none}: No such file or directory")
-    (tmp_path / "file").touch()
-    assert refused("memory:", tmp_path / "file", *more) == (1, f"pagecache mount: {tmp_path / 'file'}: not a directory")
-    status, text = refused(f"dir:{none}", store, *more)
-    assert status == 2
-    assert str(none) in text
-    status, text = refused("nonsense", store, *more)
-    assert status == 2
-    assert "'nonsense' is neither a URL" in text
-    status, text = refused("memory:", store, "-o", "colour=red", *more)
-    assert status == 2
-    assert "-o colour=red: no such option" in text
-    assert refused("memory:", store, "--direct-io", "--kernel-cache", *more)[0] == 2
-    status, text = refused("memory:", store, "--capacity", "1 parsec", *more)
-    assert status == 2
-    assert "1 parsec" in text
+    assert refused("memory:", file, *more) == (1, f"pagecache mount: {file}: not a directory")
+    usage: list[tuple[str, list[str], str]] = [
+        (f"dir:{none}", [], str(none)),
+        ("nonsense", [], "'nonsense' is neither a URL"),
+        ("memory:", ["-o", "colour=red"], "-o colour=red: no such option"),
+        ("memory:", ["--direct-io", "--kernel-cache"], ""),
+        ("memory:", ["--capacity", "1 parsec"], "1 parsec"),
+    ]
+    for url, words, told in usage:
+        status, text = refused(url, store, *words, *more)
+        assert status == 2
+        assert told in text
 
 
 def test_nothing_is_mounted_over_a_live_mount(tmp_path: Path, store: Path) -> None:
@@ -92,19 +90,17 @@ def test_user_password_and_options_of_a_url_are_not_in_the_list_of_mounts(tmp_pa
         assert [line.split()[0] for line in listed] == ["fsspec:memory://host/folder"]
 
 
-def gone(path: Path) -> str:
-    return f"pagecache mount: the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}"
-
-
 @pytest.mark.parametrize("mode", KINDS)
 def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, store: Path, mode: str) -> None:
     """Then it can be mounted again."""
     (store / "a").write_bytes(b"a")
     with Mounted(tmp_path, f"dir:{store}", mode, "-o", "attr_timeout=0") as mounted:
         mounted.kill()
+        path = mounted.path
+        gone = f"pagecache mount: the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}"
         for more in ([], ["-f"]):
-            assert refused("memory:", mounted.path, *more) == (1, gone(mounted.path))
-        run("fusermount3", "-u", mounted.path)
+            assert refused("memory:", path, *more) == (1, gone)
+        run("fusermount3", "-u", path)
         mounted.start()
         assert (mounted.path / "a").read_bytes() == b"a"
 
