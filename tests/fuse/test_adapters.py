@@ -300,45 +300,32 @@ def on_trio(volume: Volume, program: Callable[[TrioFiles, Held, trio.Nursery], A
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0) if "deadline" in how else None)
 
 
-def test_a_read_waits_for_a_write_that_came_before(volume: Volume) -> None:
-    """It finds the written bytes; reads of other bytes are answered in between."""
+def test_requests_for_the_bytes_of_a_waiting_write_follow_it(volume: Volume) -> None:
+    """In the order of their arrival: the later bytes stay, and are read. Requests for other bytes are not delayed."""
 
     async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
         found: list[object] = []
 
         async def read() -> None:
-            found.append(await files.read(opened.number, 0, PAGE))
+            found.append(await files.read(opened.number, 0, 200))
 
-        nursery.start_soon(files.write, opened.number, 100, b"n" * 100)
-        await trio.to_thread.run_sync(opened.begun.acquire)
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked()
-        assert found == []
-        assert await files.read(opened.number, PAGE, PAGE) == b"o" * PAGE
-        opened.go_on.release()
-        await trio.testing.wait_all_tasks_blocked()
-        while not found:
-            await trio.lowlevel.checkpoint()
-        assert found == [b"o" * 100 + b"n" * 100 + b"o" * (PAGE - 200)]
-
-    on_trio(volume, program)
-
-
-def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
-    """The later bytes stay; a write of other bytes is not delayed."""
-
-    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
         nursery.start_soon(files.write, opened.number, 0, b"1" * 100)
         await trio.to_thread.run_sync(opened.begun.acquire)
         nursery.start_soon(files.write, opened.number, 50, b"2" * 100)
         await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
         assert not opened.begun.acquire(blocking=False)
+        assert await files.read(opened.number, PAGE, PAGE) == b"o" * PAGE
         nursery.start_soon(files.write, opened.number, PAGE, b"3" * 100)
         await trio.to_thread.run_sync(opened.begun.acquire)
         opened.go_on.release(2)
         await trio.to_thread.run_sync(opened.begun.acquire)
+        assert found == []
         opened.go_on.release()
-        assert await files.read(opened.number, 0, 200) == b"1" * 50 + b"2" * 100 + b"o" * 50
+        while not found:
+            await trio.lowlevel.checkpoint()
+        assert found == [b"1" * 50 + b"2" * 100 + b"o" * 50]
 
     on_trio(volume, program)
 
