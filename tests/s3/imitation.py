@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import http.client
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-HOP = ("connection", "keep-alive", "transfer-encoding", "expect")
+from examples import proxy
+from examples.proxy import FaultyProxy
+
+from .requests import refusal
+
+HOP = proxy.HOP | {"expect"}
 
 
 @dataclass(slots=True)
@@ -53,69 +55,41 @@ class Answer:
 Peculiarity = Callable[[Request], Answer | Callable[[Answer], None] | None]
 
 
-def _error(status: int, code: str) -> Answer:
-    return Answer(status, f"<Error><Code>{code}</Code><Message>imitated</Message></Error>".encode())
-
-
-class Imitation:
+class Imitation(FaultyProxy):
     """The proxy. A context manager."""
 
     def __init__(self, target: str, *peculiarities: Peculiarity) -> None:
-        self._target = target.removeprefix("http://")
-        self._peculiarities = peculiarities
+        super().__init__(target)
+        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"peculiarities": peculiarities})
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def log_message(self, format: str, *arguments: object) -> None:
-                return
+class _Handler(proxy._Handler):
+    peculiarities: tuple[Peculiarity, ...]
 
-            def __getattr__(handler, name: str) -> Any:
-                if name.startswith("do_"):
-                    return lambda: self._serve(handler)
-                raise AttributeError(name)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads, self._server.block_on_close = True, False
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        headers = {name.lower(): value for name, value in handler.headers.items() if name.lower() not in HOP}
-        request = Request(handler.command, handler.path, headers, body)
-        found = [peculiarity(request) for peculiarity in self._peculiarities]
-        answer = next((one for one in found if isinstance(one, Answer)), None) or self._forwarded(request)
+    def _carry(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items() if name.lower() not in HOP}
+        request = Request(self.command, self.path, headers, body)
+        found = [peculiarity(request) for peculiarity in self.peculiarities]
+        answer = next((one for one in found if isinstance(one, Answer)), None) or self._answered(request)
         for change in found:
             if change is not None and not isinstance(change, Answer):
                 change(answer)
-        handler.send_response_only(answer.status)
+        self.send_response_only(answer.status)
         length = str(len(answer.body))
         for name, value in (answer.headers or {}).items():
-            if name.lower() == "content-length" and handler.command == "HEAD":
+            if name.lower() == "content-length" and self.command == "HEAD":
                 length = value
             elif name.lower() not in (*HOP, "content-length"):
-                handler.send_header(name, value)
+                self.send_header(name, value)
         if answer.status != 204:
-            handler.send_header("Content-Length", length)
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(answer.body)
+            self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
 
-    def _forwarded(self, request: Request) -> Answer:
-        connection = http.client.HTTPConnection(self._target, timeout=600)
+    def _answered(self, request: Request) -> Answer:
+        connection = http.client.HTTPConnection(self.server.proxy.host, self.server.proxy.port, timeout=600)
         try:
             request.headers.pop("content-length", None)
             connection.request(request.method, request.target, request.body, request.headers)
@@ -138,7 +112,7 @@ def answers_completions_without_etag(request: Request) -> Callable[[Answer], Non
 def refuses_each_if_match_of_put(request: Request) -> Answer | None:
     """It compares with the quotes."""
     whole = request.method == "PUT" and not request.is_part
-    return _error(412, "PreconditionFailed") if whole and request.headers.get("if-match", "").startswith('"') else None
+    return Answer(412, refusal("PreconditionFailed")) if whole and request.headers.get("if-match", "").startswith('"') else None
 
 
 def decodes_sources_twice(request: Request) -> None:
@@ -187,7 +161,7 @@ def refuses_omitted_parts() -> Peculiarity:
         if not request.is_completion:
             return None
         listed = {int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", request.body)}
-        return _error(400, "InvalidPart") if sent.get(upload, set()) - listed else None
+        return Answer(400, refusal("InvalidPart")) if sent.get(upload, set()) - listed else None
 
     return refuse
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from examples.proxy import ProxyCall
 
-__all__ = ["counted", "is_for", "name_of"]
+__all__ = ["counted", "is_for", "name_of", "refusal"]
 
 
 def name_of(call: ProxyCall) -> str:
@@ -41,6 +41,11 @@ def name_of(call: ProxyCall) -> str:
 def is_for(*names: str) -> Callable[[ProxyCall], bool]:
     """A test whether a request is one of these."""
     return lambda call: name_of(call) in names
+
+
+def refusal(code: str) -> bytes:
+    """The body of an answer with this error."""
+    return f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode()
 
 
 def counted(calls: Iterable[ProxyCall]) -> Counter[str]:

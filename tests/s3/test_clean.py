@@ -26,21 +26,10 @@ from pagecache.cli import main
 
 from ..file.clock import HandClock
 from ..file.rig import Patch, raises
-from .requests import counted, is_for
+from .requests import counted, is_for, refusal
 from .servers import Bucket, Server, new_bucket
 
 BACKEND = {"part_size": "5MiB"}
-DIES = """
-import os, sys
-from pagecache import PageCache, RetryPolicy, Volume
-from pagecache.backends.s3 import S3Backend
-backend = S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2])
-file = backend.open("k", create=True)
-part = memoryview(bytes(8 << 20))
-file.write_from(0, [part])
-file.write_from(8 << 20, [part[:1000]])
-os._exit(0)
-"""
 
 
 def clean(*arguments: str) -> Result:
@@ -49,11 +38,8 @@ def clean(*arguments: str) -> Result:
 
 @pytest.fixture
 def left(bucket: Bucket) -> list[str]:
-    """A process begins to write, and dies."""
-    command = [sys.executable, "-c", DIES, bucket.name, bucket.server.endpoint]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
-    assert bucket.keys() == []
-    assert len(bucket.uploads()) == 1
+    """An upload that a program has begun."""
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key="below/k")
     return bucket.left_behind()
 
 
@@ -144,14 +130,10 @@ def test_uploads_are_listed_to_the_last_page(ministack: Server) -> None:
         backend.close()
 
 
-def made_up(code: str) -> bytes:
-    return f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
-
-
 @pytest.mark.parametrize(("status", "error"), [(501, "NotImplemented"), (403, "AccessDenied")])
 def test_where_uploads_are_not_listed_none_ends(bucket: Bucket, proxy: FaultyProxy, status: int, error: str) -> None:
     """The remains of an unanswered request are not found there; a lack of permission is reported."""
-    asked, body = is_for("ListMultipartUploads"), made_up(error)
+    asked, body = is_for("ListMultipartUploads"), refusal(error)
     unlisted = ProxyRule("status", asked, times=float("inf"), status=status, body=body)
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), unlisted]
     backend = S3Backend(bucket.name, "below", endpoint_url=proxy.endpoint, part_size="5MiB")
@@ -199,7 +181,7 @@ def test_every_beginning_that_was_not_answered_is_ended(
     monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=clock.now))
     monkeypatch.setattr(uploads, "SKEW", -50.0)  # uploads begun within 50 seconds are ignored
     file = committed(backend)
-    denied = made_up("AccessDenied")
+    denied = refusal("AccessDenied")
     unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=403, body=denied)
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), times=2), unlisted]
     for seconds in (0.0, 100.0):

@@ -32,23 +32,20 @@ from pagecache.engine.retryer import is_refusal
 from pagecache.testing import Gate
 
 from ..file.rig import Task, content_of, eventually, overlay, raises, stored
-from .requests import counted, is_for, name_of
+from .requests import counted, is_for, name_of, refusal
 from .servers import PART, SMALL_PARTS, Bucket
 
 SERVERS = tuple(SMALL_PARTS)
 OLD = b"".join(bytes([i]) * PART for i in range(12))
 CACHE = {"capacity": "1MiB", "retry": RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)}
-ERROR = b"<Error><Code>InternalError</Code><Message>planted</Message></Error>"
-SLOW = b"<Error><Code>SlowDown</Code><Message>planted</Message></Error>"
 SPEC: dict[str, dict[str, Any]] = {
     "reset": {"fault": "reset"},
     "lost": {"fault": "lost"},
     "midway": {"fault": "midway"},
-    "slow down": {"fault": "status", "status": 503, "body": SLOW, "headers": {"Retry-After": "0"}},
+    "slow down": {"fault": "status", "status": 503, "body": refusal("SlowDown"), "headers": {"Retry-After": "0"}},
     "cut answer": {"fault": "cut", "bytes": 30},
-    "error in a good answer": {"fault": "status", "status": 200, "body": ERROR},
+    "error in a good answer": {"fault": "status", "status": 200, "body": refusal("InternalError")},
 }
-WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")
 
 
 def changed(volume: Volume, key: str) -> bytes:
@@ -316,19 +313,6 @@ def test_a_read_beside_a_change_is_of_one_version(bucket: Bucket, proxy: FaultyP
         elif changed:
             assert content_of(volume, key) == (OLD[::-1] if way == "replaced" else OLD)
     assert nth > 4
-
-
-def test_a_cut_read_goes_on_and_a_failing_one_is_made_again(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    bucket.put("k", OLD)
-    for rule in (
-        ProxyRule("cut", is_for("GetObject"), bytes=1000, times=3),
-        ProxyRule("reset", is_for("GetObject"), times=2),
-        ProxyRule("status", is_for("GetObject"), times=2, body=SLOW, headers={"Retry-After": "0"}),
-    ):
-        proxy.rules = [rule]
-        assert content_of(volume, "k") == OLD
-        assert rule.seen >= 2
-        volume.drop_clean()
 
 
 # ---------------------------------------------------------------- renames: tags, and requests of S3

@@ -13,7 +13,7 @@ from pagecache import BackendError, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
 
 from ..file.rig import raises
-from .requests import is_for
+from .requests import is_for, refusal
 from .servers import Bucket
 
 SERVERS = ("ministack",)  # the refusals are simulated
@@ -22,10 +22,6 @@ POLICY = "a policy of the bucket, or of these credentials, does not allow it"
 LIKELY = "the credentials are wrong, or a policy of the bucket does not allow it"
 CREDENTIALS = "the server does not accept these credentials"
 CLOCKS = "the clocks of this machine and of the server differ"
-
-
-def refusal(code: str) -> bytes:
-    return f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +43,7 @@ def test_a_refusal_says_what_is_likely(
     proxy.rules = [ProxyRule("status", is_for("GetObject"), status=status, body=refusal(code))]
     raised = raises(BackendError, file.read_into, 0, [memoryview(bytearray(6))])
     assert (raised.errno, raised.retry) == (errno.EACCES, False)
-    message = f"GET of s3://{bucket.name}/below/k: {code} ({status}): made up"
+    message = f"GET of s3://{bucket.name}/below/k: {code} ({status}): planted"
     assert raised.strerror == message + (f"; {likely}" if likely else "")
 
 

@@ -11,7 +11,7 @@ import pytest
 from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache.stress import Plan, run
 
-from .requests import name_of
+from .requests import name_of, refusal
 from .servers import Bucket
 
 SERVERS = ("ministack",)
@@ -19,7 +19,6 @@ SHORT: dict[str, Any] = {
     "threads": 4, "tasks": 6, "files": 2, "size": "512KiB", "capacity": "512KiB", "operations": 30, "rounds": 1,
     "duration": 1,
 }  # fmt: skip
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>made up</Message></Error>"
 SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", 600))
 
 
@@ -35,7 +34,7 @@ def unreliable() -> list[ProxyRule]:
         ProxyRule("reset", chance=0.01, **always),
         ProxyRule("lost", chance=0.01, **always),
         ProxyRule("midway", chance=0.01, **always),
-        ProxyRule("status", chance=0.01, body=SLOW_DOWN, headers={"Retry-After": "0"}, **always),
+        ProxyRule("status", chance=0.01, body=refusal("SlowDown"), headers={"Retry-After": "0"}, **always),
         ProxyRule("cut", bytes=100, chance=0.01, **always),
     ]
 
