@@ -157,25 +157,17 @@ def test_a_copy_of_another_version_renames_nothing(google: tuple[Google, str]) -
     assert content(backend, "a") == b"two"
 
 
-def test_a_long_listing_is_sorted_and_has_no_private_names() -> None:
-    store = MemoryStore()
-    for number in range(2500):
-        store.put(f"f/x{number:04}", b"1")
-    store.put("f/.pagecache/try-1", b"1")
-    store.put("fx", b"1")
-    keys = [stat.key for stat in ObstoreBackend(store, "f").list("x1")]
-    assert keys == [f"x{number:04}" for number in range(1000, 2000)]
-
-
-def test_a_listing_reads_no_page_without_its_names(google: tuple[Google, str]) -> None:
-    """Of 5,000 names, those before the prefix are left out by the service, and no page is fetched after its last."""
-    for number in range(5000):
-        google[0].store(f"f/x{number:04}", b"1", {})
+def test_a_listing_is_sorted_and_reads_no_page_without_its_names(google: tuple[Google, str]) -> None:
+    """Of 5,000 names, those before the prefix are left out by the service, and no page is fetched after its last.
+    Private ones are not in it.
+    """
+    names = [f"x{number:04}" for number in range(1, 5000)]
+    for name in (*names, ".pagecache/try-1"):
+        google[0].store(f"f/{name}", b"1", {})
     backend = made(google)
     for prefix, pages in (("x3", 2), ("x4999", 1), ("x2", 2), ("x", 5), ("y", 1), ("", 5)):
         google[0].asked.clear()
-        wanted = [name[2:] for name in sorted(google[0].objects) if name.startswith("f/" + prefix)]
-        assert [stat.key for stat in backend.list(prefix)] == wanted
+        assert [stat.key for stat in backend.list(prefix)] == [name for name in names if name.startswith(prefix)]
         assert google[0].asked == ["GET "] * pages
 
 

@@ -176,12 +176,6 @@ def test_only_units_are_sent_that_the_server_has_not(size: int, changes: list[tu
         assert (begin in sent) == (not (old or part))
 
 
-def test_one_changed_byte_in_a_large_object_is_one_part() -> None:
-    extents = Extents(GiB)
-    extents.put(512 * MiB, 520 * MiB, Part("u", 65, "e"))
-    assert [type(step).__name__ for step in assembly(extents, Sizes())] == ["Copy", "Sent", "Copy"]
-
-
 @pytest.mark.parametrize("size", [80 * GiB + 5, TiB, 5 * TiB])
 def test_large_objects_are_copied_where_they_are_not_changed(size: int) -> None:
     extents, sizes = Extents(size), Sizes()
