@@ -184,6 +184,7 @@ def test_a_value_that_an_option_cannot_have_is_named_with_its_rule(word: str, ru
     assert "convert" not in text
 
 
+@pytest.mark.smoke("mount")
 def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
     """The command returns when it is mounted; relative names keep their meaning; an unmount ends the server."""
     mounted = Mounted(tmp_path, f"dir:{store}")
@@ -245,15 +246,6 @@ def test_sigterm_saves_what_programs_have_open(tmp_path: Path, store: Path, mode
         assert (store / "a").read_bytes() == b"x" * 100_000
         for call in (lambda: os.write(fd, b"y"), lambda: os.close(fd)):
             assert raises(OSError, call).errno == errno.ENOTCONN
-
-
-@pytest.mark.smoke("mount")
-def test_an_unmount_saves_too(tmp_path: Path, store: Path) -> None:
-    mounted = Mounted(tmp_path, f"dir:{store}")
-    with mounted:
-        (mounted.path / "a").write_bytes(b"x" * 100_000)
-        assert mounted.unmount() == 0
-    assert (store / "a").read_bytes() == b"x" * 100_000
 
 
 @pytest.mark.parametrize("end", ["terminate", "unmount"])
