@@ -117,9 +117,8 @@ def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Mou
 
 
 @pytest.mark.parametrize("taker", ["unlink", "rename over it", "rename it"])
-@pytest.mark.parametrize("order", ["open first", "name first"])
 def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
-    server: Mount, monkeypatch: Patch, taker: str, order: str
+    server: Mount, monkeypatch: Patch, taker: str
 ) -> None:
     """Otherwise it may fail twice, and the kernel looks the path up again only once."""
     monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 60.0)
@@ -129,10 +128,6 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
         "rename over it": lambda: server.rename(directory, "b", 1, "a"),
         "rename it": lambda: server.rename(1, "a", directory, "c"),
     }[taker]
-    if order == "name first":
-        take()
-        assert code(server.open, number, os.O_RDONLY) == (None if taker == "rename it" else errno.ESTALE)
-        return
     gate = Gate()
     beside(monkeypatch, server.files, "open_file", gate.enter, after=True)
     opening = Task(server.open, number, os.O_RDONLY)
