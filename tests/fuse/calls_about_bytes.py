@@ -47,21 +47,6 @@ def sizes(top: Path, record: Recorder) -> None:
 
 
 @check
-def blocks(top: Path, record: Recorder) -> None:
-    """Data is never reported as a hole; sizes in blocks follow."""
-    path = top / "a"
-    path.write_bytes(b"x" * 100_000)
-    record("as many as it has bytes", lambda: path.stat().st_blocks * 512 >= 100_000)
-    record("size of a block", lambda: path.stat().st_blksize >= 4096)
-    with opened(path) as fd:
-        record("data", lambda: os.lseek(fd, 5000, os.SEEK_DATA))
-        record("hole", lambda: os.lseek(fd, 0, os.SEEK_HOLE))
-        record("data behind the end", lambda: os.lseek(fd, 100_000, os.SEEK_DATA))
-        record("hole behind the end", lambda: os.lseek(fd, 100_001, os.SEEK_HOLE))
-        record("negative", lambda: os.lseek(fd, -1, os.SEEK_DATA))
-
-
-@check
 def appends(top: Path, record: Recorder) -> None:
     path = top / "a"
     path.write_bytes(b"0123456789")

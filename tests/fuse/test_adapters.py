@@ -68,14 +68,6 @@ def test_the_verbs(files: Files, backend: FaultyBackend) -> None:
     files.release(fh)
 
 
-def test_appended_bytes_go_where_the_kernel_says(files: Files) -> None:
-    """The kernel has decided where, so the cache ignores O_APPEND."""
-    fh = files.open("a", CREATE | os.O_APPEND)
-    files.write(fh, 0, b"12345")
-    files.write(fh, 2, b"x")
-    assert files.read(fh, 0, 10) == b"12x45"
-
-
 def test_a_failure_is_reported_to_each_open_once(files: Files, backend: FaultyBackend) -> None:
     """flush or write reports it once; fsync reports it while it lasts; and a new failure is reported again."""
     one, other = files.open("a", CREATE), files.open("a", CREATE)

@@ -64,7 +64,7 @@ def test_lseek_finds_the_holes_of_the_store(place: Path, plain: Path) -> None:
     here, there = sparse(place / "a", sync=True), sparse(plain / "a", sync=True)
     assert extents(here) == extents(there)
     with here.open("rb") as one, there.open("rb") as other:
-        for offset in (0, 1, 64 * KIB, 70 * KIB, 72 * KIB, MIB, 3 * MIB + 1, SIZE - 1, SIZE, SIZE + 1):
+        for offset in (-1, 0, 1, 64 * KIB, 70 * KIB, 72 * KIB, MIB, 3 * MIB + 1, SIZE - 1, SIZE, SIZE + 1):
             for whence in (os.SEEK_DATA, os.SEEK_HOLE):
                 assert answer(one.fileno(), offset, whence) == answer(other.fileno(), offset, whence)
 
