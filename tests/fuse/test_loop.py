@@ -101,10 +101,7 @@ def test_requests_for_cached_bytes_never_enter_python(volume: Volume, mnt: Path,
         assert os.stat(mnt / "a").st_mtime_ns >= found.st_mtime_ns - 10**9
 
 
-ERRORS = [ZeroDivisionError, KeyError, SystemExit, KeyboardInterrupt, GeneratorExit]
-
-
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_a_call_that_raises_is_an_error_at_once_and_nothing_else(
     volume: Volume, mnt: Path, store: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:

@@ -22,6 +22,8 @@ from pagecache.volume import lifetimes
 from tests.file.rig import eventually, raises
 from tests.fsspec_below.stores import Parts
 
+from .mounts import code
+
 FILES = 5
 
 
@@ -223,7 +225,7 @@ def test_a_name_that_another_mount_has_taken_is_looked_up_again(served: Server, 
     """An open finds nothing: the kernel's second lookup asks the store, and the program gets ENOENT."""
     node = served.lookup(folder(served), "1").number
     store.take_away("a/1")
-    assert raises(OSError, served.open, node, os.O_RDONLY).errno == errno.ESTALE
+    assert code(served.open, node, os.O_RDONLY) == errno.ESTALE
     assert found(served, "a/1") is None
 
 
@@ -251,7 +253,7 @@ def test_a_reconnect_forgets_what_the_earlier_backend_listed(served: Server, sto
         else:
             assert found(served, "a/1") == 1
         volume.abort()
-        assert isinstance(raises(OSError, served.names.status, "a/1"), OSError)
+        raises(OSError, served.names.status, "a/1")
         volume.reconnect(other, fenced=True)
         served.names.status("a")
         gate.release()
@@ -372,6 +374,4 @@ def test_a_directory_with_a_directory_in_it_is_not_empty(tree: Tree) -> None:
     for number in range(FILES):
         fs._rm(f"bucket/a/d1/{number}")
     fs.put("bucket/a/d1/deep/file", b"1")
-    with pytest.raises(OSError, match="not empty") as error:
-        server.rmdir(folder(server), "d1")
-    assert error.value.errno == errno.ENOTEMPTY
+    assert code(server.rmdir, folder(server), "d1") == errno.ENOTEMPTY
