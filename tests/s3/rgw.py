@@ -19,7 +19,7 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-__all__ = ["PROGRAMS"]
+__all__ = ["PROGRAMS", "free_port"]
 
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-mgr", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 COMMAND_MAX = 120.0

@@ -6,7 +6,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -102,23 +103,10 @@ def test_the_body_of_a_request_does_not_wait_until_its_headers_arrive(bucket: Bu
     assert all(made)
 
 
-class Nothing(BaseHTTPRequestHandler):
-    """A server without objects."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        return
-
-    def do_HEAD(self) -> None:
-        self.send_response(200 if self.path.count("/") < 2 else 404)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", ""])
 def test_the_certificates_of_the_environment_are_used(variable: str, tmp_path: Path, monkeypatch: Patch) -> None:
-    """As by boto3."""
+    """As by boto3. The server has a file in place of a bucket, and nothing below it."""
+    (tmp_path / "bucket").touch()
     path, key = make_ssl_devcert(str(tmp_path / "server"), cn="localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path, key)
@@ -126,7 +114,7 @@ def test_the_certificates_of_the_environment_are_used(variable: str, tmp_path: P
         monkeypatch.delenv(each, raising=False)
     if variable:
         monkeypatch.setenv(variable, path)
-    with HTTPServer(("127.0.0.1", 0), Nothing) as server:
+    with HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

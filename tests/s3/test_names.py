@@ -78,8 +78,8 @@ def test_a_volume_with_unsaved_data_does_not_go_on_with_a_bucket_that_is_missing
         with volume.open("key", "w+") as file:
             file.write(b"content")
             volume.abort()
-            with pytest.raises(FileNotFoundError, match="NoSuchBucket"):
-                volume.reconnect(S3Backend("no-such-bucket", endpoint_url=bucket.server.endpoint))
+            other = S3Backend("no-such-bucket", endpoint_url=bucket.server.endpoint)
+            raises(FileNotFoundError, volume.reconnect, other, match="NoSuchBucket")
             volume.reconnect(S3Backend(bucket.name, endpoint_url=bucket.server.endpoint))
             assert file.pread(10, 0) == b"content"
             file.fsync()

@@ -318,8 +318,7 @@ def test_required_conditions_do_not_copy_where_the_version_of_a_source_is_not_ch
 
     volume, bucket = attach(count, require_conditions="yes")
     bucket.put("p/k", bytes(3 * PART))
-    with volume.open("k", "r+") as file:
-        file.pwrite(b"new", 0)
+    stored(volume, "k", b"new", "r+")
     assert bucket.get("p/k") == b"new" + bytes(3 * PART - 3)
     assert copied == []
 
@@ -400,8 +399,7 @@ def test_tags_that_a_server_does_not_keep_are_reported(attach: Attach, caplog: p
 
     volume, bucket = attach(forgets)
     bucket.put("p/k", b"old", Tagging="a=b")
-    with volume.open("k", "r+") as file:
-        file.pwrite(b"new", 0)
+    stored(volume, "k", b"new", "r+")
     assert bucket.get("p/k") == b"new"
     loglines.outlast(20.0)
     assert "'k' is stored without its tags a=b" in caplog.text
@@ -417,8 +415,7 @@ def test_the_storage_class_stays_and_acl_and_checksums_of_an_object_do_not(attac
     bucket.put("p/k", data, ACL="public-read", StorageClass="STANDARD_IA", ChecksumAlgorithm="SHA256")
     assert len(client.get_object_acl(**where)["Grants"]) == 2
     assert "ChecksumSHA256" in client.head_object(**where, ChecksumMode="ENABLED")
-    with volume.open("k", "r+") as file:
-        file.pwrite(b"new", 0)
+    stored(volume, "k", b"new", "r+")
     volume.rename("k", "other")
     where["Key"] = "p/other"
     found = client.head_object(**where, ChecksumMode="ENABLED")
