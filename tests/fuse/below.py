@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,9 +50,6 @@ class Switch:
         new.write_text(f"{words} {code}")
         new.rename(self._fail)
 
-    def repair(self) -> None:
-        self._fail.unlink()
-
     def die(self, at: int) -> None:
         self._die.write_text(str(at))
 
@@ -63,23 +61,15 @@ class Switch:
         at, number = int(self._die.read_text()) if self._die.exists() else 0, next(self._numbers)
         if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
-        self._pass_through(what)
+        with suppress(FileNotFoundError):
+            os.close(os.open(self._hang, os.O_RDONLY))
+        words, code = self._fail.read_text().split() if self._fail.exists() else ("", "0")
+        if what in words.split("|"):
+            raise OSError(int(code), os.strerror(int(code)))
         answer = call()
         if number == -at:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
-
-    def _pass_through(self, what: str) -> None:
-        try:
-            os.close(os.open(self._hang, os.O_RDONLY))
-        except FileNotFoundError:
-            pass
-        try:
-            words, code = self._fail.read_text().split()
-        except FileNotFoundError:
-            return
-        if what in words.split("|"):
-            raise OSError(int(code), os.strerror(int(code)))
 
 
 def _through(what: str, method: str = "") -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import CachedFile, PageCache, ShutdownError, Volume
+from pagecache import PageCache, ShutdownError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
 from ..file.rig import Task, eventually, raises
@@ -59,15 +59,6 @@ def calls_of(mounted: Mounted) -> set[tuple[int, str]]:
     return found
 
 
-def fill_memory(cache: PageCache) -> CachedFile:
-    """Use all memory that is free for bytes of another file."""
-    file = cache.attach(MemoryBackend()).open("other", "x+")
-    for at in range(0, 2 * CAPACITY, SIZE):
-        file.pwrite(PATTERN, at)
-        file.fsync()
-    return file
-
-
 @pytest.mark.parametrize("call", ["a read", "a write"])
 @pytest.mark.parametrize("end", ["an abort", "a reconnect", "a fenced reconnect"])
 def test_a_call_that_outlives_its_operation_keeps_its_memory(tmp_path: Path, store: Path, call: str, end: str) -> None:
@@ -84,7 +75,10 @@ def test_a_call_that_outlives_its_operation_keeps_its_memory(tmp_path: Path, sto
             if end != "an abort":
                 volume.reconnect(DirectoryBackend(store), fenced=end == "a fenced reconnect")
             raises(ShutdownError, task.result)
-            other = fill_memory(cache)
+            other = cache.attach(MemoryBackend()).open("other", "x+")
+            for at in range(0, 2 * CAPACITY, SIZE):  # all memory that is free
+                other.pwrite(PATTERN, at)
+                other.fsync()
             assert calls <= calls_of(mounted)
         eventually(lambda: not calls & calls_of(mounted))
         for at in reversed(range(0, 2 * CAPACITY, SIZE)):  # the last ones are cached

@@ -267,21 +267,14 @@ class Held(OpenFile):
         return super().write(data, offset)
 
 
-def held(files: Files) -> Held:
-    """A file of old bytes, all cached."""
-    fh = files.open("a", os.O_RDWR | os.O_CREAT)
-    files.write(fh, 0, b"o" * 2 * PAGE)
-    opened = Held(files.get(fh))
-    files.by_number[fh] = opened
-    return opened
-
-
 def on_trio(volume: Volume, program: Callable[[TrioFiles, Held, trio.Nursery], Awaitable[None]], **how: Any) -> None:
-    """Run a program on open files; release all waiting writes at its end."""
+    """Run a program on a file of old bytes, all cached; release all waiting writes at its end."""
 
     async def main() -> None:
         files = TrioFiles(volume, error=lambda code: OSError(code, "reported"), **how)
-        opened = held(files.files)
+        fh = files.files.open("a", CREATE)
+        files.files.write(fh, 0, b"o" * 2 * PAGE)
+        opened = files.files.by_number[fh] = Held(files.files.get(fh))
         async with trio.open_nursery() as nursery:
             try:
                 await program(files, opened, nursery)

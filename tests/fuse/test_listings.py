@@ -16,14 +16,13 @@ import pytest
 from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat
-from pagecache.fuse import Attributes, Files, Loop, Server, why_no_loop
+from pagecache.fuse import Attributes, Files, Loop, Server
 from pagecache.fuse.entries import SAID, Listed
 
 from ..file.rig import raises
 from .mounts import names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
-needs_loop = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
 LONG = 60.0
 
 
@@ -60,7 +59,6 @@ def test_a_directory_that_others_remove_before_it_is_read_is_empty(stored: Path,
     assert os.listdir(opened) == []
 
 
-@needs_loop
 def test_a_listing_asks_the_store_once(store: Path, mnt: Path) -> None:
     """It asks neither at the open, nor for each piece that the kernel reads."""
     names = [f"{number:03}{'x' * 200}" for number in range(300)]
@@ -90,7 +88,6 @@ class Broken(Counted):
         yield from found
 
 
-@needs_loop
 @pytest.mark.parametrize("behind", [0, 1])
 def test_a_listing_that_fails_says_so_and_is_whole_the_next_time(store: Path, mnt: Path, behind: int) -> None:
     """A partial listing never comes without an error: a program that copies the directory would rely on it."""
@@ -124,7 +121,6 @@ class Misnamed(DirectoryBackend):
         yield from super().readdir(key)
 
 
-@needs_loop
 @pytest.mark.parametrize("kind", ["directories", "objects"])
 def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(
     store: Path, mnt: Path, caplog: pytest.LogCaptureFixture, kind: str
@@ -169,7 +165,6 @@ class Named:
         return [(name, self.getattr(2)) for name in self.listed]
 
 
-@needs_loop
 def test_names_of_a_file_system_of_ones_own_are_looked_at_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its own dots are not shown twice, and not logged; the longest possible name is shown."""
     longest = "y" * 1024
@@ -193,7 +188,6 @@ def test_the_log_is_not_filled_with_names(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.text.count("gets no more of them") == 1
 
 
-@needs_loop
 def test_a_listing_after_its_deadline_is_not_used_by_later_readers(tmp_path: Path) -> None:
     """It began before theirs: names would be listed twice, or not at all."""
     go_on, hangs = threading.Event(), threading.Event()

@@ -20,17 +20,13 @@ from pathlib import Path
 import pytest
 
 from pagecache import Volume
-from pagecache.fuse import Attributes, Files, Loop, Server, serving, why_no_loop
+from pagecache.fuse import Attributes, Files, Loop, Server, serving
 from pagecache.fuse import loop as loops
 
 from ..file.rig import Task, eventually, raises
 from .mounts import code, needs_mounts, run
 
-pytestmark = [
-    needs_mounts,
-    pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built"),
-    pytest.mark.xdist_group("mounts"),
-]
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 PAGE = 4096
 LONG = 60.0
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pagecache import Volume
-from pagecache.fuse import Loop, Server, nodes, why_no_loop
+from pagecache.fuse import Loop, Server, nodes
 from pagecache.fuse.loop import ON_THE_WAY_S
 from pagecache.fuse.namespace import namespace_of
 from pagecache.fuse.nodes import Node, Nodes
@@ -22,7 +22,6 @@ from .mounts import Mounted, needs_mounts
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 LONG = 60.0
-needs_c = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
 
 
 def fill(store: Path, count: int) -> list[str]:
@@ -108,7 +107,6 @@ def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: Patch) -> None
     assert len(sent) == 1
 
 
-@needs_c
 def test_a_server_with_an_open_of_its_own_is_served(volume: Volume, store: Path, mnt: Path) -> None:
     """It need not know which calls come again. The loop says how long the kernel keeps a name."""
     (store / "a").write_bytes(b"content")
@@ -126,7 +124,6 @@ def test_a_server_with_an_open_of_its_own_is_served(volume: Volume, store: Path,
         assert server.nodes.kept_s == 5.0 + ON_THE_WAY_S
 
 
-@needs_c
 def test_nodes_that_are_forgotten_at_once_are_one_request(volume: Volume, store: Path, mnt: Path) -> None:
     """A node that cannot be forgotten stops no other."""
     names = fill(store, 300)
