@@ -153,13 +153,9 @@ def test_an_assembly_is_the_object_within_the_limits(size: int, changes: list[tu
     numbers = [step.number for step in steps]
     assert numbers == sorted(set(numbers))
     assert not numbers or 1 <= numbers[0] <= numbers[-1] <= SMALL.parts
-    check_parts(steps, extents.size)
-
-
-def check_parts(steps: Sequence[Step], end: int) -> None:
     for step in steps:
         assert step.end - step.begin <= SMALL.part_most
-        assert step.end == end or step.end - step.begin >= UNIT, "a part in the middle is too small"
+        assert step.end == extents.size or step.end - step.begin >= UNIT, "a part in the middle is too small"
 
 
 @given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
