@@ -340,32 +340,23 @@ ASKS_ITSELF = """
 import errno, os, subprocess, sys, threading
 import pyfuse3, trio
 import pagecache, pagecache.fuse
-from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.testing import FaultyBackend, Rule
 sys.path.insert(0, sys.argv[2])
 import fuse_trio
 
 path, loop = sys.argv[1], threading.Thread(target=trio.run, args=(pyfuse3.main,))
 
-nested, said = {}, []
+said = []
 
-class File(PassingFile):
-    def __init__(self, inner, key):
-        super().__init__(inner)
-        self.key = key
-
-    def read_into(self, offset, buffers):
-        fd = nested.pop(self.key, None)  # once
-        if fd is not None:
-            try:
-                said.append(len(os.pread(fd, 10, 0)))
-            except OSError as error:
-                said.append(errno.errorcode[error.errno])
-            done.set()
-        return super().read_into(offset, buffers)
-
-class Nested(PassingBackend):
-    def open(self, key, *, create=False, exclusive=False):
-        return File(self.inner.open(key, create=create, exclusive=exclusive), key)
+def read_below(key, fd):
+    # the next read of the backend for this file reads another one
+    def read(*_):
+        try:
+            said.append(len(os.pread(fd, 10, 0)))
+        except OSError as error:
+            said.append(errno.errorcode[error.errno])
+        done.set()
+    store.use([Rule("read", key=key, times=1, change=read)])
 
 class Server(fuse_trio.Server):
     def __init__(self, volume):
@@ -374,15 +365,16 @@ class Server(fuse_trio.Server):
         self.read, self.write, self.flush, self.release = files.read, files.write, files.flush, files.release
 
 done = threading.Event()
-volume = pagecache.PageCache("4MiB").attach(Nested(fuse_trio.Tables()), read_ahead=0)
+store = FaultyBackend(fuse_trio.Tables())
+volume = pagecache.PageCache("4MiB").attach(store, read_ahead=0)
 pyfuse3.init(Server(volume), path)
 loop.start()
 fds = {key: os.open(os.path.join(path, key), os.O_RDONLY) for key in "123"}
-nested["2"] = fds["1"]
+read_below("2", fds["1"])
 assert os.pread(fds["2"], 9, 0) == b"0 0\\n1 1\\n2"  # its backend reads another file of the mount
 assert said.pop() == 10
 done.clear()
-nested["3"] = fds["3"]
+read_below("3", fds["3"])
 try:
     assert os.pread(fds["3"], 9, 0) == b"0 0\\n1 1\\n2"  # its backend reads what it is asked for itself
 except OSError as error:

@@ -169,25 +169,20 @@ def test_the_stress_tester_finds_nothing(place: Path, profile: str) -> None:
     stress(place, "--profile", profile, "--duration", "2s", "--seed", "7")
 
 
-@pytest.mark.slow
+SOAK = 3 * float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
+HOUR = pytest.param("faulty", SOAK, [], marks=[pytest.mark.soak, pytest.mark.timeout(7200)])
+SHORT = [pytest.param(below, 4.0, ["--seed", "9"], marks=slow) for below in ("slow", "faulty")]
+
+
 @pytest.mark.parametrize("mode", KINDS)
-@pytest.mark.parametrize("below", ["slow", "faulty"])
-def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, store: Path, mode: str, below: str) -> None:
+@pytest.mark.parametrize(("below", "seconds", "seed"), [*SHORT, HOUR])
+def test_the_stress_tester_finds_nothing_above_bad_stores(
+    tmp_path: Path, store: Path, mode: str, below: str, seconds: float, seed: list[str]
+) -> None:
     """A store whose calls take time, and one whose calls fail now and then, and are repeated."""
-    options = ["--option", f"root={store}"]
+    options = ["--option", f"root={store}", "--capacity", "2MiB", mode]
     options += ["--option", "profile=mild"] if below == "faulty" else []
-    with Mounted(tmp_path, f"{BELOW}:{below}", mode, "--capacity", "2MiB", *options) as mounted:
-        stress(mounted.path, "--duration", "4s", "--seed", "9")
+    with Mounted(tmp_path, f"{BELOW}:{below}", *options, longest=seconds + 1200) as mounted:
+        stress(mounted.path, "--duration", f"{seconds:g}s", "--patience", "120s", *seed, timeout=seconds + 900)
         assert mounted.number("write_requests") > 0
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("mode", KINDS)
-def test_an_hour_of_stress_above_a_store_with_faults(tmp_path: Path, store: Path, mode: str) -> None:
-    """PAGECACHE_SOAK_SECONDS sets the time of a sixth of it, instead of ten minutes."""
-    seconds = 3 * float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
-    options = ["--option", f"root={store}", "--option", "profile=mild", "--capacity", "4MiB", mode]
-    with Mounted(tmp_path, f"{BELOW}:faulty", *options, longest=seconds + 1200) as mounted:
-        stress(mounted.path, "--duration", f"{seconds:g}s", "--patience", "120s", timeout=seconds + 900)
         assert mounted.unmount() == 0, mounted.said()
