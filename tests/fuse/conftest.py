@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend
-from tests.s3.servers import ENVIRONMENT, Server
+from tests.s3.servers import ENVIRONMENT, Server, missing
 
 from .mounts import KINDS, Mounted
 
@@ -68,6 +68,8 @@ def plain(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An S3 server."""
+    if missing("ministack"):
+        pytest.skip("ministack is not installed (`make` does it)")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)

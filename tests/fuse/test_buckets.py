@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3.servers import Bucket, Server, missing, new_bucket
+from tests.s3.servers import Bucket, Server, new_bucket
 
 from .mounts import KINDS, Mounted, code, names, needs_mounts, run
 
-pytestmark = [
-    needs_mounts,
-    pytest.mark.xdist_group("mounts"),
-    pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)"),
-]
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
 
 @pytest.fixture(scope="module", params=KINDS)

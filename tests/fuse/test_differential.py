@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.s3.servers import Server, missing, new_bucket
+from tests.s3.servers import Server, new_bucket
 
 from .crossing import cross
 from .differential import Call, content, programs, script
@@ -123,7 +123,6 @@ def test_a_random_script_over_objects_has_the_results_of_tmpfs(
     play(flat, objects.options, model, 3, LENGTH, count, objects=True)
 
 
-@pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_random_script_over_a_bucket_has_the_results_of_tmpfs(
     tmp_path: Path, model: Path, service: Server, kind: str

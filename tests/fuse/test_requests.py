@@ -13,15 +13,11 @@ import pytest
 
 from examples.proxy import FaultyProxy, ProxyRule
 from tests.s3.requests import name_of
-from tests.s3.servers import Bucket, Server, missing, new_bucket
+from tests.s3.servers import Bucket, Server, new_bucket
 
 from .mounts import Mounted, needs_mounts
 
-pytestmark = [
-    needs_mounts,
-    pytest.mark.xdist_group("mounts"),
-    pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)"),
-]
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
 Mounting = Callable[..., AbstractContextManager[Path]]
 FILES = 20
