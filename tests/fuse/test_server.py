@@ -449,7 +449,9 @@ def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server
 def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_name(
     server: Mount, monkeypatch: Patch
 ) -> None:
-    """The names that the file has, and the one that it lost last. A call that takes one of them away waits a moment."""
+    """The names that the file has, and the one that it lost last. A call that takes one of them away waits a moment,
+    and no longer: the program may have been killed.
+    """
     monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", 0.5)
     number = server.lookup(1, "a").number
     server.link(number, 1, "other")
@@ -530,16 +532,6 @@ def test_an_open_is_answered_when_no_call_takes_its_name_away(server: Mount, lat
     found = server.lookup(1, "a")
     assert found.size == 3
     server.open(found.number, os.O_RDONLY)
-
-
-def test_no_call_waits_long_for_an_open_that_does_not_come_again(server: Mount) -> None:
-    """Its program may have been killed."""
-    number = server.lookup(1, "a").number
-    server.unlink(1, "a")
-    assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
-    fh, _ = server.create(1, "a", 0o644, os.O_WRONLY)
-    server.release(fh)
-    Task(server.unlink, 1, "a").result()
 
 
 def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Mount) -> None:
