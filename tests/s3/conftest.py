@@ -1,12 +1,12 @@
 """Servers that run for the whole session, started when the first test asks, and a bucket for each test.
 
 server       those that `SERVERS` of the module names, by default moto and ministack
-moto, ministack        that one
+ministack    that one
 bucket       an empty one on `server`; fails its test if it leaves an open upload or a private object behind
 proxy        in front of `server`: slow and unreliable on request, and counting
 backend      through the proxy, with the options `BACKEND` of the module; without these it has parts of 64 KiB
 volume       over it, with the options `VOLUME` of the module, of a cache with its options `CACHE`
-new_server   starts one for this test alone, to be stopped and started again
+own_server   for this test alone, to be stopped and started again
 """
 
 from __future__ import annotations
@@ -62,11 +62,6 @@ def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> 
 
 
 @pytest.fixture
-def moto(started: Callable[[str], Server]) -> Server:
-    return started("moto")
-
-
-@pytest.fixture
 def ministack(started: Callable[[str], Server]) -> Server:
     return started("ministack")
 
@@ -78,19 +73,12 @@ def bucket(server: Server) -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def new_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
-    """A factory of servers for this test alone."""
-    servers: list[Server] = []
-
-    def start(kind: str) -> Server:
-        if missing(kind):
-            pytest.skip(f"{kind} is not installed (`make` does it)")
-        servers.append(Server(kind, tmp_path / f"server{len(servers)}"))
-        return servers[-1]
-
-    yield start
-    for one in servers:
-        one.close()
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    if missing("ministack"):
+        pytest.skip("ministack is not installed (`make` does it)")
+    made = Server("ministack", tmp_path / "server")
+    yield made
+    made.close()
 
 
 @pytest.fixture

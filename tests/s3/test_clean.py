@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ from pagecache.backends.s3.object import S3Object
 from pagecache.cli import main
 
 from ..file.clock import HandClock
-from ..file.rig import Patch, raises
+from ..file.rig import Log, Patch, raises
 from .requests import counted, is_for, refusal
 from .servers import Bucket, Server, new_bucket
 
@@ -287,22 +287,19 @@ def test_unclosed_files_leave_nothing(bucket: Bucket, backend: S3Backend) -> Non
     assert bucket.left_behind() == []
 
 
-def test_uploads_kept_by_an_outage_are_logged_and_ended_later(
-    new_server: Callable[[str], Server], caplog: pytest.LogCaptureFixture
-) -> None:
-    server = new_server("ministack")
-    with new_bucket(server) as bucket:
+def test_uploads_kept_by_an_outage_are_logged_and_ended_later(own_server: Server, caplog: Log) -> None:
+    with new_bucket(own_server) as bucket:
         backend = bucket.backend()
         cache = PageCache("512KiB", retry=RetryPolicy(attempts=1, first_delay=0.01, max_delay=0.01))
         bucket.put("other", b"keeps the bucket over a restart")
         file = cache.attach(backend).open("k", "w")
         file.write(bytes(2 << 20))  # more than memory holds
-        server.stop()
+        own_server.stop()
         assert cache.close(timeout=1.0, on_failed="discard") != []
         (said,) = [record for record in caplog.records if "could not be aborted" in record.getMessage()]
         assert (said.name, said.levelname) == ("pagecache.volume", "WARNING")
         assert bucket.name in said.getMessage()
-        server.start()
+        own_server.start()
         backend.close()
         assert bucket.left_behind() == []
         raises(OSError, file.close)

@@ -136,16 +136,15 @@ def test_a_close_ends_though_uploads_cannot_be_aborted(proxy: FaultyProxy, backe
 
 
 @pytest.mark.parametrize("outage", ["short", pytest.param("long", marks=pytest.mark.slow)])
-def test_a_server_that_restarts_raises_nothing(new_server: Callable[[str], Server], outage: str) -> None:
+def test_a_server_that_restarts_raises_nothing(own_server: Server, outage: str) -> None:
     """A short outage ends when every call has failed, a long one when it is reported. [2.14, 2.27]"""
-    server = new_server("ministack")
-    with new_bucket(server) as bucket, PageCache("64MiB") as cache:
+    with new_bucket(own_server) as bucket, PageCache("64MiB") as cache:
         for key in ("old", "useless", "moved"):
             bucket.put(key, OLD)
         reported: list[Event] = []
         cache.subscribe(lambda event: reported.append(event) if event.kind == "stalled" else None)
-        volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint))
-        server.kill()
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=own_server.endpoint))
+        own_server.kill()
         tasks = {call: Task(run, volume) for call, run in CALLS.items()}
         if outage == "short":
             one_after_another = {"open", "read"}  # they are for one name
@@ -154,7 +153,7 @@ def test_a_server_that_restarts_raises_nothing(new_server: Callable[[str], Serve
         else:
             eventually(lambda: reported)
         early = [call for call, task in tasks.items() if task.finished.is_set()]
-        server.start()
+        own_server.start()
         results = {call: task.result(90.0) for call, task in tasks.items()}
         assert early == []
         assert results["read"] == OLD
