@@ -56,6 +56,9 @@ def test_attributes_that_a_store_of_objects_cannot_keep_are_refused(flat: Path) 
     assert code(partial(os.utime, path, ns=(YEAR_2020, YEAR_2020))) == errno.EOPNOTSUPP
     assert code(os.setxattr, path, "user.x", b"x") == errno.EOPNOTSUPP
     assert code(os.getxattr, path, "user.x") == errno.EOPNOTSUPP
+    for kind in (stat.S_IFIFO, stat.S_IFSOCK, *((stat.S_IFCHR, stat.S_IFBLK) if os.geteuid() == 0 else ())):
+        assert code(os.mknod, flat / "special", kind | 0o600, os.makedev(1, 5)) == errno.EOPNOTSUPP
+    assert sorted(os.listdir(flat)) == ["a", "d"]
     assert code(os.rename, flat / "d", flat / "e") == errno.EXDEV
     assert code(os.mkdir, flat / "d") == errno.EEXIST
     assert code(os.rename, path, flat / "d") in (errno.EISDIR, errno.ENOTEMPTY)

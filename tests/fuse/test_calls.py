@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from . import (
     calls_about_special_files,
 )
 from .calls import CHECKS, answers
-from .mounts import Mounted, code, folder_for_everybody, maps_shared, needs_mounts
+from .mounts import Mounted, folder_for_everybody, maps_shared, needs_mounts
 
 MODEL = Path("/dev/shm")
 
@@ -92,12 +90,3 @@ def test_calls_are_answered_as_on_tmpfs(where: tuple[Path, Sequence[str]], name:
     known = known if maps_shared(options) else known | UNMAPPED.get(name, {})
     # A missing limit in the store of this machine is no difference.
     assert different == {what: (expected.get(what), answer) for what, answer in known.items() if what in different}
-
-
-@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK])
-def test_a_store_of_objects_refuses_special_files(flat: Path, kind: int) -> None:
-    """It cannot store them; nothing is made."""
-    if kind in (stat.S_IFCHR, stat.S_IFBLK) and os.geteuid():
-        return
-    assert code(os.mknod, flat / "a", kind | 0o600, os.makedev(1, 5)) == errno.EOPNOTSUPP
-    assert os.listdir(flat) == []
