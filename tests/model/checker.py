@@ -13,20 +13,18 @@ It does not cover bytes within a block, sizes within a block, several folios, or
 from __future__ import annotations
 
 import gc
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from .environment import Step
 from .rules import Rules, Scenario
-from .state import ALL, BITS, FREE, INF, PASS, State, first_state
+from .state import BITS, FREE, INF, PASS, State, first_state
 from .system import System
 
-__all__ = ["PROPERTIES", "Bad", "Found", "Result", "Seen", "explore", "trace_to", "visit"]
+__all__ = ["PROPERTIES", "Bad", "Found", "Graph", "explore"]
 
 T = TypeVar("T")
-Seen = dict[T, tuple[T, str] | None]
-"""State -> the state before it and the label of the step; None: the first one."""
 
 
 class Bad(Exception):
@@ -35,36 +33,59 @@ class Bad(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of a search: the number of states, and the first broken promise with its trace."""
+    """The result of a search: the number of states, and the first broken promise with a shortest trace to it."""
 
     states: int
     broken: str = ""
     trace: tuple[str, ...] = ()
 
-
-def trace_to(state: T, seen: Seen[T]) -> tuple[str, ...]:
-    labels = []
-    while (before := seen[state]) is not None:
-        state, label = before
-        labels.append(label)
-    return tuple(reversed(labels))
+    def __str__(self) -> str:
+        return "\n  ".join([f"{self.broken} ({self.states} states)", *self.trace])
 
 
-def visit(start: T, steps: Callable[[T], Iterable[tuple[str, T]]], seen: Seen[T] | None = None) -> Found:
-    """Visit all states of a model, breadth first: the first broken promise has a shortest trace."""
-    seen = {} if seen is None else seen
-    seen[start] = None
-    todo = deque([start])
-    while todo:
-        at = todo.popleft()
+class Graph(Generic[T]):
+    """All states of a model, breadth first, or those up to the first broken promise. They are numbered in the order of
+    their discovery.
+    """
+
+    def __init__(self, start: T, steps: Callable[[T], Iterable[tuple[str, T]]], most: int = 4_000_000) -> None:
+        self.states = [start]
+        self.before = [(0, "")]
+        self.edges: list[list[tuple[int, str]]] = []
+        number = {start: 0}
+        at = 0
         try:
-            for label, after in steps(at):
-                if after not in seen:
-                    seen[after] = at, label
-                    todo.append(after)
+            for at, state in enumerate(self.states):  # grows
+                edges = []
+                for label, after in steps(state):
+                    known = number.get(after)
+                    if known is None:
+                        known = number[after] = len(self.states)
+                        self.states.append(after)
+                        self.before.append((at, label))
+                    edges.append((known, label))
+                self.edges.append(edges)
+                assert len(self.states) < most, f"more than {most} states: make the scenario smaller"
         except Bad as bad:
-            return Found(len(seen), str(bad), (*trace_to(at, seen), f"=> {bad}"))
-    return Found(len(seen))
+            self.found = self.broken(str(bad), at)
+        else:
+            self.found = Found(len(self.states))
+
+    def broken(self, promise: str, at: int) -> Found:
+        """Return that a state breaks a promise, with the steps to it."""
+        trace = [repr(self.states[at])]
+        while at:
+            at, label = self.before[at]
+            trace.insert(0, label)
+        return Found(len(self.states), promise, tuple(trace))
+
+    def back(self) -> list[list[int]]:
+        """Return the states before each one."""
+        back: list[list[int]] = [[] for _ in self.edges]
+        for node, steps in enumerate(self.edges):
+            for after, _ in steps:
+                back[after].append(node)
+        return back
 
 
 def sets_are_right(s: State) -> str:
@@ -160,71 +181,31 @@ PROPERTIES: dict[str, Callable[[State], str]] = {
 }
 
 
-@dataclass(slots=True)
-class Result:
-    """The outcome: `violation` is empty if everything holds, otherwise `trace` leads there."""
-
-    states: int
-    violation: str
-    trace: list[str]
-
-    def __str__(self) -> str:
-        return "\n  ".join([f"{self.violation} ({self.states} states)", *self.trace])
-
-
 class Search:
-    """The graph as it is found. States are numbered in the order of their discovery."""
+    """The graph of a scenario, and what holds of it as a whole."""
 
-    def __init__(self, scenario: Scenario, rules: Rules, without: frozenset[str]) -> None:
+    def __init__(self, scenario: Scenario, rules: Rules, without: frozenset[str], most: int) -> None:
         self.scenario = scenario
-        self.system = System(scenario, rules)
         self.without = without
         self.checks = [check for name, check in PROPERTIES.items() if name not in without]
-        self.number: dict[State, int] = {}
-        self.states: list[State] = []
-        self.parent: list[tuple[int, str]] = []
-        self.edges: list[list[tuple[int, str]]] = []
+        self.system = System(scenario, rules)
+        self.graph = Graph(first_state(scenario), self.steps, most)
 
-    def add(self, state: State, parent: int, label: str) -> int:
-        number = len(self.states)
-        self.number[state] = number
-        self.states.append(state)
-        self.parent.append((parent, label))
-        return number
-
-    def broken(self, state: State) -> str:
+    def steps(self, state: State) -> Iterator[Step]:
         if state.broken and state.broken.partition(":")[0] not in self.without:
-            return state.broken
+            raise Bad(state.broken)
         for check in self.checks:
             if found := check(state):
-                return found
-        return ""
+                raise Bad(found)
+        return self.system.steps(state)
 
-    def run(self, most: int) -> Result:
-        self.add(first_state(self.scenario), -1, "")
-        for state in self.states:  # grows
-            number = len(self.edges)
-            edges = []
-            for label, after in self.system.steps(state):
-                known = self.number.get(after)
-                if known is None:
-                    known = self.add(after, number, label)
-                    if found := self.broken(after):
-                        return self.result(found, known)
-                edges.append((known, label))
-            self.edges.append(edges)
-            if not edges and (found := self.waits(state)):
-                return self.result(f"deadlock: {found}", number)
-            assert len(self.states) < most, f"more than {most} states: make the scenario smaller"
+    def found(self) -> Found:
+        if self.graph.found.broken:
+            return self.graph.found
+        for number, edges in enumerate(self.graph.edges):
+            if not edges and (found := self.waits(self.graph.states[number])):
+                return self.graph.broken(f"deadlock: {found}", number)
         return self.fair_cycles()
-
-    def result(self, violation: str, number: int) -> Result:
-        trace = []
-        end = self.states[number]
-        while number > 0:
-            number, label = self.parent[number]
-            trace.append(label)
-        return Result(len(self.states), violation, [*reversed(trace), repr(end)] if violation else [])
 
     def waiting(self, state: State) -> set[str]:
         """Actors that have not finished; those that loop have nothing to wait for."""
@@ -243,19 +224,22 @@ class Search:
 
     # ------------------------------------------------------------------------------ cycles
 
-    def fair_cycles(self) -> Result:
+    def fair_cycles(self) -> Found:
         """Find a strongly connected part in which an actor waits in every state, and which a fair run need never
         leave.
         """
-        for part in components(self.edges):
+        states, edges = self.graph.states, self.graph.edges
+        for part in components(edges, self.graph.back()):
             inside = set(part)
-            if len(part) == 1 and all(after not in inside for after, _ in self.edges[part[0]]):
+            if len(part) == 1 and all(after not in inside for after, _ in edges[part[0]]):
                 continue
-            waiting = set.intersection(*(self.waiting(self.states[n]) for n in part))
+            waiting = set.intersection(*(self.waiting(states[n]) for n in part))
             if waiting and self.is_fair(part, inside):
                 names = ", ".join(sorted(waiting))
-                return self.result(f"endless: {names} may wait forever, in a cycle of {len(part)} states", part[0])
-        return self.result("", 0)
+                return self.graph.broken(
+                    f"endless: {names} may wait forever, in a cycle of {len(part)} states", part[0]
+                )
+        return self.graph.found
 
     def is_fair(self, part: list[int], inside: set[int]) -> bool:
         """Each process that could always step does step within."""
@@ -263,7 +247,7 @@ class Search:
         always: set[str] | None = None
         for number in part:
             able = set()
-            for after, label in self.edges[number]:
+            for after, label in self.graph.edges[number]:
                 name = label.partition(":")[0]
                 if "!" in label or name in self.scenario.loops:
                     continue
@@ -274,12 +258,8 @@ class Search:
         return (always or set()) <= steps
 
 
-def components(edges: list[list[tuple[int, str]]]) -> list[list[int]]:
+def components(edges: list[list[tuple[int, str]]], back: list[list[int]]) -> list[list[int]]:
     """Strongly connected components: of reversed edges, from the state that a walk leaves last (Kosaraju)."""
-    back: list[list[int]] = [[] for _ in edges]
-    for node, steps in enumerate(edges):
-        for after, _ in steps:
-            back[after].append(node)
     left, seen = [], bytearray(len(edges))  # in the order of leaving
     for root in range(len(edges)):
         work = [root]
@@ -304,13 +284,12 @@ def components(edges: list[list[tuple[int, str]]]) -> list[list[int]]:
     return found
 
 
-def explore(scenario: Scenario, rules: Rules, without: frozenset[str] = frozenset(), most: int = 400_000) -> Result:
+def explore(scenario: Scenario, rules: Rules, without: frozenset[str] = frozenset(), most: int = 400_000) -> Found:
     """Visit every state of a scenario, or those up to the first violation."""
-    assert sum(BITS) == ALL
     collects = gc.isenabled()
     gc.disable()  # nothing here has a cycle, and searching for them takes a third of the time
     try:
-        return Search(scenario, rules, without).run(most)
+        return Search(scenario, rules, without, most).found()
     finally:
         if collects:
             gc.enable()

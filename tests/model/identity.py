@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from .checker import Bad, Found, Seen, trace_to, visit
+from .checker import Bad, Found, Graph
 
 __all__ = ["ALL", "GUARDS", "LATE", "late_requests", "runs"]
 
@@ -559,7 +559,6 @@ PROCESSES_IN_PLACE: dict[str, Process] = {
 
 
 def place_check(state: State) -> None:
-    """Check every state."""
     if state["acked"] > state["size"]:
         raise Bad("acknowledged bytes are cut off in the store")
     if state["acked"] > state["Fsize"]:
@@ -569,56 +568,38 @@ def place_check(state: State) -> None:
 # ------------------------------------------------------------------------------------------------ the search
 
 
-def no_check(state: State) -> None:
-    """Check nothing."""
-
-
-def search(
-    first: State,
-    processes: dict[str, Process],
-    script: str,
-    on: Guards,
-    *,
-    check: Callable[[State], None] = no_check,
-    end: Callable[[State], None] = no_check,
-    daemon: str = "",
-) -> Found:
-    """Visit all states, up to the first broken promise.
-
-    Args:
-        check: of every state. `end`: of states in which every process has ended.
-        daemon: processes that need not end.
-    """
+def search(first: State, processes: dict[str, Process], script: str, on: Guards) -> Found:
+    """Visit all states, up to the first broken promise. `L` and `Z` of a script need not end."""
     fields = tuple(first)
-    seen: Seen[Any] = {}
-    back: dict[Any, list[Any]] = {}
-    ended: list[Any] = []
+    can_end: list[bool] = []
 
     def steps(at: Any) -> Iterator[tuple[str, Any]]:
         state = dict(zip(fields, at, strict=True))
-        live = [process for process in script if state[process] != "end" and process not in daemon]
-        if not live:
-            ended.append(at)
-            end(state)
+        live = [process for process in script if state[process] != "end" and process not in "LZ"]
+        can_end.append(not live)
+        if processes is PROCESSES_IN_PLACE:
+            place_check(state)
+        elif not live:
+            whole_end(state)
         moved = False
         for process in script:
             for label, new in processes[process](state, process, on) if state[process] != "end" else ():
-                check(new)
-                after, moved = tuple(new[field] for field in fields), True
-                back.setdefault(after, []).append(at)
-                yield label, after
+                moved = True
+                yield label, tuple(new[field] for field in fields)
         if live and not moved:
             raise Bad(f"deadlock: {', '.join(live)} wait")
 
-    found = visit(tuple(first.values()), steps, seen)
-    can_end, work = set(ended), list(ended)
+    graph = Graph(tuple(first.values()), steps)
+    if graph.found.broken:
+        return graph.found
+    back = graph.back()
+    work = [number for number, can in enumerate(can_end) if can]
     while work:
-        for at in back.get(work.pop(), ()):
-            if at not in can_end:
-                can_end.add(at)
-                work.append(at)
-    stuck = next((at for at in seen if at not in can_end), None)
-    return found if found.broken or stuck is None else Found(len(seen), "a caller never returns", trace_to(stuck, seen))
+        for before in back[work.pop()]:
+            if not can_end[before]:
+                can_end[before] = True
+                work.append(before)
+    return graph.found if all(can_end) else graph.broken("a caller never returns", can_end.index(False))
 
 
 SCRIPTS = ("SRD", "SRDX", "SRDY", "SMD", "SMDX", "SMDY", "SMRD", "SRCD", "SDT", "SMO", "SMOX", "SOXD", "MRDX", "SRO")
@@ -626,20 +607,13 @@ SCRIPTS_IN_PLACE = ("DO", "DEO", "DOX", "DEOPX", "DR", "DERO", "OV", "DOV", "OK"
 
 
 def whole(script: str, on: Guards, *, unborn: bool, lost: int) -> Found:
-    daemon = "Z" if "Z" in script else ""
-    start = whole_start(script, unborn=unborn, lost=lost)
-    return search(start, PROCESSES, script, on, end=whole_end, daemon=daemon)
-
-
-def place(script: str, on: Guards) -> Found:
-    daemon = "L" if "L" in script else ""
-    return search(place_start(script), PROCESSES_IN_PLACE, script, on, check=place_check, daemon=daemon)
+    return search(whole_start(script, unborn=unborn, lost=lost), PROCESSES, script, on)
 
 
 def runs(on: Guards) -> Iterator[tuple[str, Callable[[], Found]]]:
     """Yield the name of each search and the search, small ones of both worlds first."""
     for script in SCRIPTS_IN_PLACE:
-        yield f"in place: {script}", partial(place, script, on)
+        yield f"in place: {script}", partial(search, place_start(script), PROCESSES_IN_PLACE, script, on)
     for script in SCRIPTS:
         for unborn in (False, True):
             for lost in range(3):

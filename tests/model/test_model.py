@@ -22,7 +22,7 @@ def test_no_interleaving_breaks_a_promise(name: str) -> None:
     I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]
     """
     result = explore(SCENARIOS[name], RIGHT)
-    assert not result.violation, str(result)
+    assert not result.broken, str(result)
 
 
 @pytest.mark.slow
@@ -31,7 +31,7 @@ def test_no_interleaving_breaks_a_promise(name: str) -> None:
 def test_no_interleaving_of_many_actors_breaks_a_promise(name: str) -> None:
     """Run the test above with more actors and more failures side by side. [I-18, I-19, I-20, I-22]"""
     result = explore(LARGE[name], RIGHT, most=4_000_000)
-    assert not result.violation, str(result)
+    assert not result.broken, str(result)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -42,4 +42,4 @@ def test_a_planted_mistake_is_found(rule: str) -> None:
     """
     breaks, scenario = RULES[rule]
     result = explore(SCENARIOS[scenario], Rules(rule), frozenset({*PROPERTIES, "I-11", "T-61"} - {breaks}))
-    assert result.violation.startswith(breaks), f"not found without {rule}: {result}"
+    assert result.broken.startswith(breaks), f"not found without {rule}: {result}"
