@@ -176,29 +176,7 @@ TEST(check_a_view_comes_while_a_part_is_discarded)
 
 static struct pc_pin raced;
 
-THREAD(pin_once, raced = pin(0, 100))
-THREAD(read_pin_once, raced = read_pin(0, 100))
 THREAD(put_once, put(0, 50, 2))
-THREAD(cut_once, file_truncate(file, 50))
-
-/* It tries again, and finds it pinned. For the other order see above. */
-TEST(check_a_pass_meets_a_folio_that_is_being_pinned)
-{
-	struct pc_request *r;
-	start(0, PAGE);
-	put(0, PAGE, 1);
-	pthread_t t = held_at("pin_before_dirty", pin_once, NULL);
-	EQUAL(pc_flush_start(file->inode, ALL, 0, ALL), PAGE);
-	EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN);
-	let_go("pin_before_dirty", t);
-	for (int tries = 0; pc_write_next(file->inode, &r) != 1; tries++)
-		CHECK(tries < 3); /* the pass ends, and begins again for the rest */
-	store(&raced, 2);
-	run_write(file, r);
-	CHECK(state_at(file, 0) & PC_F_DIRTY);
-	pc_unpin(rig.cache, &raced);
-	SAVES({0, 2});
-}
 
 static struct pc_need unmet;
 
@@ -237,7 +215,7 @@ TEST(check_a_view_comes_while_the_folio_gets_other_memory)
 	struct pc_request *r = hand_over();
 	check_threads = true;
 	pthread_t t = held_at("exchange_copied", put_once, NULL);
-	read_pin_once(NULL);
+	raced = read_pin(0, 100);
 	pc_sync_release("exchange_copied");
 	while (!(state_at(file, 0) & PC_F_WRITER_WAITS))
 		usleep(200);
@@ -248,29 +226,6 @@ TEST(check_a_view_comes_while_the_folio_gets_other_memory)
 	EQUAL(raced.memory[0], 2);
 	CHECK(!pc_pin_detached(rig.cache, &raced));
 	pc_unpin(rig.cache, &raced);
-}
-
-/* A view is released while a truncate cuts it off, and after it. */
-TEST(check_a_release_meets_a_cut)
-{
-	for (int after = 0; after <= 1; after++) {
-		start(PAGE, PAGE);
-		byte_at(0);
-		struct pc_pin p = pin(0, 100);
-		store(&p, 7);
-		pthread_t t = held_at("exchange_copied", cut_once, NULL);
-		if (!after)
-			pc_unpin(rig.cache, &p);
-		let_go("exchange_copied", t);
-		if (after) {
-			CHECK(pc_pin_detached(rig.cache, &p));
-			pc_unpin(rig.cache, &p);
-		}
-		EQUAL(pc_cache_held(rig.cache), 0);
-		EQUAL(byte_at(49), 7);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable_size, 50);
-	}
 }
 
 TEST(check_a_quarter_of_the_memory_may_be_pinned)
