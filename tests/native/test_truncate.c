@@ -1,4 +1,4 @@
-/* Truncate, punch, discard and invalidation against everything else: a random walk beside an array of bytes, and the races. */
+/* Truncate, punch, discard and invalidation against everything else: a random walk beside an array of bytes. */
 #include "content.h"
 
 /* Punch as the engine does: the backend's part below remote_size, dirty zeros above it. */
@@ -129,33 +129,6 @@ TEST(check_discard_does_not_wait_for_a_fill)
 	run_fill(file, r);
 	memcpy(want, file->store.bytes, want_size);
 	compare(0, ROOM);
-}
-
-THREAD(extend, put_random(PAGE, PAGE))
-THREAD(discard_behind, file_discard(file, PAGE, 2 * PAGE, NULL, 0))
-
-/* The discard reads the size, meets the writer's folio, and finds the file longer when it comes back. [I-10] */
-TEST_OF_FIX("discard_sees_extension", check_a_discard_cuts_what_was_extended_beside_it)
-{
-	start(PAGE, PAGE);
-	pthread_t writer = held_at("write_before_copy", extend, NULL);
-	pthread_t discarder = held_at("passer_by_met", discard_behind, NULL);
-	let_go("write_before_copy", writer);
-	let_go("passer_by_met", discarder);
-	EQUAL(pc_inode_size(file->inode), PAGE);
-}
-
-/* The local page has 512 valid bytes, and the stored bytes go on behind them. [I-10, M6] */
-TEST_OF_FIX("a_local_end_is_a_byte", check_a_discard_leaves_the_size_at_the_last_byte)
-{
-	start(PAGE + 1536, PAGE);
-	put_random(2 * PAGE, 2048);
-	put_random(PAGE, 512);
-	EQUAL(file_discard(file, 2 * PAGE, ALL, NULL, 0), 1);
-	EQUAL(pc_inode_size(file->inode), PAGE + 1536);
-	SOUND(&rig);
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.size, pc_inode_size(file->inode));
 }
 
 /* No store is that large; an offset may be. */
