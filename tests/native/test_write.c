@@ -1,4 +1,4 @@
-/* Writing: the method table, partial pages without reads, copy on conflict, and when changes are published. */
+/* Writing: the method table, partial pages without reads, and the writers that wait. */
 #include "content.h"
 
 /* T-01, T-02, T-03: which writes into an uncached page need a read. */
@@ -85,72 +85,6 @@ TEST(check_above_cow_limit_the_writer_waits)
 		pc_pass_background(file->inode, 1 << 20, false);
 		work_all(rig.volume);
 		EQUAL(usage(file, NULL).dirty, 0);
-		synced();
-	}
-}
-
-THREAD(end_write, run_write(file, arg))
-
-TEST(check_a_second_hand_over_meets_the_end_of_the_first)
-{
-	start(0, PAGE);
-	change(0, 4096, 1);
-	change(8192, 4096, 1);
-	struct pc_request *first = hand_over(), *second = next_write(); /* the other page: keeps the pass alive */
-	pthread_t t = held_at("completed_sets", end_write, first);
-	/* W of the first page has ended, but its call still holds some memory. */
-	change(0, 4096, 2);
-	struct pc_request *third = hand_over();
-	EQUAL(third->start, 0);
-	change(0, 4096, 3); /* the third call keeps the frame of the first one */
-	let_go("completed_sets", t);
-	SOUND(&rig);
-	EQUAL(cache_usage().shadows, 1);
-	run_write(file, third);
-	EQUAL(file->store.bytes[0], 2);
-	run_write(file, second);
-	synced();
-}
-
-/* The race of the decision: the call ends while the writer is about to check (both orders). */
-THREAD(put_once, EQUAL(file_write(file, 10, want + 10, 5), 0))
-
-TEST(check_the_call_ends_while_the_writer_decides)
-{
-	for (u32 late = 0; late <= 1; late++) {
-		start(0, PAGE);
-		change(0, 4096, 1);
-		struct pc_request *r = hand_over();
-		memset(want + 10, 9, 5);
-		const char *point = late ? "write_before_copy" : "write_before_conflict";
-		pthread_t t = held_at(point, put_once, NULL);
-		run_write(file, r);
-		let_go(point, t);
-		SOUND(&rig);
-		EQUAL(file->store.bytes[10], 1);
-		synced();
-	}
-}
-
-THREAD(extend_once, EQUAL(file_write(file, 5000, want + 5000, 1000), 0))
-
-/* T-43: the size. */
-TEST(check_a_write_back_never_crops_what_is_being_appended)
-{
-	const char *points[] = {"write_before_copy", "write_published"};
-	for (u32 k = 0; k < 2; k++) {
-		start(5000, 8192);
-		compare(0, ROOM);
-		change(4990, 10, 1);
-		memset(want + 5000, 2, 1000);
-		want_size = 6000;
-		pthread_t t = held_at(points[k], extend_once, NULL);
-		struct pc_request *r;
-		pc_flush_start(file->inode, ALL, 0, ALL);
-		EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN); /* a writer owns the folio */
-		CHECK(!r);
-		let_go(points[k], t);
-		EQUAL(flush(file), 0);
 		synced();
 	}
 }
