@@ -85,19 +85,6 @@ TEST(check_a_reader_never_sees_the_bytes_of_another_object)
 	}
 }
 
-TEST(check_a_reader_follows_the_folio_to_its_new_frame)
-{
-	start(PAGE);
-	put(2 * PAGE, 3, 'o');
-	struct pc_request *r = hand_over();
-	pthread_t t = reader_at("read_before_copy");
-	put(2 * PAGE, 3, 'n'); /* copy on conflict: the call keeps the old frame */
-	run_write(file, r);
-	EQUAL((uintptr_t)let_go("read_before_copy", t), PAGE);
-	CHECK(memcmp(taken, "nnn", 3) == 0);
-	CHECK(memcmp(file->store.bytes + 2 * PAGE, "ooo", 3) == 0);
-}
-
 /* The size is checked after the copy: zeros of a cut tail are never returned as data. */
 TEST(check_a_reader_sees_the_size_of_the_bytes_it_copied)
 {
