@@ -48,12 +48,8 @@ static MAYBE struct pc_limits limits_with(struct pc_limits l)
 	return l;
 }
 
-#define LIMITS(...) limits_with((struct pc_limits){__VA_ARGS__})
-
-static MAYBE struct pc_limits limits_wide(void)
-{
-	return limits_with((struct pc_limits){0});
-}
+#define LIMITS(...)   limits_with((struct pc_limits){__VA_ARGS__})
+#define limits_wide() LIMITS(0)
 
 static MAYBE struct pc_volume *volume_open(struct rig *r)
 {
@@ -389,6 +385,20 @@ static MAYBE void wait_word(struct file *f, struct pc_waiter *w)
 		else
 			CHECK(work(f->inode->volume));
 	}
+}
+
+/* A record of a wait whose numbers all follow from one. */
+static MAYBE struct pc_wait wait_of(u64 n)
+{
+	return (struct pc_wait){PC_WAIT_REASON, .since_ns = n, .thread = n ^ 1, .volume = n ^ 2,
+				.pos = n,       .end = n + 1,  .reason = n ^ 4};
+}
+
+static MAYBE void check_whole(const struct pc_wait *w)
+{
+	struct pc_wait expected = wait_of(w->since_ns);
+	expected.number = w->number;
+	CHECK(memcmp(w, &expected, sizeof(expected)) == 0);
 }
 
 static MAYBE void lock_inode(struct file *f, int mode)

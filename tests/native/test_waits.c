@@ -2,19 +2,6 @@
  * T-80]. */
 #include "rig.h"
 
-static struct pc_wait wait_of(u64 n)
-{
-	return (struct pc_wait){PC_WAIT_REASON, .since_ns = n, .thread = n ^ 1, .volume = n ^ 2,
-				.pos = n,       .end = n + 1,  .reason = n ^ 4};
-}
-
-static void check_whole(const struct pc_wait *w)
-{
-	struct pc_wait expected = wait_of(w->since_ns);
-	expected.number = w->number;
-	CHECK(memcmp(w, &expected, sizeof(expected)) == 0);
-}
-
 static u32 nr_waits(void)
 {
 	u32 found = 0, bound = pc_waits_bound(rig.cache);
