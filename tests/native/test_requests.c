@@ -50,8 +50,6 @@ TEST(check_requests_cross_and_split_folios)
 		 {{0, 8 * K}, {12 * K, 4 * K}}, {{0, 8 * K}, {12 * K, 16 * K}}},
 		{"max_write", 4 * K, 32 * K, {.max_write = 8 * K}, 3,
 		 {{0, 20 * K}}, {{0, 8 * K}, {8 * K, 16 * K}, {16 * K, 20 * K}}},
-		{"a max_write of no whole page", 4 * K, 32 * K, {.max_write = 5000}, 3,
-		 {{0, 12 * K}}, {{0, 4 * K}, {4 * K, 8 * K}, {8 * K, 12 * K}}},
 		{"a max_write below a page", 4 * K, 32 * K, {.max_write = 1000}, 5, {{0, 4 * K}}, {{0, 4 * K}}},
 		{"a boundary", 4 * K, 32 * K, {.boundary = 8 * K}, 3,
 		 {{4 * K, 16 * K}}, {{4 * K, 8 * K}, {8 * K, 16 * K}, {16 * K, 20 * K}}},
@@ -59,8 +57,6 @@ TEST(check_requests_cross_and_split_folios)
 		{"vectors, of pages scattered in memory", 4 * K, 32 * K, {.max_vectors = 2}, 2,
 		 {{12 * K, 4 * K}, {0, 4 * K}, {8 * K, 4 * K}, {4 * K, 4 * K}}, {{0, 8 * K}, {8 * K, 16 * K}}},
 		{"a partly dirty head and tail", 4 * K, 32 * K, {.max_vectors = 64}, 1, {{1000, 8 * K}}, {{1000, 1000 + 8 * K}}},
-		{"extents in one block", 4 * K, 32 * K, {.max_vectors = 64}, 2,
-		 {{16484, 10}, {16584, 10}}, {{16484, 16594}}},
 		/* clang-format on */
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
