@@ -112,11 +112,6 @@ def content_at(s: State, lsn: int) -> Content:
     return max(((at, content) for at, content in s.history if at <= lsn), default=s.history[0])[1]
 
 
-def synced(s: State) -> State:
-    """Confirm all records but those of a failed sync, which the kernel has dropped."""
-    return replace(s, confirmed=last_record(s))
-
-
 def last_record(s: State) -> int:
     return s.segments[-1].records[-1].lsn if s.segments and s.segments[-1].records else s.confirmed
 
@@ -235,7 +230,8 @@ def steps(s: State, on: Guards) -> Iterator[tuple[str, State]]:
         for byte in (0, 1):
             yield f"write byte {byte}", replace(written(s, byte, 4 - s.writes, on), writes=s.writes - 1)
     if s.confirmed < last_record(s):
-        yield "fsync", replace(synced(s), promised=s.history[-1][0])
+        # All records are confirmed but those of a failed sync, which the kernel has dropped.
+        yield "fsync", replace(s, confirmed=last_record(s), promised=s.history[-1][0])
         if s.failures:
             yield "fsync fails", failed(s, on)
     if "sync" not in on and s.promised < s.history[-1][0]:

@@ -93,7 +93,6 @@ class State:
     commit_takes: Pair = NONE
     commit_wanted: bool = False
     wanted_stamp: int = -1  # of callers that had seen their bytes acknowledged; -1: none
-    settle: bool = False  # a rollback has to be made under the token
     aborted: bool = False
     generation: int = 0
     fence: int = 0
@@ -273,28 +272,15 @@ class Draft(State):
         if not self.commit_running and not self.aborted:
             self.commit_wanted = True
             self.wanted_stamp = max(self.wanted_stamp, stamp)
-            self.queue_for_commit()
-
-    def settle_start(self) -> None:
-        self.settle = True
-        self.queue_for_commit()
-
-    def queue_for_commit(self) -> None:
-        if not self.commit_queued and not self.commit_running and not self.aborted:
-            self.commit_queued = True
-            if self.rules.commit_takes_token:
+            if self.rules.commit_takes_token and not self.commit_queued:
                 self.token_take(COMMIT)
+            self.commit_queued = True
 
     def commit_begin(self) -> None:
-        """Begin a commit. Work under the token comes first; a requested commit is then requested again."""
+        """Begin a commit, if it is requested and there is something to commit."""
         self.commit_queued = False
         early = min(self.d, self.w) <= self.wanted_stamp
         commit_wanted, self.commit_wanted, self.wanted_stamp = self.commit_wanted, False, -1
-        if self.settle:
-            self.settle = False
-            self.roll_back()
-            self.commit_over()
-            return
         if early and self.rules.commit_follows_its_bytes:
             commit_wanted = False
         if not commit_wanted or (not self.U | self.S and self.m == INF):
@@ -341,8 +327,6 @@ class Draft(State):
         self.commit_takes = (0, 0)
         self.commit_generation = 0
         self.commit_over()
-        if self.settle:
-            self.queue_for_commit()
 
     def commit_over(self) -> None:
         if self.rules.commit_takes_token:

@@ -402,8 +402,6 @@ class System(Environment):
         if fenced:
             n.fence = s.generation
         self.start_anew(n)
-        if n.settle:
-            n.queue_for_commit()
         yield "", self.done(n, number)
 
     def start_anew(self, n: Draft) -> None:

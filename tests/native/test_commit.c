@@ -7,13 +7,6 @@ static void begin(void)
 	open_one(1 << 20, PAGE, 2 * PAGE, ROOM, limits_wide());
 }
 
-static void commit_fails(void)
-{
-	memcpy(file->store.bytes, file->store.stable, ROOM);
-	COUNT(file->inode, failed_commits);
-	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
-}
-
 TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 {
 	begin();
@@ -58,7 +51,9 @@ TEST(check_a_sync_tells_its_failed_commit_before_it_sends)
 		CHECK(begin_commit(file));
 		EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT); /* and it runs */
 		pthread_t t = between ? held_at("sync_flushed", poll_sync, &s) : 0;
-		commit_fails();
+		memcpy(file->store.bytes, file->store.stable, ROOM);
+		COUNT(file->inode, failed_commits);
+		pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 		u32 next = between ? (u32)(uintptr_t)let_go("sync_flushed", t) : pc_sync_poll(file->inode, &s);
 		EQUAL(next, PC_SYNC_COMMIT_FAILED);
 		EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);

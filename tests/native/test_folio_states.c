@@ -48,13 +48,6 @@ static void expect(u64 d, u64 w, u64 u, u64 sd, u64 sw, u64 su)
 	SOUND(&rig);
 }
 
-/* The pass ends when its last request is done and a thread looks for more work. */
-static void pass_ends(void)
-{
-	pass_is_over();
-	EQUAL(file->inode->token, PC_TOKEN_FREE);
-}
-
 TEST(check_the_circle_of_a_byte)
 {
 	for (u32 order = 0; order <= 2; order++) {
@@ -72,7 +65,8 @@ TEST(check_the_circle_of_a_byte)
 		pc_write_done(r, true, false); /* E5 */
 		expect(0, 0, all, 0, 0, 2);
 		EQUAL(pc_inode_remote_size(file->inode), len);
-		pass_ends();
+		pass_is_over(); /* its last request is done, and a thread looks for more work */
+		EQUAL(file->inode->token, PC_TOKEN_FREE);
 		CHECK(pc_commit_needed(file->inode, 2));
 		CHECK(!pc_commit_needed(file->inode, 1));
 		CHECK(begin_commit(file));
