@@ -1,5 +1,5 @@
-"""Every order of a few calls that change names, save, read and open objects keeps the promises, and so does every order of
-writes, fsyncs, saves and power cuts of a journal; each rule is needed.
+"""Every order of a few calls that change names, save, read and open objects keeps the promises, and so does every order
+of writes, fsyncs, saves and power cuts of a journal; each rule is needed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from .identity import LATE, late_requests
 
 @pytest.mark.parametrize("model", [identity, redo])
 def test_all_rules_together_keep_every_promise(model: ModuleType) -> None:
-    """Of names: no bytes of another object are read, no acknowledged or unsaved byte is lost without a report, no removed
-    object comes back, no foreign version is overwritten or deleted unseen, and every call can end. Of a journal: no
-    promised byte is lost, no content is a mixture, nothing older is saved over newer bytes. [I-22, I-23, I-24]
+    """Of names: no bytes of another object are read, no acknowledged or unsaved byte is lost without a report, no
+    removed object comes back, no foreign version is overwritten or deleted unseen, and every call can end. Of a
+    journal: no promised byte is lost, no content is a mixture, nothing older is saved over newer bytes. [I-22, I-23,
+    I-24]
     """
     for name, run in model.runs(frozenset(model.GUARDS)):
         found = run()
