@@ -24,7 +24,6 @@ from pagecache.engine import aside
 from ..file.rig import KEY, PAGE, Patch, Task, pattern, raises, until_all_wait
 from .conftest import Attach, run
 from .stores import Store
-from .test_handles import both
 
 DATA = pattern(64 * PAGE)
 
@@ -75,36 +74,6 @@ def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
     plain.pwrite(b"after", PAGE)
     plain.close()
     assert store.content(KEY)[PAGE : PAGE + 5] == b"after"
-
-
-@both
-def test_several_loops_at_once(attach: Attach, backend: Any) -> None:
-    """Four threads have a loop each, over one file, beside plain threads."""
-    volume = attach(backend(DATA), max_folio="4KiB", capacity="128KiB")
-
-    def loop(k: int) -> None:
-        async def work() -> None:
-            async with aio.open(volume, KEY, "r+") as file:
-                for n in range(100):
-                    page = (k * 17 + n * 5) % 60
-                    assert await file.pread(PAGE, page * PAGE) == DATA[page * PAGE : (page + 1) * PAGE]
-                    if n % 10 == 0:
-                        await file.pwrite(DATA[(60 + k) * PAGE : (61 + k) * PAGE], (60 + k) * PAGE)
-                        await file.fsync()
-
-        run(work())
-
-    def thread() -> None:
-        with volume.open(KEY) as file:
-            for n in range(200):
-                page = n * 7 % 60
-                assert file.pread(PAGE, page * PAGE) == DATA[page * PAGE : (page + 1) * PAGE]
-
-    tasks = [*(Task(loop, k) for k in range(4)), Task(thread)]
-    for task in tasks:
-        task.result()
-    with volume.open(KEY) as file:
-        assert file.read() == DATA
 
 
 async def test_tasks_end_when_the_volume_is_aborted(attach: Attach) -> None:
