@@ -69,57 +69,50 @@ def test_text_is_a_size_or_refused(text: str) -> None:
         assert repr(text) in text_of_error
 
 
-BAD: list[tuple[type[Any], str, Any]] = [
-    (CacheConfig, "page_size", 2048),
-    (CacheConfig, "page_size", 4097),
-    (CacheConfig, "page_size", "12kB"),
-    (CacheConfig, "max_folio", "3MiB"),
-    (CacheConfig, "max_folio", 2048),
-    (CacheConfig, "max_folio", "1GiB"),
-    (CacheConfig, "dirty_background", 1.5),
-    (CacheConfig, "dirty_background", -0.1),
-    (CacheConfig, "dirty_limit", 0.0),
-    (CacheConfig, "dirty_limit", "half"),
-    (CacheConfig, "dirty_expire", -1),
-    (CacheConfig, "dirty_expire", float("nan")),
-    (CacheConfig, "flush_interval", 0),
-    (CacheConfig, "failed_limit", 2.0),
-    (CacheConfig, "throttle_timeout", -1),
-    (CacheConfig, "cow_limit", "2 MB/s"),
-    (CacheConfig, "gil_release", -5),
-    (CacheConfig, "retry", "always"),
-    (CacheConfig, "exit_timeout", None),
-    (CacheConfig, "stall_warn", 0),
-    (CacheConfig, "poison", "yes"),
-    (RetryPolicy, "attempts", 0),
-    (RetryPolicy, "attempts", 1.5),
-    (RetryPolicy, "first_delay", -1),
-    (RetryPolicy, "max_delay", 0.01),
-    (RetryPolicy, "deadline", 0),
-    (RetryPolicy, "failed_retry", "30"),
-    (VolumeOptions, "read_ahead", "1 parsec"),
-    (VolumeOptions, "sync_on_close", 2),
-    (VolumeOptions, "on_conflict", "merge"),
-    (VolumeOptions, "on_conflict", "rebase"),
-    (VolumeOptions, "write_through", None),
-    (VolumeOptions, "read_only", "no"),
-    (VolumeOptions, "dirty_share", 0.0),
-    (VolumeOptions, "dirty_share", 1.1),
-    (VolumeOptions, "source_may_fault", True),
-    (BackendLimits, "max_write", 0),
-    (BackendLimits, "max_vectors", 0),
-    (BackendLimits, "boundary", -1),
-    (BackendLimits, "durable_writes", 1),
-    (BackendLimits, "sync_timeout", -1.0),
-]
+BAD: dict[type[Any], dict[str, list[Any]]] = {
+    CacheConfig: {
+        "page_size": [2048, 4097, "12kB"],
+        "max_folio": ["3MiB", 2048, "1GiB"],
+        "dirty_background": [1.5, -0.1],
+        "dirty_limit": [0.0, "half"],
+        "dirty_expire": [-1, float("nan")],
+        "flush_interval": [0],
+        "failed_limit": [2.0],
+        "throttle_timeout": [-1],
+        "cow_limit": ["2 MB/s"],
+        "gil_release": [-5],
+        "retry": ["always"],
+        "exit_timeout": [None],
+        "stall_warn": [0],
+        "poison": ["yes"],
+    },
+    RetryPolicy: {
+        "attempts": [0, 1.5],
+        "first_delay": [-1],
+        "max_delay": [0.01],
+        "deadline": [0],
+        "failed_retry": ["30"],
+    },
+    VolumeOptions: {
+        "read_ahead": ["1 parsec"],
+        "sync_on_close": [2],
+        "on_conflict": ["merge", "rebase"],
+        "write_through": [None],
+        "read_only": ["no"],
+        "dirty_share": [0.0, 1.1],
+        "source_may_fault": [True],
+    },
+}
+"""Those of BackendLimits are in tests/backends/test_protocol.py."""
 
 
-@pytest.mark.parametrize(("cls", "name", "value"), BAD)
-def test_bad_value_is_refused_with_name_and_value(cls: type[Any], name: str, value: Any) -> None:
-    makers: list[Callable[[], Any]] = [lambda: cls(**{name: value}), lambda: with_overrides(cls(), {name: value})]
-    for make in makers:
-        raised = raises(ValueError, make, match=name)
-        assert repr(value) in str(raised)
+@pytest.mark.parametrize(("cls", "name"), [(cls, name) for cls, values in BAD.items() for name in values])
+def test_bad_value_is_refused_with_name_and_value(cls: type[Any], name: str) -> None:
+    for value in BAD[cls][name]:
+        made = raises(ValueError, cls, match=name, **{name: value})
+        changed = raises(ValueError, with_overrides, cls(), {name: value}, match=name)
+        assert repr(value) in str(made)
+        assert repr(value) in str(changed)
 
 
 @pytest.mark.parametrize(
@@ -236,12 +229,6 @@ def test_background_stays_below_the_limit() -> None:
     assert CacheConfig(dirty_limit="8KiB").resolve(1 << 20).dirty_background == 4096
     assert CacheConfig(dirty_limit=1e-9).resolve(1 << 20).dirty_limit == 4096
     assert CacheConfig(dirty_limit="1TiB").resolve(1 << 20).dirty_limit == 1 << 20
-
-
-def test_limits_fit_the_units() -> None:
-    limits = BackendLimits(write_unit="8MiB", boundary="16MiB", max_read=8192, read_unit=4096)
-    assert (limits.max_write, limits.max_read) == (8 << 20, 8192)
-    raises(ValueError, BackendLimits, write_unit=4096, boundary=6000, match="boundary")
 
 
 def test_overrides_leave_the_rest() -> None:
