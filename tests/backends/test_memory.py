@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import resource
 from pathlib import PurePosixPath
-from typing import Any, cast
 
 import pytest
 
 from pagecache.backends import MemoryBackend
 from pagecache.backends.memory import CHUNK
 
-from ..file.rig import raises
 
 
 def test_holes_cost_nothing() -> None:
@@ -58,11 +56,6 @@ def test_any_hashable_is_a_key_and_paths_are_their_text() -> None:
     assert backend.snapshot(PurePosixPath("dir/text")) == b"'dir/text'"
     assert len(list(backend.list())) == 4
     assert [found.key for found in backend.list("dir/")] == ["dir/text"]
-
-
-def test_options_are_limits() -> None:
-    assert MemoryBackend(durable_writes=True, max_write="64KiB").limits.max_write == 65536
-    raises(TypeError, MemoryBackend, **cast(Any, {"max_wirte": 1}), match="max_write")
 
 
 def test_child_after_fork_writes_into_its_own_copy() -> None:

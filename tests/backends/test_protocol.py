@@ -79,14 +79,6 @@ def test_namespace_subclass_gets_methods_that_say_no() -> None:
         raises(io.UnsupportedOperation, method, *["a"] * len(needed))
 
 
-def test_required_methods_are_required() -> None:
-    class Nothing(Backend):
-        pass
-
-    with pytest.raises(TypeError, match="open"):
-        Nothing()  # type: ignore[abstract]
-
-
 def test_the_protocol_describes_each_optional_member_of_a_file() -> None:
     described = re.findall(r"^    (\w+)[(:]", protocol.__doc__ or "", re.MULTILINE)
     assert sorted(described) == sorted(protocol.OPTIONAL_MEMBERS)
@@ -137,14 +129,6 @@ def test_structure_is_enough() -> None:
     assert isinstance(MemoryBackend(), Backend)
     assert not isinstance(MemoryBackend(), NamespaceBackend)
     assert not isinstance(object(), Backend)
-
-
-def test_built_in_urls(tmp_path: Path) -> None:
-    assert isinstance(backend_from_url("memory:", durable_writes=True), MemoryBackend)
-    backend = backend_from_url(f"dir:{tmp_path}")
-    assert isinstance(backend, DirectoryBackend)
-    assert backend.root == str(tmp_path.resolve())
-    backend.close()
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "ftp://host", "memory:x", "dir:", "s3:bucket"])

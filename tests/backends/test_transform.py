@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,14 +214,6 @@ def test_changed_bytes_are_an_error_that_names_unit_and_key() -> None:
     assert get(file, 2 * UNIT) == content(3 * UNIT)[2 * UNIT :]
 
 
-def test_swapped_units_are_an_error() -> None:
-    store = MemoryBackend()
-    file = opened(store, Sealed(UNIT), content(2 * UNIT))
-    stored, slot = store.snapshot("key"), UNIT + 24
-    store.put("key", stored[slot:] + stored[:slot])
-    raises(BackendError, get, file, match="unit 0")
-
-
 class Answering(XorStream):
     def __init__(self, method: str, answer: Callable[[bytes], Any]) -> None:
         super().__init__(UNIT)
@@ -369,24 +363,17 @@ def change_edges(file: Any) -> bytes:
     return bytes(content(10)) + bytes(UNIT) + content(4 * UNIT + 5)[UNIT + 10 :] + bytes(2 * UNIT + 2)
 
 
-def test_failed_commit_forgets_no_cut_and_no_hole() -> None:
-    recording = RecordingBackend(punch=True)
-    file = opened(recording, Sealed(UNIT), content(5 * UNIT))
-    expected = change_edges(file)
-    assert get(file) == expected
-    recording.fault("commit", failing_commit(OSError(errno.EIO, "made up")))
-    raises(OSError, file.commit, match="made up")
-    assert get(file) == expected
-    file.commit()
-    assert get(opened(recording)) == expected
-    assert recording.violations == []
+WHOLE = itertools.product((True, False), (1, 2 * (UNIT + 24)))
+STORES: dict[str, Callable[[], RecordingBackend]] = {
+    "in place": partial(RecordingBackend, punch=True),
+    **{f"whole {back} {unit}": partial(PublishingBackend, read_back=back, write_unit=unit) for back, unit in WHOLE},
+}
 
 
-@pytest.mark.parametrize("read_back", [True, False])
+@pytest.mark.parametrize("make", STORES.values(), ids=STORES)
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("write_unit", [1, 2 * (UNIT + 24)])
-def test_cuts_and_holes_of_objects_published_as_a_whole(read_back: bool, fails: bool, write_unit: int) -> None:
-    store = PublishingBackend(read_back=read_back, write_unit=write_unit)
+def test_a_commit_stores_cuts_and_holes_also_after_one_that_failed(make: Callable[[], Any], fails: bool) -> None:
+    store = make()
     file = opened(store, Sealed(UNIT), content(5 * UNIT))
     expected = change_edges(file)
     assert get(file) == expected
