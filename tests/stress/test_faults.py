@@ -45,8 +45,6 @@ from ..stores import ObjectBackend, ObjectFile
 from .test_clean import SHORT, clean
 
 LEVELS = ("mild", "nasty", "hell")
-TINY: dict[str, Any] = dict.fromkeys(("write_unit", "read_unit"), 512) | {"max_write": 1024, "max_read": 1024}
-TINY |= {"max_vectors": 1, "max_inflight": 1, "boundary": 2048}
 
 
 @pytest.mark.parametrize(
@@ -116,17 +114,12 @@ class RestlessLimits(PassingBackend):
         return replace(self.inner.limits, max_read=most, max_write=most, max_vectors=1 + turn % 4)
 
 
-class TinyLimits(PassingBackend):
-    """Calls of at most two small units in one buffer, one at a time, within a boundary."""
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("wrap", [NoVersions, RestlessLimits, TinyLimits])
+@pytest.mark.parametrize("wrap", [NoVersions, RestlessLimits])
 def test_a_store_that_is_nasty_and_legal_raises_no_alarm(wrap: type[PassingBackend]) -> None:
     """It raises none by itself, and none under faults. [I-17, I-18, I-22]"""
     for faults in ("none", "nasty"):
-        inner = MemoryBackend(**TINY if wrap is TinyLimits else {})
-        report = run(Plan(seed=13, faults=faults, **SHORT), partial(wrap, inner))
+        report = run(Plan(seed=13, faults=faults, **SHORT), partial(wrap, MemoryBackend()))
         assert report.ok, report.story
 
 
@@ -436,7 +429,6 @@ def test_no_fence_is_claimed_while_a_rename_is_on_its_way(monkeypatch: pytest.Mo
 
 LIMITS = BackendLimits(write_unit=4096)
 WHOLE = replace(LIMITS, commit_on_close=True)
-SIZE = 256 << 10
 
 
 def whole() -> Backend:

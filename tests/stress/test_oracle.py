@@ -80,16 +80,6 @@ class File:
         assert verdict(self.seen(), bytes(self.bytes) if got is None else got) is None
 
 
-def test_calls_one_after_another_have_one_value() -> None:
-    """The newest write of each byte, and nothing older. [I-17]"""
-    file = File()
-    old = bytes(file.bytes)
-    file.done(100, 500)
-    file.done(300, 500)
-    file.sees()
-    file.refuses(old, match=r"bytes 100 to 800: wrong")
-
-
 def test_random_calls_one_after_another_are_a_plain_file() -> None:
     """The test makes writes, truncates and holes, and each kind of read. [I-17]"""
     rng, file = random.Random(5), File()

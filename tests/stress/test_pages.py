@@ -83,15 +83,6 @@ def test_help_names_all_profiles_and_ways() -> None:
         assert re.search(rf"[ :]{name}[,.]", text), name
 
 
-@pytest.mark.long
-def test_the_backend_of_the_page_is_clean_in_all_rounds(tmp_path: Path) -> None:
-    """[I-17, I-18, I-21]"""
-    fields: dict[str, Any] = {"threads": 2, "tasks": 2, "files": 2, "size": "64KiB", "capacity": "128KiB"}
-    for more in ({}, {"faults": "hell"}, {"crashes": ("forgetting",)}):
-        report = run(Plan(seed=1, rounds=1, operations=40, **fields, **more), lambda: backend(tmp_path))
-        assert report.ok, report.story
-
-
 MISTAKES: dict[str, tuple[str, str, str]] = {
     "stores less than it answers": (
         "return os.pwritev(file.fileno(), buffers, offset)",

@@ -26,7 +26,6 @@ from pagecache.stress.objects import Objects
 from pagecache.stress.others import Others
 from pagecache.stress.profiles import KINDS, PROFILES, Operation
 from pagecache.stress.shared import FIRST, HEADER, Grip
-from pagecache.stress.shrinker import shrink
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
@@ -134,7 +133,22 @@ def world() -> Iterator[World]:
     world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
     world.begin()
     yield world
+    ended(world)
+
+
+def ended(world: World) -> None:
+    """End the round; the names are free, as they are in the store."""
+    world.shared.grips.clear()
+    bound(world.shared.names, *(binding(name, None) for name in world.shared.names))
     world.end()
+
+
+def saving(world: World, model: Model) -> Step:
+    """An fsync of an open object, which has begun."""
+    world.shared.grips[1, 0] = Grip("a handle", model, "")
+    step = Steps(world, 1).conduct(Operation("held_fsync", 0))
+    assert next(step) == ("save", "a handle")
+    return step
 
 
 def objects_of(world: World, count: int = 2) -> list[Model]:
@@ -165,7 +179,6 @@ def test_an_open_may_find_an_object_whose_first_bytes_come_later(world: World) -
     world.shared.bare.discard(model.number)
     assert step.send(b"") == ("act", "a handle", "close")
     raises(StopIteration, step.send, None)
-    bound(world.shared.names, binding("shared0", None))
 
 
 def test_an_open_may_find_an_object_that_lost_its_name_before_the_read(world: World) -> None:
@@ -180,7 +193,6 @@ def test_an_open_of_a_name_that_never_had_the_object_is_found(world: World) -> N
     _model, step = opening(world)
     with pytest.raises(Broken, match=f"shared0: open found object {FIRST + 1}, should be object {FIRST}"):
         step.send(header_of(world, FIRST + 1))
-    bound(world.shared.names, binding("shared0", None))
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -196,15 +208,11 @@ def test_a_save_of_a_whole_object_is_judged_by_the_names_that_it_kept(world: Wor
     for write in (first, later):
         model.begin(write)
         model.finish(write)
-    world.shared.grips[1, 0] = Grip("a handle", model, "")
-    step = Steps(world, 1).conduct(Operation("held_fsync", 0))
-    assert next(step) == ("save", "a handle")
+    step = saving(world, model)
     if replaced:
         bound(world.shared.names, binding("shared0", other.number))
     assert step.send(None) == ("store", "shared0")
     raises(StopIteration if replaced else Broken, step.send, first.data(0, HEADER))
-    del world.shared.grips[1, 0]
-    bound(world.shared.names, binding("shared0", None))
 
 
 def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: World) -> None:
@@ -216,16 +224,11 @@ def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: 
     bound(names, binding("shared0", "shared1"))
     refused = [Binding("shared0", "link", 1, source="shared2", links=True)]
     names.begin(refused)
-    world.shared.grips[1, 0] = Grip("a handle", model, "")
-    step = Steps(world, 1).conduct(Operation("held_fsync", 0))
-    assert next(step) == ("save", "a handle")
+    step = saving(world, model)
     assert step.send(None) == ("store", "shared0")
     names.cancel(refused)
     assert step.send(header_of(world, other.number)) == ("store", "shared2")
     raises(Broken, step.send, None, match="shared2: the store after held_fsync found no object")
-    del world.shared.grips[1, 0]
-    for name in ("shared0", "shared1", "shared2"):
-        bound(names, binding(name, None))
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -239,7 +242,6 @@ def test_a_link_to_a_symbolic_link_finds_none_only_if_that_loses_its_name(world:
     names.begin(create)
     raises(StopIteration if replaced else Broken, step.throw, FileNotFoundError(errno.ENOENT, "no such file"))
     names.finish(create)
-    bound(names, binding("shared0", None))
 
 
 @pytest.mark.parametrize("faults", ["none", "names"])
@@ -424,7 +426,7 @@ def whole() -> Iterator[World]:
     world = World(plan, CachedTarget(plan, 0, whole_objects(), "whole"), 0)
     world.begin()
     yield world
-    world.end()
+    ended(world)
     world.target.discard()
 
 
@@ -442,28 +444,15 @@ def put_over(world: World) -> tuple[Model, Model]:
     return model, other
 
 
-def ended(world: World) -> None:
-    """Let the name be free again, as it is in the store."""
-    world.shared.grips.clear()
-    bound(world.shared.names, binding("shared0", None))
-
-
 def test_an_fsync_of_bytes_over_the_version_of_another_program_is_a_conflict(whole: World) -> None:
     """Its success would be a loss that no call reports [2.19]. Bytes that were written before may be stored already."""
     model, _other = put_over(whole)
-    for kind in ("earlier", "later"):
-        whole.shared.grips[1, 0] = Grip("a handle", model, "")
-        step = Steps(whole, 1).conduct(Operation("held_fsync", 0))
-        assert next(step) == ("save", "a handle")
-        if kind == "earlier":
-            raises(StopIteration, step.throw, ConflictError("shared0", base="1", remote="2", ranges=[]))
-            write = Steps(whole, 1).conduct(Operation("held_write", 0, length=1))
-            assert next(write)[:3] == ("act", "a handle", "pwrite")
-            raises(StopIteration, write.send, 1)
-            continue
-        with pytest.raises(Broken, match="shared0: the store after held_fsync of object 2048, should be a conflict"):
-            step.send(None)
-    ended(whole)
+    raises(StopIteration, saving(whole, model).throw, ConflictError("shared0", base="1", remote="2", ranges=[]))
+    write = Steps(whole, 1).conduct(Operation("held_write", 0, length=1))
+    assert next(write)[:3] == ("act", "a handle", "pwrite")
+    raises(StopIteration, write.send, 1)
+    told = "shared0: the store after held_fsync of object 2048, should be a conflict"
+    raises(Broken, saving(whole, model).send, None, match=told)
 
 
 @pytest.mark.parametrize("unasked", [False, True])
@@ -482,7 +471,6 @@ def test_an_exclusive_open_of_a_taken_name_is_found_unless_the_store_is_not_aske
         assert found(shared.names, "shared0") == {model.number, model.number + 1}
         assert shared.contested() == {model.number + 1}
         step.close()
-    ended(whole)
 
 
 @pytest.mark.parametrize("make", [asking_nothing, whole_objects])
@@ -494,11 +482,8 @@ def test_the_tester_finds_out_what_an_exclusive_open_asks(make: Callable[[], Fac
 
 def test_a_conflict_without_another_program_is_found(whole: World) -> None:
     _model, other = put_over(whole)
-    whole.shared.grips[1, 0] = Grip("a handle", other, "")
-    step = Steps(whole, 1).conduct(Operation("held_fsync", 0))
-    next(step)
-    raises(Broken, step.throw, ConflictError("shared0", base="1", remote="2", ranges=[]), match="held_fsync")
-    ended(whole)
+    conflict = ConflictError("shared0", base="1", remote="2", ranges=[])
+    raises(Broken, saving(whole, other).throw, conflict, match="held_fsync")
 
 
 @pytest.mark.parametrize("compared", [False, True])
@@ -510,7 +495,6 @@ def test_an_open_of_an_object_that_another_program_has_replaced_is_found(whole: 
     assert next(step)[0] == "enter"
     assert step.send("a handle") == ("act", "a handle", "pread", HEADER, 0)
     raises(Broken if compared else StopIteration, step.send, header_of(whole, model.number))
-    ended(whole)
 
 
 def test_an_open_may_find_a_replaced_object_whose_write_ran_beside_the_last_save(whole: World) -> None:
@@ -526,7 +510,6 @@ def test_an_open_may_find_a_replaced_object_whose_write_ran_beside_the_last_save
     assert shared.outlasting(True) == {model.number}
     shared.saves(model.number, clock.tick())
     assert not shared.outlasting(True)
-    ended(whole)
 
 
 def test_an_open_compares_unless_the_cache_changes_the_object(whole: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,7 +569,6 @@ def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(who
     assert whole.shared.grips == {}
     assert handle.closed
     target.remove("shared0")
-    ended(whole)
 
 
 class Forgets(MemoryBackend):
@@ -623,16 +605,6 @@ def test_a_store_that_confuses_names_is_found(make: Callable[[], Backend]) -> No
         assert "before: " in report.story
     else:
         assert int(wrong[1]) >= FIRST
-
-
-@pytest.mark.long
-def test_a_failure_is_reduced_to_a_few_operations_on_shared_names() -> None:
-    plan = Plan(seed=1, threads=2, tasks=0, operations=100, **SHARED)
-    found = shrink(run(plan, Refuses), Refuses, seconds=30)
-    small = Plan.from_replay(found.replay)
-    assert small.script is not None
-    assert len(small.script) < 20, found.story
-    assert not run(small, Refuses).ok
 
 
 def test_handles_of_tasks_on_shared_names_outlive_their_loop() -> None:
