@@ -16,7 +16,6 @@ import pagecache
 from pagecache.fsspec import PageCacheFileSystem
 
 from ..file.rig import raises, run_program
-from ..fsspec_below.stores import Streams
 from .conftest import Make
 from .targets import OwnMemory
 
@@ -261,11 +260,6 @@ def test_a_target_that_cannot_be_written_says_so_at_open(make: Make, tmp_path: P
     raises(PermissionError, mine.open, "/file", "wb", match="read-only")
 
 
-def test_a_target_that_gives_whole_files_only_says_so_at_open(make: Make) -> None:
-    fs = make(fs=Streams())
-    raises(io.UnsupportedOperation, fs.open, "file", match=r"streams:? cannot read ranges")
-
-
 def test_an_asynchronous_target_is_refused(make: Make) -> None:
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
@@ -281,10 +275,6 @@ def test_without_fsspec_the_import_says_what_to_install(tmp_path: Path) -> None:
     )
     done, needs = run_program(tmp_path, code), "pagecache.fsspec needs fsspec 2025.10 or newer: "
     assert done.stdout.strip() == f"{needs}run pip install '.[fsspec]' in a checkout of libpagecache", done.stderr
-
-
-def test_fsspec_finds_it_by_its_name() -> None:
-    assert fsspec.get_filesystem_class("pagecache") is PageCacheFileSystem
 
 
 def test_errors_name_a_file_by_the_path_that_was_given(fs: PageCacheFileSystem, root: str) -> None:

@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import ssl
-import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,15 +70,6 @@ def test_local_files_are_found_whatever_is_around_them(tmp_path: Path, form: str
     backend.close()
 
 
-def test_directories_are_made_where_the_local_file_system_is_to_make_them(tmp_path: Path) -> None:
-    raises(FileNotFoundError, FsspecBackend, LocalFileSystem(), str(tmp_path / "a"))
-    backend = FsspecBackend(LocalFileSystem(auto_mkdir=True), str(tmp_path / "a"))
-    file = backend.open("b/c/key", create=True)
-    file.write_from(0, [memoryview(b"x")])
-    assert (tmp_path / "a" / "b" / "c" / "key").read_bytes() == b"x"
-    backend.close()
-
-
 def test_directories_are_made_in_the_root_alone_and_are_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,29 +113,6 @@ def test_instances_of_asynchronous_classes_run_on_the_loop_of_fsspec() -> None:
 
 
 # ---------------------------------------------------------------------------------------- unsupported operations
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    path = tmp_path / "archive.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("folder/key", b"0123456789" * 1000)
-    return path
-
-
-def test_archive_is_read_and_says_at_open_why_it_is_not_written(archive: Path) -> None:
-    backend = open_url(f"fsspec:zip://folder::file://{archive}")
-    assert backend.limits.read_only
-    with pytest.raises(io.UnsupportedOperation, match="zip: objects can only be read: it has no way to remove"):
-        backend.open("new", create=True)
-    with attached(backend, "1MiB") as volume:
-        with volume.open("key") as file:
-            assert file.pread(10, 4995) == b"5678901234"
-        for mode in ("r+b", "wb", "xb", "ab"):
-            with pytest.raises(PermissionError, match="read-only: zip: objects can only be read: it has no way"):
-                volume.open("key", mode)
-        assert [stat.key for stat in volume.list()] == ["key"]
-        assert volume.stat("key").version is not None
 
 
 class OnlyInfos(AsyncFileSystem):

@@ -12,7 +12,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import attached, raises
 from tests.fsspec.targets import Store
-from tests.fsspec_below.place import OLD, Place, get, put
+from tests.fsspec_below.place import OLD, Place, put
 from tests.fsspec_below.stores import Elsewhere, Whole
 
 
@@ -63,19 +63,7 @@ def test_keys_that_no_object_has_are_refused(key: Any, rule: str) -> None:
 def test_names_of_one_object_have_one_key() -> None:
     backend = FsspecBackend(Whole(), "bucket")
     assert {backend.canonical(key) for key in ("a/b", "a//b", "./a/./b", Path("a/b"), "a/b/")} == {"a/b"}
-
-
-def test_without_a_root_keys_are_whole_paths() -> None:
-    fs = Whole()
-    fs.put("bucket/folder/key", b"content")
-    backend = FsspecBackend(fs)
-    assert get(backend.open("bucket/folder/key"), 0, 10) == b"content"
-    file = backend.open("bucket/folder/key")
-    put(file, 0, b"C")
-    file.commit()
-    assert fs.content("bucket/folder/key") == b"Content"
-    assert [stat.key for stat in backend.list("bucket/f")] == ["bucket/folder/key"]
-    assert backend.canonical("https://host/a//b") == "https://host/a//b"
+    assert FsspecBackend(Whole()).canonical("https://host/a//b") == "https://host/a//b"
 
 
 def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place) -> None:
