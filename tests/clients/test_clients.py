@@ -7,7 +7,6 @@ there, whole.
 from __future__ import annotations
 
 import io
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +92,6 @@ def table(rows: int = ROWS, seed: int = 1) -> pd.DataFrame:
 # -- pandas
 
 
-def test_pandas_writes_and_reads_csv(store: Store) -> None:
-    frame = table()
-    frame.to_csv(store.url("some/table.csv"), index=False)
-    again = pd.read_csv(store.url("some/table.csv"), parse_dates=["at"])
-    pd.testing.assert_frame_equal(again, frame, check_dtype=False)
-    assert store.stored("some/table.csv") == frame.to_csv(index=False).encode()
-
-
 def test_pandas_appends_rows_to_csv(store: Store) -> None:
     """Mode "a", which no cache of fsspec has: the old bytes are not sent again."""
     frame = table()
@@ -157,24 +148,6 @@ def test_duckdb_reads_globs_and_writes_parquet(store: Store, prefix: str) -> Non
     assert pd.read_parquet(io.BytesIO(store.stored("duck.parquet"))).n.tolist() == [7]
 
 
-# -- spawned workers
-
-
-def rows_of(protocol: str, path: str) -> int:
-    fs = fsspec.filesystem("pagecache", target_protocol=protocol, capacity="16MiB")
-    with fs.open(path, "rb") as file:
-        return len(pd.read_parquet(file))
-
-
-def test_spawned_workers_read_by_caches_of_their_own(tmp_path: Path) -> None:
-    """As those of PyTorch's DataLoader do."""
-    paths = [str(tmp_path / f"{rows}.parquet") for rows in range(1, 9)]
-    for rows, path in enumerate(paths, 1):
-        table(rows).to_parquet(path)
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.starmap(rows_of, [("file", path) for path in paths]) == list(range(1, 9))
-
-
 # -- pyarrow
 
 
@@ -204,18 +177,6 @@ def test_pyarrow_writes_and_reads_a_dataset(store: Store) -> None:
     assert again.num_rows == 10
 
 
-def test_pyarrow_reads_row_groups_and_columns_of_an_open_file(store: Store) -> None:
-    frame = pa.Table.from_pandas(table())
-    with store.fs.open(store.path("t.parquet"), "wb") as file:
-        pyarrow.parquet.write_table(frame, file, row_group_size=ROWS // 8)
-    with store.fs.open(store.path("t.parquet"), "rb") as file:
-        parquet = pyarrow.parquet.ParquetFile(file)
-        assert parquet.num_row_groups == 8
-        assert parquet.read_row_group(3, columns=["x"]).equals(frame.slice(3 * ROWS // 8, ROWS // 8).select(["x"]))
-    with store.fs.open(store.path("t.parquet"), "rb") as file:
-        assert pyarrow.parquet.read_table(file, pre_buffer=True).equals(frame)
-
-
 # -- zarr
 
 
@@ -232,23 +193,6 @@ def test_zarr_writes_and_reads_chunks(store: Store) -> None:
     data = np.concatenate([data, data])
     data[10:60, 20:30] = -1
     np.testing.assert_array_equal(zarr.open_array(store.plain_url("a.zarr"), mode="r")[:], data)
-
-
-def test_zarr_reads_parts_of_shards(store: Store) -> None:
-    """Many chunks in one object: ranges are read."""
-    data = np.random.default_rng(1).random((400, 400))
-    array = zarr.create_array(
-        store.url("s.zarr"),
-        storage_options=store.options,
-        shape=data.shape,
-        shards=(200, 200),
-        chunks=(20, 20),
-        dtype="f8",
-        compressors=None,
-    )
-    array[:] = data
-    again = zarr.open_array(store.url("s.zarr"), storage_options=store.options, mode="r")
-    np.testing.assert_array_equal(again[33:44, 190:230], data[33:44, 190:230])
 
 
 # -- HDF5
