@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.memory import MemoryFile
-from pagecache.testing import Call, FaultPlan, FaultyBackend, Gate, Rule
+from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 
 from ..file.rig import Patch, Task, at_gate, held, raises
 from ..stores import ObjectBackend
@@ -96,18 +95,6 @@ def test_waits_have_a_long_tail() -> None:
     assert sum(wait < 0.002 for wait in waits) == 5000
     assert 0 < sum(wait > 0.1 for wait in waits) < 110
     assert Rule("write", delay=0.3).seconds(0.9) == 0.3
-
-
-def test_a_delayed_call_waits(store: Store, monkeypatch: Patch) -> None:
-    """Rule and seed decide how long."""
-    waits: list[float] = []
-
-    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", waits.append)
-    for seed in (1, 1, 2):
-        store.faulty.use(FaultPlan([Rule("write", delay=0.01, longest=10)], seed))
-        store.write()
-    assert waits[0] == waits[1] != waits[2]
-    assert all(0.01 <= wait <= 10 for wait in waits)
 
 
 def test_spells_are_as_long_and_as_far_apart_as_said(store: Store) -> None:
@@ -275,21 +262,3 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store, monkeypatch: Patch) 
 def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Rule(**options)
-
-
-def test_names_and_listings_pass(store: Store) -> None:
-    """Names outside of the protocol pass too; optional methods are those of the inner file."""
-    store.backend.rename("a", "b")
-    assert [stat.key for stat in store.backend.list()] == ["b"]
-    assert store.faulty.canonical("b") == "b"
-    assert store.faulty.limits == replace(store.memory.limits, prompt=False)
-    assert store.faulty.snapshot("b") == DATA
-    store.file.punch_hole(0, 100)
-    store.backend.sync()
-    assert store.memory.snapshot("b") == bytes(100)
-    for name in ("stage", "rollback", "close", "limits", "no_such_thing"):
-        assert not hasattr(store.file, name)
-    store.backend.remove("b")
-    assert store.backend.list() == []
-    assert [call.op for call in store.faulty.calls] == ["rename", "list", "punch", "sync", "remove", "list"]
-    assert store.faulty.calls[0] == Call("rename", "a")
