@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import pagecache
-from pagecache.distribution import NAME, VERSION, needs
+from pagecache.distribution import NAME, VERSION
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".ci", "benchmarks", "docs", "examples", "pagecache", "pagecache_pytest", "tests")
@@ -48,12 +48,6 @@ def test_name_and_version_are_those_of_the_project() -> None:
     for path in (ROOT / "pagecache").rglob("*.py"):
         for extra in re.findall(r"\bneeds\(.*, \"(\w+)\"\)", path.read_text(encoding="utf-8")):
             assert extra in extras, path
-
-
-def test_a_missing_dependency_is_reported_with_the_command_that_brings_it() -> None:
-    assert needs("boto3 is not installed", "s3") == (
-        "boto3 is not installed: run pip install '.[s3]' in a checkout of libpagecache"
-    )
 
 
 @pytest.mark.parametrize(("program", "is_left_out"), [("/nonexistent/pkg-config", True), ("true", False)])

@@ -18,20 +18,6 @@ from .test_docs import blocks
 ROOT = Path(__file__).parent.parent
 VERSIONS = ((3, 11), (3, 12), (3, 13))
 
-SMOKE = """
-import pagecache, pagecache.testing
-from pagecache.backends import MemoryBackend
-store = MemoryBackend()
-with pagecache.PageCache("1MiB") as cache:
-    volume = cache.attach(store)
-    with volume.open("key", "w+b") as file:
-        assert file.pwrite(b"hello", 3) == 5
-        assert file.pread(100, 0) == bytes(3) + b"hello"
-        file.fsync()
-    assert store.snapshot("key") == bytes(3) + b"hello"
-print("fine")
-"""
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -106,6 +92,14 @@ def test_wheel_has_the_extension_the_types_and_no_sources(built: tuple[Path, Pat
         assert "-cp311-abi3-" in built[1].name
 
 
+def run_first_program(python: Path, folder: Path, **environment: str) -> None:
+    """Run that of the README."""
+    (folder / "empty").mkdir()
+    program = next(block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    run(python, "-W", "error", "-c", program, cwd=folder / "empty", **environment)
+    assert (folder / "empty" / "data" / "log").read_bytes() == b"first line\n"
+
+
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: f"{version[0]}.{version[1]}")
 def test_wheel_runs(built: tuple[Path, Path], tmp_path: Path, version: tuple[int, int]) -> None:
     interpreter = interpreters().get(version)
@@ -116,22 +110,19 @@ def test_wheel_runs(built: tuple[Path, Path], tmp_path: Path, version: tuple[int
     run(interpreter, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", built[1])
-    assert run(python, "-W", "error", "-c", SMOKE, cwd=tmp_path) == "fine\n"
+    run_first_program(python, tmp_path)
     run(tmp_path / "venv" / "bin" / "pagecache", "--help", cwd=tmp_path)
     print(f"the wheel runs on {interpreter} ({version[0]}.{version[1]})")
 
 
 def test_a_repaired_wheel_installs_without_a_compiler(repaired: Path, tmp_path: Path) -> None:
-    """The first program of the README runs in a fresh environment whose path has nothing else."""
+    """It does in a fresh environment whose path has nothing else."""
     assert "manylinux" in repaired.name
     assert repaired.name.startswith("libpagecache-")
     run(getattr(sys, "_base_executable", sys.executable), "-m", "venv", tmp_path / "venv")
     python, only = tmp_path / "venv" / "bin" / "python", str(tmp_path / "venv" / "bin")
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", repaired, PATH=only, CC="/nonexistent/cc")
-    (tmp_path / "empty").mkdir()
-    program = next(block.text for block in blocks(ROOT / "README.md") if block.language == "python")
-    run(python, "-W", "error", "-c", program, cwd=tmp_path / "empty", PATH=only)
-    assert (tmp_path / "empty" / "data" / "log").read_bytes() == b"first line\n"
+    run_first_program(python, tmp_path, PATH=only)
 
 
 def copied(folder: Path) -> Path:
