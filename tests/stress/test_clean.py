@@ -273,19 +273,6 @@ def test_a_second_backend_that_the_factory_gave_is_closed(tmp_path: Path, monkey
     assert isinstance(Target(f"{HERE}:only_one", {}).make(), MemoryBackend)
 
 
-ASYNCHRONOUS: dict[str, Any] = {
-    "seed": 1,
-    "duration": 1,
-    "rounds": 1,
-    "threads": 2,
-    "tasks": 4,
-    "files": 2,
-    "size": "64KiB",
-}
-ASYNCHRONOUS |= {"capacity": "128KiB", "operations": 40}
-FOLDER = "PAGECACHE_STRESS_FOLDER"
-
-
 class OneLoop(Over):
     """A store used by coroutines of the loop that first used it: on another one it raises."""
 
@@ -308,7 +295,7 @@ class OneLoop(Over):
 
 
 def folder_of_the_environment() -> OneLoop:
-    return OneLoop(DirectoryBackend(os.environ[FOLDER]))
+    return OneLoop(DirectoryBackend(os.environ[WHERE]))
 
 
 @pytest.mark.long
@@ -328,8 +315,8 @@ def test_an_asynchronous_backend_is_clean(
     """All of its calls run on one loop. With crashes the next process or cache finds saved bytes; with faults death is
     survived, and conflicts are settled, as with one that blocks. [I-17, I-18, I-19, I-20, I-21, I-22, K2]
     """
-    monkeypatch.setenv(FOLDER, str(tmp_path))
-    report = run(Plan(**ASYNCHRONOUS | fields), "python:tests.stress.test_clean:folder_of_the_environment")
+    monkeypatch.setenv(WHERE, str(tmp_path))
+    report = run(short_plan(tasks=4, **fields), f"{HERE}:folder_of_the_environment")
     assert report.ok, f"{report.story}\n{report.replay}"
     assert not counter or report.counters[counter] == 3
     assert list(tmp_path.iterdir()) == []
