@@ -38,17 +38,21 @@ def test_a_clean_run_says_what_was_exercised(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
-    """--replay finds it again: the target is in the file too."""
+def test_a_finding_is_exit_status_1_and_a_replay_and_with_shrink_a_small_one(tmp_path: Path) -> None:
+    """--replay finds it again: the target is in the file too. --json has the report and the shrunk script."""
     with_factory(tmp_path)
-    ran = stress(tmp_path, "python:mine:factory", *SMALL, "--json")
+    ran = stress(tmp_path, "python:mine:factory", *SMALL, "--shrink", "--shrink-time", "600s", "--json")
     assert ran.returncode == 1, ran.stderr
     report = json.loads(ran.stdout)
-    assert (report["ok"], report["kind"]) == (False, "data")
-    (file,) = tmp_path.glob("pagecache-stress-*.json")
-    assert f"--replay {file}" in ran.stderr
-    again = stress(tmp_path, "--replay", file.name)
-    assert (again.returncode, "python:mine:factory, round 0 of seed 7: data" in again.stdout) == (1, True), again.stdout
+    assert (report["ok"], report["kind"], report["shrunk"]["kind"]) == (False, "data", "data")
+    assert "enough: 1 operation of 1 worker, of " in report["shrunk"]["story"]
+    assert {"kinds", "steps", "replay"} <= report.keys()
+    stories = {"": "python:mine:factory, round 0 of seed 7: data", "-small": "writer 1, write 1"}
+    for more, story in stories.items():
+        file = tmp_path / f"pagecache-stress-7-0{more}.json"
+        assert f"--replay {file}" in ran.stderr
+        again = stress(tmp_path, "--replay", file.name)
+        assert (again.returncode, story in again.stdout) == (1, True), again.stdout
 
 
 @pytest.mark.long
@@ -83,22 +87,6 @@ def test_no_timer_is_left_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command.execute(plan, None).ok
     assert calls.count("ends after 63.0") > 1
     assert (calls.count("over"), calls[-1]) == (1, "over")
-
-
-def test_shrink_leaves_a_small_replay(tmp_path: Path) -> None:
-    """It is named on stderr; --json has the report and the shrunk script."""
-    with_factory(tmp_path)
-    options = ("--shrink", "--shrink-time", "600s", "--json")
-    ran = stress(tmp_path, "python:mine:factory", *SMALL, *options)
-    assert ran.returncode == 1, ran.stderr
-    report = json.loads(ran.stdout)
-    assert (report["kind"], report["shrunk"]["kind"]) == ("data", "data")
-    assert "enough: 1 operation of 1 worker, of " in report["shrunk"]["story"]
-    assert {"kinds", "steps", "replay"} <= report.keys()
-    small = tmp_path / "pagecache-stress-7-0-small.json"
-    assert f"--replay {small}" in ran.stderr
-    again = stress(tmp_path, "--replay", small.name)
-    assert (again.returncode, "writer 1, write 1" in again.stdout) == (1, True), again.stdout
 
 
 @pytest.mark.parametrize(

@@ -210,16 +210,6 @@ def test_what_a_look_saw_of_the_part_that_failed_is_that_write_s() -> None:
     assert verdict(observation, old[:10] + b"c" * 40 + old[50:]) is None
 
 
-def test_an_append_that_was_lost_may_lie_behind_what_was_written_beside_it() -> None:
-    """The end is unchanged, or was moved by a write that still runs. [I-17]"""
-    file = File()
-    write = file.begin(90, 60)
-    file.model.lose(file.append(20, worker=2))
-    file.model.finish(write, certain=False)
-    observation = file.seen()
-    assert observation.sizes_meanwhile()[1] >= 150 + 20
-
-
 def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> None:
     """Bytes that a reader saw of it are judged then. [I-17]"""
     for right in (True, False):

@@ -181,14 +181,6 @@ def test_an_open_may_find_an_object_whose_first_bytes_come_later(world: World) -
     raises(StopIteration, step.send, None)
 
 
-def test_an_open_may_find_an_object_that_lost_its_name_before_the_read(world: World) -> None:
-    model, step = opening(world)
-    for _ in range(200):
-        bound(world.shared.names, binding("shared0", None))
-    raises(StopIteration, step.send, header_of(world, model.number))
-    assert world.shared.grips.pop((1, 0)).model is model
-
-
 def test_an_open_of_a_name_that_never_had_the_object_is_found(world: World) -> None:
     _model, step = opening(world)
     with pytest.raises(Broken, match=f"shared0: open found object {FIRST + 1}, should be object {FIRST}"):
