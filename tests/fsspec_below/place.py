@@ -38,11 +38,13 @@ def get(file: Any, offset: int, length: int) -> bytes:
 
 
 class Place:
-    """A file system, and its content."""
+    """A file system, and its content. `key`: that of an object of this name."""
 
-    def __init__(self, fs: Any, root: str, **options: Any) -> None:
+    def __init__(self, fs: Any, root: str, *, key: bytes | None = None, **options: Any) -> None:
         self.fs, self.root = fs, root
         self.backend: Any = FsspecBackend(fs, root, **options)
+        if key is not None:
+            self.put("key", key)
 
     def another(self) -> Any:
         """Another backend of this place."""
@@ -68,6 +70,12 @@ class Place:
             Path(self.root, name).unlink()
         else:
             del self.fs.objects[f"{self.root}/{name}"]
+
+    def written(self, data: bytes, name: str = "key", **how: bool) -> Any:
+        """Open an object by the backend, and write to its beginning."""
+        file = self.backend.open(name, **how)
+        put(file, 0, data)
+        return file
 
     def content(self, name: str) -> bytes | None:
         if isinstance(self.fs, Elsewhere):

@@ -47,10 +47,8 @@ def test_commit_that_fails_half_way_leaves_the_old_object_and_nothing_else(place
 
 def test_upload_that_fails_is_published_neither_by_close_nor_by_the_garbage_collector() -> None:
     """If one call stores a whole object, an abandoned open file would store its partial content."""
-    place = Place(Parts(), "bucket", publish="put")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
+    place = Place(Parts(), "bucket", publish="put", key=OLD)
+    file = place.written(b"NEW")
     calls = []
 
     def fails(path: str) -> None:
@@ -69,15 +67,12 @@ def test_upload_that_fails_is_published_neither_by_close_nor_by_the_garbage_coll
 
 def test_move_that_does_not_replace_is_an_error_and_no_lost_update(tmp_path: Path) -> None:
     """Some file systems answer a rename onto a taken name with a flag that callers ignore."""
-    place = Place(Elsewhere(moves="not"), str(tmp_path))
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
+    place = Place(Elsewhere(moves="not"), str(tmp_path), key=OLD)
+    file = place.written(b"NEW")
     raises(io.UnsupportedOperation, file.commit, match="mv does not replace")
     assert place.content("key") == OLD
     assert place.names() == ["key"]
-    made = place.backend.open("other", create=True)
-    put(made, 0, b"made")
+    made = place.written(b"made", "other", create=True)
     made.commit()
     assert place.content("other") == b"made"
 
@@ -115,8 +110,7 @@ def test_a_hole_that_a_full_disk_cannot_take_fails_the_commit_and_is_made_by_the
     if not punches:
         monkeypatch.setattr("pagecache.backends.spool.punch_hole", lambda *_: False)
     place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"X" * (2 * chunk))
+    file = place.written(b"X" * (2 * chunk))
     with monkeypatch.context() as patch:
         patch.setattr(Spool, "zero", until_full)
         file.punch_hole(0, LARGE - 1)
@@ -144,8 +138,7 @@ CRASH = """
 
 
 def test_crash_before_publishing_leaves_the_old_object_and_a_temporary_one_that_is_found(tmp_path: Path) -> None:
-    place = Place(Elsewhere(), str(tmp_path))
-    place.put("key", OLD)
+    place = Place(Elsewhere(), str(tmp_path), key=OLD)
     code = textwrap.dedent(CRASH.format(root=str(ROOT), folder=str(tmp_path)))
     died = subprocess.run([sys.executable, "-c", code], timeout=120, cwd=ROOT)
     assert died.returncode == -signal.SIGKILL
@@ -165,8 +158,7 @@ def test_first_commit_in_a_directory_removes_what_was_left_there_a_day_ago(place
         (Path(place.root) / STAGE).mkdir()
     for name in (f"{yesterday}-dead-1", f"{now}-busy-1", "something else"):
         place.put(f"{STAGE}/{name}", b"left")
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
+    file = place.written(b"NEW")
     file.commit()
     left = sorted(name.rpartition("/")[2] for name in place.names() if STAGE in name)
     assert left == sorted([f"{now}-busy-1", "something else"])

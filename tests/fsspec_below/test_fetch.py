@@ -51,8 +51,7 @@ class Far(Elsewhere):
 
 def opened(folder: Path, max_inflight: int = 8) -> tuple[Place, Any]:
     """An object `key` of three reads, and a file that is open on it."""
-    place = Place(Far(), str(folder), max_read=MIB, max_inflight=max_inflight)
-    place.put("key", OLD)
+    place = Place(Far(), str(folder), max_read=MIB, max_inflight=max_inflight, key=OLD)
     file = place.backend.open("key")
     place.fs.ranges.clear()
     return place, file
@@ -173,9 +172,7 @@ def held_looks(file: Any, gate: Gate) -> list[str]:
 
 @pytest.fixture
 def parts() -> Place:
-    place = Place(Parts(), "bucket")
-    place.put("key", OLD)
-    return place
+    return Place(Parts(), "bucket", key=OLD)
 
 
 def test_reads_that_end_while_a_look_runs_share_the_next_one(parts: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,7 @@ def test_names_that_look_like_patterns_mean_themselves(place: Place, key: str) -
     for name in ("a1", "what!", "x1", "*other"):
         place.put(name, b"let alone")
     for content in (b"first", b"the second"):
-        file = place.backend.open(key, create=True)
-        put(file, 0, content)
+        file = place.written(content, key, create=True)
         file.commit()
     place.backend.rename(key, "renamed")
     place.backend.rename("renamed", key)
@@ -67,10 +66,8 @@ def test_names_of_one_object_have_one_key() -> None:
 
 
 def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place) -> None:
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
-    made = place.backend.open("made", create=True)
-    put(made, 0, b"made")
+    file = place.written(b"NEW")
+    made = place.written(b"made", "made", create=True)
     place.backend.rename("key", "elsewhere")
     place.backend.rename("made", "made there")
     file.commit()
@@ -100,8 +97,7 @@ def test_directories_are_no_objects(place: Place) -> None:
 
 def test_new_object_brings_the_directories_that_it_needs(tmp_path: Path) -> None:
     place = Place(Elsewhere(), str(tmp_path))
-    file = place.backend.open("a/b/key", create=True)
-    put(file, 0, b"content")
+    file = place.written(b"content", "a/b/key", create=True)
     file.commit()
     place.backend.close()
     assert place.content("a/b/key") == b"content"

@@ -40,8 +40,7 @@ def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Pla
 
 def test_open_files_of_the_file_system_are_closed() -> None:
     """There are as many as concurrent calls, and none without a reader."""
-    place = Place(Parts(), "bucket")
-    place.put("key", OLD)
+    place = Place(Parts(), "bucket", key=OLD)
     with attached(place.backend) as volume, volume.open("key") as file:
         assert file.pread(LARGE, 0) == OLD
         assert 1 <= place.fs.open_files <= volume.backend.limits.max_inflight + 1
@@ -51,8 +50,7 @@ def test_open_files_of_the_file_system_are_closed() -> None:
 
 def test_reads_of_open_files_fetch_what_was_asked_for() -> None:
     """They fetch no extra megabytes, as the readahead of an open file would."""
-    place = Place(Parts(), "bucket")
-    place.put("key", OLD)
+    place = Place(Parts(), "bucket", key=OLD)
     fetched: list[str] = []
     file = place.backend.open("key")
     place.fs.hooks.before["fetch"] = fetched.append

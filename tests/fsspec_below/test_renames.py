@@ -185,8 +185,7 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
 @pytest.mark.parametrize("by", ["another version", "a remove"])
 def test_object_that_another_client_changes_while_it_is_copied_has_its_new_name(by: str) -> None:
     """Another version is not the one that was copied, and stays; the rename has succeeded. [2.20]"""
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
+    place = Place(Whole(), "bucket", key=OLD)
     file = place.backend.open("key")
     stored = by == "another version"
     place.fs.hooks.after["cp_file"] = lambda path: place.put("key", OTHER) if stored else place.take_away("key")
@@ -197,8 +196,7 @@ def test_object_that_another_client_changes_while_it_is_copied_has_its_new_name(
 
 def test_rename_that_did_nothing_is_an_error_though_another_client_has_replaced_the_source(tmp_path: Path) -> None:
     """Its file stays with its name, where it is in conflict. [2.19, 2.20]"""
-    place = Place(Elsewhere(moves="not"), str(tmp_path))
-    place.put("key", OLD)
+    place = Place(Elsewhere(moves="not"), str(tmp_path), key=OLD)
     place.put("other", OTHER)
     file = place.backend.open("key")
     place.fs.hooks.after["mv"] = lambda path: place.put("key", PRECIOUS)
@@ -215,8 +213,7 @@ def renamed(
     folder: Path, use: Use, act: Callable[[Place], None], *, replaced: bool = True
 ) -> Iterator[tuple[Place, Volume, CachedFile]]:
     """A file whose object was renamed, over another one. Another client acts right after the rename in the store."""
-    place = Place(Elsewhere(), str(folder))
-    place.put("key", OLD)
+    place = Place(Elsewhere(), str(folder), key=OLD)
     if replaced:
         place.put("other", PRECIOUS)
 
@@ -350,8 +347,7 @@ def test_new_object_whose_commit_was_not_answered_can_be_renamed(losing: Place, 
     """It is stored, and its file does not know it yet; or its next commit replaces the object of the new name, and
     nothing is removed for that. [2.15, 2.20]
     """
-    file = losing.backend.open("made", create=True)
-    put(file, 0, b"content")
+    file = losing.written(b"content", "made", create=True)
     losing.lose_commit(landed=landed)
     raises(OSError, file.commit)
     losing.repair()

@@ -22,16 +22,14 @@ PLACES = EVERYWHERE
 
 
 def test_commit_over_a_version_of_another_client_is_refused(place: Place) -> None:
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
+    file = place.written(b"NEW")
     place.put("key", b"theirs")
     assert raises(OSError, file.commit).errno == errno.ESTALE
     assert place.content("key") == b"theirs"
     assert place.names() == [name for name in place.names() if STAGE not in name]
     file.rollback()
     assert raises(OSError, get, file, LARGE - 10, 10).errno == errno.ESTALE
-    file = place.backend.open("key")
-    put(file, 0, b"T")
+    file = place.written(b"T")
     file.commit()
     assert place.content("key") == b"Theirs"
 
@@ -62,8 +60,7 @@ def test_a_truncate_after_a_rollback_adds_zeros(place: Place) -> None:
 
 
 def test_version_that_appears_during_the_upload_is_not_replaced(file_system: Place) -> None:
-    file = file_system.backend.open("key")
-    put(file, 0, b"NEW")
+    file = file_system.written(b"NEW")
     method = storing(file_system, LARGE)
 
     def somebody(path: str) -> None:
@@ -77,8 +74,7 @@ def test_version_that_appears_during_the_upload_is_not_replaced(file_system: Pla
 
 
 def test_object_that_another_client_made_first_is_not_replaced(place: Place) -> None:
-    made = place.backend.open("made", create=True, exclusive=True)
-    put(made, 0, b"ours")
+    made = place.written(b"ours", "made", create=True, exclusive=True)
     place.put("made", b"theirs")
     assert raises(OSError, made.commit).errno == errno.ESTALE
     assert place.content("made") == b"theirs"
@@ -158,8 +154,7 @@ def test_read_stays_with_the_version_that_was_opened(place: Place, theirs: bytes
 
 def test_file_that_was_opened_on_another_version_serves_no_later_read(tmp_path: Path) -> None:
     """The opened version is stored again after the refused read."""
-    place = Place(Elsewhere(), str(tmp_path))
-    place.put("key", OLD)
+    place = Place(Elsewhere(), str(tmp_path), key=OLD)
     file = place.backend.open("key")
     (tmp_path / "key").rename(tmp_path / "aside")
     place.put("key", OLD[::-1])
@@ -169,8 +164,7 @@ def test_file_that_was_opened_on_another_version_serves_no_later_read(tmp_path: 
 
 
 def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
-    place = Place(Whole(), "bucket", check_reads=False)
-    place.put("key", OLD)
+    place = Place(Whole(), "bucket", check_reads=False, key=OLD)
     file = place.backend.open("key")
     place.fs.hooks.calls.clear()
     assert get(file, 0, 4096) == OLD[:4096]
@@ -185,8 +179,7 @@ def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
 
 
 def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(monkeypatch: Patch) -> None:
-    place = Place(Whole(tells="mtime"), "bucket")
-    place.put("key", b"old")
+    place = Place(Whole(tells="mtime"), "bucket", key=b"old")
     slept = []
 
     def sleep(seconds: float) -> None:
@@ -210,10 +203,8 @@ def waiting(monkeypatch: Patch, publish: str, wait: Callable[[Place], object]) -
     """A place whose clock stands, and an object that was changed within its present second. The commit, which waits for
     the next one, calls `wait`.
     """
-    place = Place(Whole(tells="mtime"), "bucket", publish=publish)
-    place.put("key", b"old")
-    file = place.backend.open("key")
-    put(file, 0, b"new")
+    place = Place(Whole(tells="mtime"), "bucket", publish=publish, key=b"old")
+    file = place.written(b"new")
     monkeypatch.setattr("pagecache.backends.fsspec.object.sleep", lambda _: wait(place))
     return place, file
 
@@ -286,11 +277,9 @@ def test_a_commit_that_is_repeated_waits_for_the_clock_too(monkeypatch: Patch, p
 
 
 def test_without_versions_another_size_is_a_conflict_and_the_same_size_is_not_seen() -> None:
-    place = Place(Whole(tells="nothing"), "bucket")
-    place.put("key", b"old")
+    place = Place(Whole(tells="nothing"), "bucket", key=b"old")
     assert place.backend.stat("key").version is None
-    file = place.backend.open("key")
-    put(file, 0, b"new")
+    file = place.written(b"new")
     place.put("key", b"longer")
     assert raises(OSError, file.commit).errno == errno.ESTALE
     place.put("key", b"yet")
@@ -299,8 +288,7 @@ def test_without_versions_another_size_is_a_conflict_and_the_same_size_is_not_se
 
 
 def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
-    place = Place(Whole(), "bucket")
-    place.put("key", b"old")
+    place = Place(Whole(), "bucket", key=b"old")
     list(place.backend.list())
     assert place.fs.listed  # it does cache listings
     place.put("key", b"newer")
