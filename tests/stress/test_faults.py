@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from pagecache import Backend, BackendFile, ConflictError, ObjectStat, PageCache, ShutdownError
+from pagecache import Backend, ConflictError, PageCache, ShutdownError
 from pagecache.backends import MemoryBackend
 from pagecache.backends.memory import MemoryFile
-from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.backends.passing import PassingBackend
 from pagecache.backends.protocol import BackendLimits
-from pagecache.errors import BackendError, Key
+from pagecache.errors import BackendError
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.cached_tasks import CachedTasks
@@ -40,7 +40,8 @@ from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
 from ..file.rig import PAGE, QUIET, Task, at_gate, eventually, raises
-from ..planted.settings import Factory, object_store
+from ..plain import Blobs
+from ..planted.settings import Factory, always, object_store
 from ..stores import ObjectBackend, ObjectFile
 from .test_clean import SHORT, clean
 
@@ -78,28 +79,6 @@ def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults:
     assert wanted <= met
 
 
-class Nameless(PassingFile):
-    def stat(self) -> ObjectStat:
-        return replace(self.inner.stat(), version=None)
-
-    def commit(self) -> str | None:
-        self.inner.commit()
-        return None
-
-
-class NoVersions(PassingBackend):
-    """Objects have no version."""
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return Nameless(self.inner.open(key, create=create, exclusive=exclusive))
-
-    def stat(self, key: Key) -> ObjectStat:
-        return replace(self.inner.stat(key), version=None)
-
-    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        return (replace(stat, version=None) for stat in self.inner.list(prefix))
-
-
 class RestlessLimits(PassingBackend):
     """Limits that change now and then between queries: from 512 bytes and one buffer to a megabyte."""
 
@@ -115,11 +94,11 @@ class RestlessLimits(PassingBackend):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("wrap", [NoVersions, RestlessLimits])
-def test_a_store_that_is_nasty_and_legal_raises_no_alarm(wrap: type[PassingBackend]) -> None:
+@pytest.mark.parametrize("make", [Blobs, lambda: RestlessLimits(MemoryBackend())], ids=["no versions", "limits"])
+def test_a_store_that_is_nasty_and_legal_raises_no_alarm(make: Callable[[], Any]) -> None:
     """It raises none by itself, and none under faults. [I-17, I-18, I-22]"""
     for faults in ("none", "nasty"):
-        report = run(Plan(seed=13, faults=faults, **SHORT), partial(wrap, MemoryBackend()))
+        report = run(Plan(seed=13, faults=faults, **SHORT), always(make()))
         assert report.ok, report.story
 
 

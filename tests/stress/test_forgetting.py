@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.errors import DataLossError, Key
 from pagecache.stress import Plan, directed, run
@@ -93,25 +92,6 @@ def test_an_open_file_has_no_name_once_it_is_removed_or_replaced(tmp_path: Path)
     for carried_over in (False, True):
         assert {key: file.stat().nlink for key, file in files.items()} == {"a": 0, "b": 1, "c": 0}, carried_over
         store.sync()
-
-
-def test_unsaved_bytes_of_a_removed_object_do_not_outlive_a_crash(tmp_path: Path) -> None:
-    """They would be unsaved after the reconnect, of an object that nothing leads to, and fail every sync."""
-    (tmp_path / "b").touch()
-    store = ForgettingBackend(DirectoryBackend(tmp_path))
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(store)
-        volume.open("b").close()  # it has an identity, so the store is asked about names
-        with volume.open("a", "w") as file:
-            file.write(b"saved")
-            file.fsync()
-            file.write(b"not saved")
-        with volume.open("a"):
-            volume.remove("a")
-        volume.abort()
-        store.crash(Nothing(), names=True)
-        volume.reconnect(ForgettingBackend(DirectoryBackend(tmp_path)))
-        volume.sync(20)
 
 
 def test_a_name_that_is_carried_over_is_never_seen_halfway(monkeypatch: Patch) -> None:
