@@ -12,6 +12,7 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.oracle import Observation
 
 from ..file.rig import Task, at_gate, held
+from . import clean
 from .test_oracle import SIZE, File
 
 FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
@@ -88,8 +89,7 @@ def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("mix", ["buffered,append,truncate,losses", "rivals,losses"])
 def test_ends_that_are_concurrently_discarded_or_replaced_are_right(mix: str) -> None:
     """The workers run in step, without a planted mistake. [I-10, 2.18, 2.19]"""
-    report = run(plan(profile="ends", mix=mix, tasks=0, operations=20, rounds=4))
-    assert report.ok, report.story
+    report = clean(plan(profile="ends", mix=mix, tasks=0, operations=20, rounds=4))
     assert report.counters["looks in step"]
 
 
@@ -102,11 +102,9 @@ def in_step(tasks: int = 0) -> Plan:
 
 def test_all_threads_begin_an_operation_together() -> None:
     """There are as many checks as operations, if there are no tasks; with tasks each thread goes on alone."""
-    report = run(in_step())
-    assert report.ok, report.story
+    report = clean(in_step())
     assert report.counters["looks in step"] == 3 * 10
-    report = run(in_step(tasks=1))
-    assert report.ok, report.story
+    report = clean(in_step(tasks=1))
     assert "looks in step" not in report.counters
 
 

@@ -22,7 +22,7 @@ from pagecache import AsyncBackendFile, Backend, BackendError, BackendFile, Back
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key
-from pagecache.stress import Plan, Report, run
+from pagecache.stress import Plan, Report
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.content import made
 from pagecache.stress.forgetting import ForgettingBackend
@@ -38,6 +38,7 @@ from ..aio.over import Over
 from ..check_backend.backends import UndoesRemovals
 from ..file.rig import raises
 from ..planted.settings import always
+from . import clean
 
 SHORT: dict[str, Any] = {
     "threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1,
@@ -45,9 +46,8 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def clean(plan: Plan, target: str | None = None) -> Report:
-    report = run(plan, target)
-    assert report.ok, f"{report.story}\n{report.replay}"
+def busy(plan: Plan, target: str | None = None) -> Report:
+    report = clean(plan, target)
     assert report.counters["operations"] > 100
     return report
 
@@ -56,15 +56,14 @@ def clean(plan: Plan, target: str | None = None) -> Report:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_short_run_of_each_profile_is_clean(profile: str) -> None:
     """The test uses the cache over memory. [I-17, I-18, I-19, I-20, I-22]"""
-    clean(Plan(seed=1, profile=profile, **SHORT))
+    busy(Plan(seed=1, profile=profile, **SHORT))
 
 
 @pytest.mark.parametrize("size", [4096, 5000, 9000, 16383])
 def test_files_of_a_page_are_clean(size: int) -> None:
     """Operations after the last rest of a round also stay within them."""
     plan = Plan(**SHORT | {"seed": 1, "threads": 1, "tasks": 0, "files": 1, "size": size, "rounds": 4, "duration": 60})
-    report = run(plan)
-    assert report.ok, f"{report.story}\n{report.replay}"
+    report = clean(plan)
     assert report.counters["backends outlived"] > 0
 
 
@@ -83,7 +82,7 @@ def test_a_file_that_is_longer_than_operations_go_is_read_to_its_end(tmp_path: P
 @pytest.mark.smoke("stress")
 def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:
     """The store is read without the cache, and empty afterwards. [I-18, I-22]"""
-    clean(Plan(seed=1, **SHORT), f"dir:{tmp_path}")
+    busy(Plan(seed=1, **SHORT), f"dir:{tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,7 +103,7 @@ def test_system_calls_on_a_real_file_system_are_clean(tmp_path: Path, folder: st
     """The test uses tmpfs, and the file system of temporary files."""
     if folder and not os.path.isdir(folder):
         pytest.skip(f"no {folder} here")
-    clean(Plan(seed=1, **SHORT), f"path:{folder or tmp_path}")
+    busy(Plan(seed=1, **SHORT), f"path:{folder or tmp_path}")
 
 
 @pytest.mark.parametrize("scheme", ["dir:", "path:"])
@@ -117,13 +116,13 @@ def test_remains_of_a_run_with_a_finding_are_no_alarm_of_the_next(tmp_path: Path
     prefix = "pagecache-stress-11-0-" if scheme == "dir:" else ""
     for name in ("file0", "file1", *(f"own{worker}-{number}" for worker in range(1, 11) for number in range(3))):
         (folder / f"{prefix}{name}").write_bytes(b"left" * 100_000)
-    clean(plan, f"{scheme}{tmp_path}")
+    busy(plan, f"{scheme}{tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_files_of_a_run_are_removed_durably() -> None:
     """The store undoes removals that nothing has made durable."""
-    clean(Plan(seed=1, **SHORT), "python:tests.check_backend.backends:UndoesRemovals")
+    busy(Plan(seed=1, **SHORT), "python:tests.check_backend.backends:UndoesRemovals")
     assert list(UndoesRemovals.store.list()) == []
 
 
@@ -138,8 +137,7 @@ def few_operations(**fields: Any) -> Plan:
 @pytest.mark.long
 def test_a_backend_is_outlived_by_its_calls_and_syncs_beside_writers_that_never_stop_return() -> None:
     """Nothing is found; no thread is left. The syncs are fsync, sync and a ticket. [T-63, T-75b, I-19]"""
-    report = run(few_operations(rounds=6))
-    assert report.ok, report.story
+    report = clean(few_operations(rounds=6))
     assert report.counters["backends outlived"] >= 2
     assert report.counters["syncs beside writers"] == 6
     assert [one.name for one in threading.enumerate() if one.name == "stress-directed"] == []
@@ -152,8 +150,7 @@ def test_a_handle_may_report_a_refusal_of_the_backend_before_the_last_one() -> N
     for seed in (4, 5, 8):
         asked = few_operations(seed=seed, files=2, operations=40, rounds=1, mix=("buffered", "direct"))
         store = FaultyBackend(MemoryBackend(), FaultPlan([flaky], seed=1))
-        report = run(asked, always(store))
-        assert report.ok, report.story
+        report = clean(asked, always(store))
         assert report.counters["backends outlived"] == 2
 
 
@@ -170,7 +167,7 @@ LONG: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", LONG)
 def test_long_runs_are_clean(tmp_path: Path, name: str) -> None:
     """[I-17, I-18, I-19, I-20, I-21, I-22]"""
-    report = clean(Plan(**{"duration": SECONDS} | LONG[name]), f"dir:{tmp_path}" if "directory" in name else None)
+    report = busy(Plan(**{"duration": SECONDS} | LONG[name]), f"dir:{tmp_path}" if "directory" in name else None)
     print(report.story.splitlines()[0], f"seed {report.replay['plan']['seed']}", sep="\n")
 
 
@@ -211,8 +208,7 @@ def test_a_store_that_forgets_and_has_no_renames_is_clean(tmp_path: Path, kind: 
     expected = f"{kind.__name__} cannot rename objects"
     for crashes in ("none", "forgetting"):
         asked = short_plan(crashes=(crashes,), profile="metadata", operations=60)
-        report = run(asked, lambda: kind(DirectoryBackend(tmp_path)))
-        assert report.ok, report.story
+        report = clean(asked, lambda: kind(DirectoryBackend(tmp_path)))
         # None: a crash ended each publish before its rename
         assert report.skipped.get("publish") in (expected, *((None,) if crashes == "forgetting" else ()))
 
@@ -230,8 +226,7 @@ def test_a_store_that_forgets_refuses_the_names_that_the_store_below_refuses(tmp
 def test_the_same_seed_again_is_clean_on_a_store_where_nothing_can_be_removed(tmp_path: Path) -> None:
     """Objects of earlier runs stay as they are."""
     for runs in (1, 2, 3):
-        report = run(short_plan(), lambda: Bare(DirectoryBackend(tmp_path)))
-        assert report.ok, report.story
+        report = clean(short_plan(), lambda: Bare(DirectoryBackend(tmp_path)))
         assert len({path.name.rpartition("-file")[0] for path in tmp_path.glob("*-file0")}) == runs
         assert report.skipped["removal of the files"] == "Bare cannot remove objects"
 
@@ -316,7 +311,6 @@ def test_an_asynchronous_backend_is_clean(
     survived, and conflicts are settled, as with one that blocks. [I-17, I-18, I-19, I-20, I-21, I-22, K2]
     """
     monkeypatch.setenv(WHERE, str(tmp_path))
-    report = run(short_plan(tasks=4, **fields), f"{HERE}:folder_of_the_environment")
-    assert report.ok, f"{report.story}\n{report.replay}"
+    report = clean(short_plan(tasks=4, **fields), f"{HERE}:folder_of_the_environment")
     assert not counter or report.counters[counter] == 3
     assert list(tmp_path.iterdir()) == []

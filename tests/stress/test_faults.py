@@ -25,7 +25,7 @@ from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingBackend
 from pagecache.backends.protocol import BackendLimits
 from pagecache.errors import BackendError
-from pagecache.stress import Plan, run
+from pagecache.stress import Plan
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting, explained
@@ -43,7 +43,8 @@ from ..file.rig import PAGE, QUIET, Task, at_gate, eventually, raises
 from ..plain import Blobs
 from ..planted.settings import Factory, always, object_store
 from ..stores import ObjectBackend, ObjectFile
-from .test_clean import SHORT, clean
+from . import clean
+from .test_clean import SHORT, busy
 
 LEVELS = ("mild", "nasty", "hell")
 
@@ -63,7 +64,7 @@ def test_runs_of_each_profile_under_each_level_of_faults_are_clean(
 ) -> None:
     """Half of the pairs of the longer ones are over a directory. [I-17, I-18, I-19, I-20, I-22]"""
     on_disk = "seed" not in fields and (list(PROFILES).index(profile) + LEVELS.index(faults)) % 2
-    clean(Plan(profile=profile, faults=faults, **fields), f"dir:{tmp_path}" if on_disk else None)
+    busy(Plan(profile=profile, faults=faults, **fields), f"dir:{tmp_path}" if on_disk else None)
 
 
 @pytest.mark.long
@@ -72,7 +73,7 @@ def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults:
     """Hell has death and other versions. [I-18, I-22]"""
     wanted, met = {"deaths survived", "conflicts settled"} if faults == "hell" else set(), set[str]()
     for seed in range(12, 22):  # chance decides which of them a round has
-        met |= clean(Plan(seed=seed, faults=faults, **SHORT), f"dir:{tmp_path}").counters.keys()
+        met |= busy(Plan(seed=seed, faults=faults, **SHORT), f"dir:{tmp_path}").counters.keys()
         assert list(tmp_path.iterdir()) == []
         if wanted <= met:
             break
@@ -98,8 +99,7 @@ class RestlessLimits(PassingBackend):
 def test_a_store_that_is_nasty_and_legal_raises_no_alarm(make: Callable[[], Any]) -> None:
     """It raises none by itself, and none under faults. [I-17, I-18, I-22]"""
     for faults in ("none", "nasty"):
-        report = run(Plan(seed=13, faults=faults, **SHORT), always(make()))
-        assert report.ok, report.story
+        clean(Plan(seed=13, faults=faults, **SHORT), always(make()))
 
 
 # -- failures without an explaining fault
@@ -264,8 +264,7 @@ def test_the_same_seed_gives_the_same_faults() -> None:
 
 def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) -> None:
     mix = ("buffered", "append", "truncate")
-    report = run(Plan(seed=1, faults="mild", mix=mix, **SHORT), f"path:{tmp_path}")
-    assert report.ok, report.story
+    report = clean(Plan(seed=1, faults="mild", mix=mix, **SHORT), f"path:{tmp_path}")
     assert report.skipped["faults"] == "system calls are not made to fail"
 
 
@@ -418,8 +417,7 @@ def whole() -> Backend:
 @pytest.mark.parametrize("seed", [4, 5, 6])
 def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean(seed: int) -> None:
     """[I-17, I-18, I-22]"""
-    report = run(Plan(seed=seed, faults="hell", **SHORT), whole)
-    assert report.ok, f"{report.story}\n{report.replay}"
+    clean(Plan(seed=seed, faults="hell", **SHORT), whole)
 
 
 def test_the_tester_stores_no_other_version_of_an_object_that_is_replaced_as_a_whole() -> None:
@@ -462,6 +460,5 @@ def failing_store() -> Factory:
 @pytest.mark.parametrize("store", [object_store, failing_store])
 def test_whole_objects_lose_nothing_and_publish_nothing_that_was_given_up(store: Any) -> None:
     """Also if uploads lose their answers and commits fail. [2.14, 2.15, 2.18]"""
-    report = run(Plan(**FIELDS, tasks=2, operations=40, rounds=2), store())
-    assert report.ok, report.story
+    report = clean(Plan(**FIELDS, tasks=2, operations=40, rounds=2), store())
     assert report.counters["uploads given up"] == 2

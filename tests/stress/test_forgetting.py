@@ -12,7 +12,7 @@ import pytest
 
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.errors import DataLossError, Key
-from pagecache.stress import Plan, directed, run
+from pagecache.stress import Plan, directed
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
@@ -20,6 +20,7 @@ from pagecache.stress.objects import write_whole
 
 from ..file.rig import Patch, Task, at_gate, held, raises
 from ..stores import RecordingBackend
+from . import clean
 from .planted import FlushesOnly
 
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
@@ -175,8 +176,7 @@ def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
     """The cache goes on with the store, or a new one takes over. [I-18, I-19, I-21, I-22]"""
     for seed, target in ((1, None), (2, None), (3, f"dir:{tmp_path}")):
         plan = Plan(seed=seed, duration=240, rounds=2, crashes=("forgetting",), **SMALL)
-        report = run(plan, target)
-        assert report.ok, f"{report.story}\n{report.replay}"
+        report = clean(plan, target)
         assert report.counters["crashes: forgetting"] == 6
     assert list(tmp_path.iterdir()) == []
 
@@ -209,8 +209,7 @@ def test_mistakes_that_only_a_crash_shows_are_found(
     assert (found.ok, found.kind in ("crash", "data")) == (False, True), found.story
     assert story in found.story
     plan = Plan(seed=1, duration=1, rounds=1, profile="database", **SMALL)
-    clean = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
-    assert clean.ok, clean.story
+    clean(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__))
 
 
 def test_no_call_for_an_object_crosses_a_boundary_of_its_backend() -> None:

@@ -25,7 +25,7 @@ from pagecache.stress.killed import Child
 from pagecache.stress.profiles import Operation
 
 from ..file.rig import eventually, raises
-from . import planted
+from . import clean, planted
 
 ROOT = str(Path(__file__).parents[2])
 LONG = 600.0  # seconds that no shrink here needs
@@ -51,8 +51,7 @@ def at_home_in(folder: Path) -> list[str]:
 def test_runs_whose_process_is_killed_are_clean(tmp_path: Path, seed: int) -> None:
     """Nothing that was synced is gone or different. [I-18, I-21]"""
     fields = SMALL | {"threads": 2, "tasks": 2, "files": 2, "capacity": "128KiB", "operations": 60}
-    report = run(Plan(seed=seed, crashes=("killed",), **fields), f"dir:{tmp_path}")
-    assert report.ok, f"{report.story}\n{report.replay}"
+    report = clean(Plan(seed=seed, crashes=("killed",), **fields), f"dir:{tmp_path}")
     assert report.counters["crashes: killed"] == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -91,8 +90,7 @@ def test_operations_of_a_killed_process_are_counted(tmp_path: Path, monkeypatch:
     """Three threads make its calls."""
     monkeypatch.setattr(killed, "CALLS", (1 << 40,))
     fields = SMALL | {"threads": 3, "tasks": 0, "files": 1, "operations": 60, "mix": ("buffered",)}
-    report = run(Plan(seed=1, crashes=("killed",), **fields), f"dir:{tmp_path}")
-    assert report.ok, report.story
+    report = clean(Plan(seed=1, crashes=("killed",), **fields), f"dir:{tmp_path}")
     assert report.counters["operations"] >= 3 * 3 * 60
     assert {"read", "write"} <= report.kinds.keys()
 

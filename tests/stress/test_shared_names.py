@@ -32,6 +32,7 @@ from pagecache.stress.world import World
 from ..check_backend.backends import backends, rename_that_copies
 from ..file.rig import Task, at_gate, eventually, held, raises
 from ..planted.settings import Factory, object_store, store_by_name, whole_objects
+from . import clean
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
 
@@ -254,8 +255,7 @@ def test_the_operating_system_keeps_the_rules_of_names(tmp_path: Path, links: bo
     """So the model of names is right, with hard and symbolic links."""
     mix = ("shared", "links") if links else ("shared",)
     plan = Plan(seed=1, threads=6, tasks=0, operations=200, **SHARED | {"mix": mix, "rounds": 2})
-    report = run(plan, f"path:{tmp_path}")
-    assert report.ok, report.story
+    report = clean(plan, f"path:{tmp_path}")
     done = report.kinds.keys()
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] in mix} <= done
 
@@ -292,8 +292,7 @@ def test_workers_share_names_and_nothing_is_found(make: Callable[[], Factory] | 
     """Each operation of the way runs, by threads and tasks. Over a store that finds objects by their names, bytes of
     objects that have lost theirs fill a small cache, and the tester reads an object that is replaced meanwhile again.
     """
-    report = run(Plan(seed=1, operations=100, **SHARED | fields), make and make())
-    assert report.ok, report.story
+    report = clean(Plan(seed=1, operations=100, **SHARED | fields), make and make())
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= report.kinds.keys()
 
 
@@ -376,8 +375,7 @@ def test_another_program_changes_shared_names_and_nothing_is_found(
     program; without `make`, in a directory. [2.19, 2.20]
     """
     plan = Plan(seed=1, threads=4, tasks=2, operations=100, **SHARED | {"mix": ("shared", "others", *mix)})
-    report = run(plan, make() if make else f"dir:{tmp_path}")
-    assert report.ok, report.story
+    report = clean(plan, make() if make else f"dir:{tmp_path}")
     done = report.kinds.keys()
     assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "others"} - left_out <= done
 

@@ -17,7 +17,7 @@ import pytest
 
 from pagecache.backends import Backend, DirectoryBackend
 from pagecache.config import Durability
-from pagecache.stress import NotFailing, Plan, Report, Script, run, shrink
+from pagecache.stress import NotFailing, Plan, Report, Script, shrink
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import PROFILES, WAYS, Operation, operations
@@ -25,6 +25,7 @@ from pagecache.stress.shrinker import reduced
 from pagecache.stress.targets import Target
 
 from ..file.rig import raises
+from . import clean
 from .planted import BACKENDS, TARGETS, FlushesOnly, NoFsync
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
@@ -146,11 +147,11 @@ def test_faults_and_operations_that_do_not_matter_are_gone() -> None:
 def test_what_cannot_be_shrunk_is_reported() -> None:
     """A failure that does not repeat, no failure, and a hang: each try would leave its threads behind."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
-    clean = run(plan)
+    passed = clean(plan)
     with pytest.raises(NotFailing, match=r"did not fail again in \d+ tries"):
-        shrink(replace(clean, ok=False, kind="data"), seconds=0.5)
-    raises(NotFailing, shrink, clean, seconds=LONG, match="there is nothing to shrink")
-    hang = replace(clean, ok=False, kind="hang")
+        shrink(replace(passed, ok=False, kind="data"), seconds=0.5)
+    raises(NotFailing, shrink, passed, seconds=LONG, match="there is nothing to shrink")
+    hang = replace(passed, ok=False, kind="hang")
     raises(NotFailing, shrink, hang, seconds=LONG, match="a hang is not shrunk")
 
 
@@ -265,9 +266,7 @@ def test_a_script_is_played_as_it_is_written() -> None:
         made.append(Recording(plan, number))
         return made[-1]
 
-    run = Run(Plan(seed=1, script=script, **PLAYED), make=make)
-    report = run.run()
-    assert report.ok, report.story
+    report = clean(Plan(seed=1, script=script, **PLAYED), make=make)
     assert made[0].writes == [
         (0, 8192, 100),
         (1, 1010, 20),

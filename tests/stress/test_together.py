@@ -14,9 +14,8 @@ import pytest
 
 from pagecache import Backend, BackendError, RetryPolicy
 from pagecache.backends import DirectoryBackend
-from pagecache.stress import Plan, Report, run
+from pagecache.stress import Plan, Report
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.job import Run
 from pagecache.stress.profiles import Operation
 from pagecache.stress.script import Script
 from pagecache.target import Target
@@ -24,6 +23,7 @@ from pagecache.testing import FaultPlan, Rule
 
 from ..aio.over import Over
 from ..stores import PublishingBackend
+from . import clean
 
 Factory = Callable[[], Backend] | None
 
@@ -33,22 +33,17 @@ BITS = 8  # the choices of these tests are in the bits of `extra` from here on
 SEVERAL = 1 << BITS
 
 
-def clean(report: Report) -> Report:
-    assert report.ok, f"{report.story}\n{report.replay}"
-    return report
-
-
 def play(*operations: Operation, task: bool = False) -> dict[str, int]:
     """Return the counters of a script of one thread, or of one task."""
     threads, tasks = ((), ((operations,),)) if task else (((operations,),), ())
-    return clean(run(Plan(seed=1, script=Script((60_000,), threads, tasks), **FEW))).counters
+    return clean(Plan(seed=1, script=Script((60_000,), threads, tasks), **FEW)).counters
 
 
 @pytest.mark.long
 def test_all_accesses_at_once_are_right() -> None:
     """Buffered, direct, views, copies, truncates, by 8 threads and 200 tasks. [T-28, I-17]"""
     fields: dict[str, Any] = {"size": "256KiB", "capacity": "256KiB", "operations": 12, "rounds": 1, "duration": 60}
-    clean(run(Plan(seed=7, threads=8, tasks=200, files=2, **fields)))
+    clean(Plan(seed=7, threads=8, tasks=200, files=2, **fields))
 
 
 def test_views_are_read_again() -> None:
@@ -138,7 +133,7 @@ def together(store: str, folder: Path, capacity: str, *, passing: bool, **fields
     }
     kind = Patient if passing else CachedTarget
     plan = Plan(threads=8, tasks=200, capacity=capacity, patience=100, **fields)
-    report = clean(Run(plan, make=lambda plan, number: kind(plan, number, factories[store], store)).run())
+    report = clean(plan, make=lambda plan, number: kind(plan, number, factories[store], store))
     found = [one for backend in staging for one in backend.violations]
     assert [one for one in found if "calls at once" not in one] == []  # the tester also reads the store by itself
     return report
