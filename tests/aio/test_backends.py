@@ -316,8 +316,8 @@ sys.exit(7)
 
 
 def test_interpreter_exit_while_a_coroutine_hangs(tmp_path: Path) -> None:
-    """It ends within `exit_timeout`, with the list of unsaved bytes, and the program's own status, however the coroutine
-    handles its cancellation. [T-52, 2.22]
+    """It ends within `exit_timeout`, with the list of unsaved bytes, and the program's own status, though the
+    coroutine ignores its cancellation. [T-52, 2.22]
     """
     ended = run_program(tmp_path, EXIT)
     assert (ended.returncode, ended.stdout) == (7, "over\n")

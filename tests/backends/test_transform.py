@@ -58,6 +58,14 @@ def opened(inner: Backend, transform: Any = None, data: bytes = b"") -> BackendF
     return file
 
 
+def faulty(size: int, *rules: Rule) -> tuple[FaultyBackend, BackendFile]:
+    """A backend below that has an object of this size, and then these faults; and the file over it."""
+    inner = FaultyBackend(MemoryBackend())
+    file = opened(inner, Sealed(UNIT), content(size))
+    inner.use(rules)
+    return inner, file
+
+
 # -------------------------------------------------------------------- layout
 
 
@@ -273,9 +281,7 @@ def test_refused_change_changes_nothing(change: str) -> None:
     size, make = CHANGES[change]
     refused = 0
     for nth in range(1, 10):
-        inner = FaultyBackend(MemoryBackend())
-        file = opened(inner, Sealed(UNIT), content(size))
-        inner.use([Rule(("write", "truncate", "punch"), nth=nth, error=errno.EROFS)])
+        inner, file = faulty(size, Rule(("write", "truncate", "punch"), nth=nth, error=errno.EROFS))
         try:
             make(file)
         except OSError:
@@ -289,9 +295,7 @@ def test_refused_change_changes_nothing(change: str) -> None:
 
 
 def test_lost_answer_of_a_cut_leaves_a_unit_that_decodes() -> None:
-    inner = FaultyBackend(MemoryBackend())
-    file = opened(inner, Sealed(UNIT), content(3 * UNIT))
-    inner.use([Rule("truncate", error=errno.EIO, done=True, times=1)])
+    inner, file = faulty(3 * UNIT, Rule("truncate", error=errno.EIO, done=True, times=1))
     raises(OSError, file.truncate, UNIT + 5)
     assert get(file) == content(UNIT + 5)
     file.commit()
@@ -300,9 +304,7 @@ def test_lost_answer_of_a_cut_leaves_a_unit_that_decodes() -> None:
 
 def test_half_stored_unit_is_still_known_and_stored_before_the_next_commit() -> None:
     """Its neighbours in the unit exist nowhere else. A new unit has nothing to lose."""
-    inner = FaultyBackend(MemoryBackend())
-    file = opened(inner, Sealed(UNIT), content(2 * UNIT))
-    inner.use([Rule("write", short=30, nth=1), Rule("write", error=errno.EIO)])
+    inner, file = faulty(2 * UNIT, Rule("write", short=30, nth=1), Rule("write", error=errno.EIO))
     new = content(4 * UNIT)[UNIT:]
     raises(OSError, file.write_from, UNIT, [memoryview(new)])
     raises(BackendError, get, opened(inner.inner), match="wrong tag")
@@ -314,9 +316,7 @@ def test_half_stored_unit_is_still_known_and_stored_before_the_next_commit() -> 
 
 
 def test_error_after_some_units_says_how_many_were_stored() -> None:
-    inner = FaultyBackend(MemoryBackend())
-    file = opened(inner)
-    inner.use([Rule("write", short=2 * (UNIT + 24) + 1, nth=1), Rule("write", error=errno.ENOSPC)])
+    _inner, file = faulty(0, Rule("write", short=2 * (UNIT + 24) + 1, nth=1), Rule("write", error=errno.ENOSPC))
     assert file.write_from(0, [memoryview(content(5 * UNIT))]) == 2 * UNIT
     assert get(file, 0, 2 * UNIT) == content(2 * UNIT)
 
@@ -338,17 +338,13 @@ def test_calls_below_are_cut_as_the_inner_object_asks() -> None:
 
 @pytest.mark.parametrize("answer", [None, -1, "17", 10**6])
 def test_answers_that_are_no_counts_are_reported(answer: Any) -> None:
-    inner = FaultyBackend(MemoryBackend())
-    file = opened(inner, Sealed(UNIT), content(UNIT))
-    inner.use([Rule(("read", "write"), answer=answer)])
+    _inner, file = faulty(UNIT, Rule(("read", "write"), answer=answer))
     for call in (lambda: get(file), lambda: put(file, 0, content(UNIT))):
         assert raises(OSError, call, match=r"(read_into|write_from) answered").errno == errno.EPROTO
 
 
 def test_write_without_progress_ends() -> None:
-    inner = FaultyBackend(MemoryBackend())
-    file = opened(inner)
-    inner.use([Rule("write", short=0)])
+    _inner, file = faulty(0, Rule("write", short=0))
     raises(OSError, put, file, 0, content(UNIT), match="no progress")
 
 
@@ -420,9 +416,7 @@ def test_unit_forgotten_by_a_failed_commit_can_be_read_again() -> None:
 
 
 def test_unit_stored_in_part_is_not_taken_for_the_end_of_the_object() -> None:
-    inner = FaultyBackend(MemoryBackend())
-    file = opened(inner)
-    inner.use([Rule("write", short=40, nth=1), Rule("write", error=errno.EIO, nth=2)])
+    inner, file = faulty(0, Rule("write", short=40, nth=1), Rule("write", error=errno.EIO, nth=2))
     raises(OSError, put, file, 0, content(UNIT))
     put(file, 2 * UNIT, content(3))
     put(file, 0, content(UNIT))
@@ -433,9 +427,7 @@ def test_unit_stored_in_part_is_not_taken_for_the_end_of_the_object() -> None:
 @pytest.mark.parametrize("size", [2 * UNIT - 1, 2 * UNIT, 5 * UNIT + 1])
 def test_extension_that_fails_half_way_reads_as_zeros(size: int) -> None:
     """The object is longer, the end of its last units is not stored, and it cannot be made shorter again."""
-    inner = FaultyBackend(MemoryBackend())
-    file = opened(inner, Sealed(UNIT), content(UNIT + 5))
-    inner.use([Rule("write", error=errno.EIO, times=1), Rule("truncate", nth=2, error=errno.EIO)])
+    inner, file = faulty(UNIT + 5, Rule("write", error=errno.EIO, times=1), Rule("truncate", nth=2, error=errno.EIO))
     raises(OSError, file.truncate, size)
     assert get(file) == content(UNIT + 5) + bytes(size - UNIT - 5)
     file.commit()
@@ -443,9 +435,8 @@ def test_extension_that_fails_half_way_reads_as_zeros(size: int) -> None:
 
 
 def test_write_of_the_last_unit_waits_while_it_is_made_a_whole_one() -> None:
-    inner, gate = FaultyBackend(MemoryBackend()), Gate()
-    file = opened(inner, Sealed(UNIT), content(5))
-    inner.use([Rule("write", nth=1, gate=gate)])
+    gate = Gate()
+    _inner, file = faulty(5, Rule("write", nth=1, gate=gate))
     with gate:
         behind = Task(put, file, 2 * UNIT, b"behind")
         gate.wait_entered()  # it has read the last unit and is about to store it
