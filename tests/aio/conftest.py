@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache import PageCache, Volume
-from pagecache.backends import DirectoryBackend, MemoryBackend
 
 from ..file.rig import FAST, QUIET
-from ..stores import ObjectBackend
 from .stores import Store
 
 Attach = Callable[..., Volume]
@@ -65,17 +62,3 @@ def attach() -> Iterator[Attach]:
 
 
 CONFIG = {"max_folio", "dirty_background", "dirty_limit", "retry", "dirty_expire", "throttle_timeout", "gil_release"}
-
-KINDS: dict[str, Callable[[Path], Any]] = {
-    "memory": lambda folder: MemoryBackend(),
-    "directory": DirectoryBackend,
-    "objects": lambda folder: ObjectBackend(),
-    "asynchronous": lambda folder: Store(),
-    "asynchronous objects": lambda folder: Store(commit_on_close=True),
-}
-
-
-@pytest.fixture(params=KINDS)
-def volume(request: pytest.FixtureRequest, attach: Attach, tmp_path: Path) -> Volume:
-    """A volume over an empty backend of each kind."""
-    return attach(KINDS[request.param](tmp_path))

@@ -1,5 +1,5 @@
-"""The ends of awaited handles: close, abandon, cancelled opens, exceptions in the body, over every kind of backend; and
-newly created objects, which have no version before they are committed.
+"""The ends of awaited handles: close, abandon, cancelled opens, exceptions in the body; and newly created objects, which
+have no version before they are committed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from .conftest import Attach, cancelled
 from .stores import Gate, Store
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["files", "objects"])
 @pytest.mark.parametrize("how", ["an exception", "a cancellation"])
-async def test_leaving_the_body_by_an_exception_abandons_objects_and_closes_files(volume: Volume, how: str) -> None:
+async def test_leaving_the_body_by_an_exception_abandons_objects_and_closes_files(
+    attach: Attach, how: str, whole: bool
+) -> None:
     """`async with` acts as `with`: what only a commit publishes is not published half-written. [T-56, T-77, 2.22]"""
+    volume = attach(Store(commit_on_close=whole))
 
     class Oops(Exception): ...
 
@@ -45,7 +49,7 @@ async def test_leaving_the_body_by_an_exception_abandons_objects_and_closes_file
         task.cancel()
     with pytest.raises((Oops, asyncio.CancelledError)):
         await task
-    if volume.backend.limits.commit_on_close:
+    if whole:
         assert not volume.exists("f")
     else:
         assert content_of(volume, "f") == b"half"
