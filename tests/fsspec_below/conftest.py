@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fsspec_below.place import FILE_SYSTEMS, Place, place_of
+from examples.proxy import FaultyProxy
+from tests.fsspec_below.place import FILE_SYSTEMS, OLD, SERVERS, Place, S3Place
 from tests.s3.conftest import ordinary_chain, started
+from tests.s3.servers import new_bucket
 
 __all__ = ["ordinary_chain", "started"]
-
-
-@pytest.fixture(params=FILE_SYSTEMS)
-def file_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A file system with an object `key`."""
-    yield from place_of(request, tmp_path)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,5 +24,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A store with an object `key`."""
-    yield from place_of(request, tmp_path)
+    """A store of the kind that the parameter names, with an object `key`."""
+    with contextlib.ExitStack() as stack:
+        place: Place
+        if request.param in SERVERS:
+            server = request.getfixturevalue("started")(request.param)
+            bucket = stack.enter_context(new_bucket(server))
+            place = S3Place(bucket, stack.enter_context(FaultyProxy(server.endpoint)))
+        else:
+            place = Place(FILE_SYSTEMS[request.param](), str(tmp_path) if request.param == "elsewhere" else "bucket")
+        place.put("key", OLD)
+        yield place
+        place.repair()
+        place.close()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import CachedFile
@@ -16,7 +13,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.s3 import S3Backend
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
 from tests.s3.requests import is_for, name_of
-from tests.s3.servers import Bucket, new_bucket
+from tests.s3.servers import Bucket
 
 FILE_SYSTEMS = {"whole": Whole, "parts": Parts, "elsewhere": Elsewhere}
 SERVERS = ("moto_small", "ministack")
@@ -172,22 +169,6 @@ class S3Place(Place):
 def publishes(call: ProxyCall) -> bool:
     """Return whether a request stores an object, and none of the trial of its server."""
     return name_of(call) in ("PutObject", "CompleteMultipartUpload") and "/.pagecache/" not in call.path
-
-
-def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A place of the kind that the parameter names, with an object `key`."""
-    with contextlib.ExitStack() as stack:
-        place: Place
-        if request.param in SERVERS:
-            server = request.getfixturevalue("started")(request.param)
-            bucket = stack.enter_context(new_bucket(server))
-            place = S3Place(bucket, stack.enter_context(FaultyProxy(server.endpoint)))
-        else:
-            place = Place(FILE_SYSTEMS[request.param](), str(tmp_path) if request.param == "elsewhere" else "bucket")
-        place.put("key", OLD)
-        yield place
-        place.repair()
-        place.close()
 
 
 def storing(place: Place, size: int) -> str:

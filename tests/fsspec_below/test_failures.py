@@ -45,6 +45,20 @@ def test_commit_that_fails_half_way_leaves_the_old_object_and_nothing_else(place
     assert place.content("key") == b"NEW" + OLD[3:size]
 
 
+def test_version_that_appears_during_the_upload_is_not_replaced(place: Place) -> None:
+    file = place.written(b"NEW")
+    method = storing(place, LARGE)
+
+    def somebody(path: str) -> None:
+        place.fs.hooks.before.pop(method)
+        place.put("key", b"theirs")
+
+    place.fs.hooks.before[method] = somebody
+    assert raises(OSError, file.commit).errno == errno.ESTALE
+    assert place.content("key") == b"theirs"
+    assert [name for name in place.names() if STAGE in name] == []
+
+
 def test_upload_that_fails_is_published_neither_by_close_nor_by_the_garbage_collector() -> None:
     """If one call stores a whole object, an abandoned open file would store its partial content."""
     place = Place(Parts(), "bucket", publish="put", key=OLD)

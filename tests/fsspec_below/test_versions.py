@@ -14,7 +14,7 @@ import pytest
 from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import Patch, attached, raises
-from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, get, put, storing
+from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole, once
 
 PLACES = EVERYWHERE
@@ -57,20 +57,6 @@ def test_a_truncate_after_a_rollback_adds_zeros(place: Place) -> None:
     file.truncate(LARGE + 9)
     file.commit()
     assert place.content("key") == OLD + bytes(9)
-
-
-def test_version_that_appears_during_the_upload_is_not_replaced(file_system: Place) -> None:
-    file = file_system.written(b"NEW")
-    method = storing(file_system, LARGE)
-
-    def somebody(path: str) -> None:
-        file_system.fs.hooks.before.pop(method)
-        file_system.put("key", b"theirs")
-
-    file_system.fs.hooks.before[method] = somebody
-    assert raises(OSError, file.commit).errno == errno.ESTALE
-    assert file_system.content("key") == b"theirs"
-    assert [name for name in file_system.names() if STAGE in name] == []
 
 
 def test_object_that_another_client_made_first_is_not_replaced(place: Place) -> None:
