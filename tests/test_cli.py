@@ -20,25 +20,11 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def is_empty(place: Path) -> bool:
-    return not list(place.iterdir())
-
-
 @pytest.mark.smoke("command line")
 def test_the_package_can_be_run_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "pagecache", "--help"], capture_output=True, text=True, check=True)
     assert "stress" in done.stdout
     assert "bench" in call("-h").output
-
-
-def wrong_usage(*arguments: str) -> str:
-    """Call, expect status 2 and one line; return it."""
-    result = call(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith(f"main {arguments[0]}: ")
-    return result.stderr
 
 
 def test_bench_measures_what_was_chosen(temporary: Path) -> None:
@@ -47,7 +33,7 @@ def test_bench_measures_what_was_chosen(temporary: Path) -> None:
     outcome = json.loads(result.stdout)
     assert {row["key"] for row in outcome["rows"]} == {"P5/64K", "P5/4K", "P14/dir"}
     assert outcome["machine"]["python"].startswith("CPython")
-    assert is_empty(temporary)
+    assert not list(temporary.iterdir())
 
 
 def test_bench_prints_a_table_and_its_conditions() -> None:
@@ -57,4 +43,8 @@ def test_bench_prints_a_table_and_its_conditions() -> None:
 
 
 def test_what_bench_does_not_measure_is_one_line_that_names_what_it_does() -> None:
-    assert "P99: no such case; cases are P1, hits, P5, P14, P17, writeback, F1, files" in wrong_usage("bench", "P99")
+    result = call("bench", "P99")
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("main bench: ")
+    assert "P99: no such case; cases are P1, hits, P5, P14, P17, writeback, F1, files" in line

@@ -11,7 +11,6 @@ import contextlib
 import doctest
 import gc
 import importlib
-import importlib.util
 import inspect
 import io
 import logging
@@ -30,6 +29,7 @@ from typing import Any
 import pytest
 
 import pagecache
+from examples.own_backend import ZlibBackend
 from pagecache.backends.protocol import BackendFile
 from pagecache.testing import BackendConformance
 
@@ -236,26 +236,16 @@ def test_an_example_says_which_packages_it_needs_before_it_does_anything(name: s
 def test_an_example_of_a_mount_says_that_it_needs_the_program_that_mounts(name: str, tmp_path: Path) -> None:
     if why_no_mounts():
         pytest.skip(why_no_mounts())
-    if missing := [module for module in NEEDED.get(name, ()) if importlib.util.find_spec(module) is None]:
+    if missing := [module for module in NEEDED.get(name, ()) if find_spec(module) is None]:
         pytest.skip(f"{', '.join(missing)} is not installed")
     assert "fusermount3" in said_by_example(name, set(), tmp_path, PATH="")
-
-
-def example_module(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class TestBackendOfTheExample(BackendConformance):
     """The backend that people will copy keeps the promises."""
 
     def make_backend(self, tmp_path: Path) -> pagecache.Backend:
-        backend: pagecache.Backend = example_module("own_backend").ZlibBackend(tmp_path)
-        return backend
+        return ZlibBackend(tmp_path)
 
 
 class TestBackendOfThePage(BackendConformance):
