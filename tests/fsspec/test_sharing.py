@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -20,12 +19,10 @@ import pytest
 import pagecache
 from pagecache.fsspec import PageCacheFile, PageCacheFileSystem
 
-from ..file.rig import raises
+from ..file.rig import raises, run_program
 from . import workers
 from .conftest import Make
 from .targets import Copies, OwnMemory, Store
-
-ROOT = Path(__file__).parents[2]
 
 
 def in_thread(call: Callable[[], Any]) -> Any:
@@ -236,26 +233,26 @@ def test_workers_get_file_systems_and_files(make: Make, tmp_path: Path, pool: Pr
     assert ask(workers.rest_of_opened, opened)[:11] == b"01ab456789+"
 
 
-def script(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    prelude = """
-        import multiprocessing, os, sys
-        import fsspec
-        import pagecache
-        from pagecache.fsspec import PageCacheFileSystem
-        from tests.fsspec.targets import Store, Threaded
-        root = sys.argv[1]
-        file, store = PageCacheFileSystem("file"), PageCacheFileSystem(fs=Store())
-    """
-    code = textwrap.dedent(prelude) + textwrap.dedent(text)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=200
-    )
+PRELUDE = """
+import multiprocessing, sys
+import pagecache
+from pagecache.fsspec import PageCacheFileSystem
+from tests.fsspec.targets import Store, Threaded
+root = sys.argv[1]
+file, store = PageCacheFileSystem("file"), PageCacheFileSystem(fs=Store())
+"""
+
+
+def script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run a program, which works in the folder `store` there."""
+    (folder / "store").mkdir()
+    return run_program(folder, PRELUDE + textwrap.dedent(text), str(folder / "store"))
 
 
 def test_a_forked_child_has_a_cache_of_its_own(tmp_path: Path) -> None:
     """Its file systems work; its parent's open files raise a clear error."""
     done = script(
+        tmp_path,
         """
         threaded = PageCacheFileSystem(fs=Threaded())
         threaded.pipe_file("bucket/parent", b"parent")
@@ -288,7 +285,6 @@ def test_a_forked_child_has_a_cache_of_its_own(tmp_path: Path) -> None:
             open_before[name].close()
             print(fs.cat_file(f"{root}/{name}"), fs.cat_file(f"{root}/{name}-of-child"))
         """,
-        str(tmp_path),
     )
     both = "b'Parent' b'child'"
     assert done.stdout.split("\n") == ["ForkedError", "ForkedError", "0", both, both, ""], done.stderr
@@ -297,6 +293,7 @@ def test_a_forked_child_has_a_cache_of_its_own(tmp_path: Path) -> None:
 def test_the_end_of_the_process_saves_what_is_closed_and_says_what_is_not(tmp_path: Path) -> None:
     """Half an object is never published without its writer; a file that is changed in place is saved."""
     done = script(
+        tmp_path,
         """
         for name, fs in (("file", file), ("store", store)):
             fs.pipe_file(f"{root}/{name}-closed", b"closed")
@@ -304,10 +301,9 @@ def test_the_end_of_the_process_saves_what_is_closed_and_says_what_is_not(tmp_pa
             left_open.write(b"open")
             globals()[name + "_open"] = left_open
         """,
-        str(tmp_path),
     )
     assert done.returncode == 0
-    found = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    found = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir() if path.is_file()}
     assert found == {"file-closed": b"closed", "file-open": b"open", "store-closed": b"closed"}
     assert "not saved" in done.stderr
     assert "store-open" in done.stderr

@@ -6,9 +6,6 @@ import errno
 import gc
 import io
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +14,9 @@ import pytest
 
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.backends.spool import Spool
-from tests.file.rig import Patch, raises
+from tests.file.rig import Patch, raises, run_program
 from tests.fsspec_below.place import LARGE, OLD, Place, put, storing
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("fails", ["the upload of 100 bytes", "the upload", "the move"])
@@ -138,28 +133,27 @@ def test_a_hole_that_a_full_disk_cannot_take_fails_the_commit_and_is_made_by_the
 
 CRASH = """
     import os, signal, sys
-    sys.path.insert(0, {root!r})
     from pagecache import PageCache
     from pagecache.backends.fsspec import FsspecBackend
     from tests.fsspec_below.stores import Elsewhere
 
     fs = Elsewhere()
     fs.hooks.before["mv"] = lambda path: os.kill(os.getpid(), signal.SIGKILL)
-    with PageCache("8MiB") as cache, cache.attach(FsspecBackend(fs, {folder!r})).open("key", "r+b") as file:
+    with PageCache("8MiB") as cache, cache.attach(FsspecBackend(fs, sys.argv[1])).open("key", "r+b") as file:
         file.pwrite(b"NEW", 0)
         file.fsync()
 """
 
 
 def test_crash_before_publishing_leaves_the_old_object_and_a_temporary_one_that_is_found(tmp_path: Path) -> None:
-    place = Place(Elsewhere(), str(tmp_path), key=OLD)
-    code = textwrap.dedent(CRASH.format(root=str(ROOT), folder=str(tmp_path)))
-    died = subprocess.run([sys.executable, "-c", code], timeout=120, cwd=ROOT)
-    assert died.returncode == -signal.SIGKILL
+    root = tmp_path / "store"
+    root.mkdir()
+    place = Place(Elsewhere(), str(root), key=OLD)
+    assert run_program(tmp_path, CRASH, str(root)).returncode == -signal.SIGKILL
     assert place.content("key") == OLD
     left = [name for name in place.names() if STAGE in name]
     assert len(left) == 1
-    assert (tmp_path / left[0]).stat().st_size == LARGE
+    assert (root / left[0]).stat().st_size == LARGE
     assert [stat.key for stat in place.backend.list()] == ["key"]
     assert place.backend.remove_leftovers() == 0  # it may belong to a running program
     assert place.backend.remove_leftovers(older_than=0.0) == 1
