@@ -1,5 +1,5 @@
-"""The ends of awaited handles: close, abandon, cancelled opens, exceptions in the body; and newly created objects, which
-have no version before they are committed.
+"""The ends of awaited handles: close, abandon, cancelled opens, exceptions in the body; and newly created objects,
+which have no version before they are committed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.memory import CHUNK
 
 
-
 def test_holes_cost_nothing() -> None:
     backend = MemoryBackend()
     file = backend.open("sparse", create=True)

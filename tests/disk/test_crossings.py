@@ -239,9 +239,7 @@ def test_a_tier_that_was_copied_in_use_mixes_no_two_states_of_a_copy(tmp_path: P
     found.close()
 
 
-def test_bytes_behind_a_cut_do_not_come_back_while_it_is_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_behind_a_cut_do_not_come_back_while_it_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalogue = Catalogue(str(tmp_path))
     copy = Copy(1, "v", b"sa", "1", lambda number, chunk: catalogue.chunk(number, chunk, lambda _: True))
     copy.put(0, 10, 1)

@@ -30,7 +30,6 @@ from pagecache import (
     Volume,
 )
 from pagecache.disk import records
-from pagecache.disk.contents import contents
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.engine.commit.journaled import Journaled

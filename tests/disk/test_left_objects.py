@@ -478,9 +478,7 @@ def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_it
         assert read(volume, "n") == b"made"
 
 
-def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_was_found_then(
-    tmp_path: Path,
-) -> None:
+def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_was_found_then(tmp_path: Path) -> None:
     (tmp_path / "next").mkdir()
     (tmp_path / "next/k").write_bytes(OLD)
 

@@ -13,16 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import (
-    CachedFile,
-    ConflictError,
-    DiskTier,
-    Event,
-    PageCache,
-    RetryPolicy,
-    WritebackError,
-    loglines,
-)
+from pagecache import CachedFile, ConflictError, DiskTier, Event, PageCache, RetryPolicy, WritebackError, loglines
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.device import OS
 from pagecache.engine.commit.staging import Staging

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import ShutdownError, WritebackError
+from pagecache import PageCache, ShutdownError, WritebackError
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
@@ -89,8 +89,14 @@ WAITS: dict[str, tuple[str, Callable[[Rig, Any], object]]] = {
     "close of the handle": ("write_from", lambda rig, file: file.close()),
     "detach": ("commit", lambda rig, file: rig.volume.detach()),
     "close of the cache": ("write_from", lambda rig, file: rig.cache.close()),
-    "resize": ("write_from", lambda rig, file: (rig.dirtied(DATA * 5, key="other"), rig.cache.resize("64KiB"))),
+    "resize": ("write_from", lambda rig, file: much_dirty(rig).resize("64KiB")),
 }
+
+
+def much_dirty(rig: Rig) -> PageCache:
+    """More local bytes than the smallest cache has room for."""
+    rig.open("r+b", key="other").pwrite(bytes(40 * PAGE), 0)
+    return rig.cache
 
 
 @pytest.mark.parametrize("wait", WAITS)
@@ -263,6 +269,11 @@ def a_removal_and_the_last_close(rig: Rig) -> None:
     file.close()
 
 
+def a_removal(rig: Rig) -> None:
+    rig.volume.open("other").close()
+    rig.volume.remove("other")
+
+
 def a_close_that_forgets_other_objects(rig: Rig) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lifetimes, "HOLLOW_MIN", 0)
@@ -280,7 +291,7 @@ CALLS: dict[str, tuple[Callable[[Rig], object], bool]] = {
     "open and close": (lambda rig: rig.volume.open("other", "r+b").close(), False),
     "invalidate": (lambda rig: rig.volume.invalidate(KEY), False),
     "remove and close": (a_removal_and_the_last_close, True),
-    "remove": (lambda rig: (rig.volume.open("other").close(), rig.volume.remove("other")), True),
+    "remove": (a_removal, True),
     "a close that forgets other objects": (a_close_that_forgets_other_objects, True),
     "view": (lambda rig: rig.handles[0].view(3 * PAGE, PAGE).release(), False),
 }

@@ -148,9 +148,14 @@ def test_an_unclosed_handle_warns_and_saves(make: Make) -> None:
     handles = [rig.volume.open(KEY, "r+b")]
     handles[0].pwrite(DATA, 0)
     with pytest.warns(ResourceWarning) as seen:
-        handles.clear()
-        eventually(lambda: gc.collect() >= 0 and any(issubclass(w.category, ResourceWarning) for w in seen.list))
+        forget(handles, seen)
     assert rig.synced() == DATA
+
+
+def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
+    """Drop the last references, and collect until the warning comes."""
+    things.clear()
+    eventually(lambda: gc.collect() >= 0 and any(issubclass(found.category, ResourceWarning) for found in seen.list))
 
 
 NEW = pattern(PAGE, seed=3)

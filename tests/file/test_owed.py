@@ -69,8 +69,13 @@ def punching(make: Make, **options: Any) -> tuple[Rig, CachedFile]:
     return rig, file
 
 
+def hand_over(file: CachedFile) -> None:
+    file.pwrite(b"x", 0)
+    file.sync_range(0, 1)
+
+
 NEXT: dict[str, Callable[[Rig, CachedFile], Any]] = {
-    "hand-over": lambda rig, file: (file.pwrite(b"x", 0), file.sync_range(0, 1)),
+    "hand-over": lambda rig, file: hand_over(file),
     "commit": lambda rig, file: file.fsync(),
     "truncate": lambda rig, file: file.truncate(file.size),
     "punch": lambda rig, file: file.punch_hole(0, 10),

@@ -122,6 +122,8 @@ def test_nothing_is_held_as_a_destination_is_touched(make: Make, served: ServedM
 PAGES = 24
 SIZE = PAGES * PAGE
 CONTENT = pattern(SIZE)
+
+
 def moved(content: bytes, start: int, length: int, to: int) -> bytes:
     """The result of memmove."""
     data = content[start : start + length]

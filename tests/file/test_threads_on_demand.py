@@ -163,7 +163,7 @@ def test_calls_that_need_another_thread_say_so(refusals: Refusals) -> None:
         raises(BlockingIOError, cache.attach, MemoryBackend(), name="poor", match=of_a_volume)
         raises(BlockingIOError, PageCache, "1MiB", match="a thread of the cache cannot be started")
         raises(BlockingIOError, cache.subscribe, lambda event: None, match="a thread of the cache cannot be started")
-        raises(BlockingIOError, lambda: cache.attach(Over(MemoryBackend())), match="a thread of the cache cannot be started")
+        raises(BlockingIOError, cache.attach, Over(MemoryBackend()), match="a thread of the cache cannot be started")
         raises(BlockingIOError, lambda: asyncio.run(size(volume)), match="a thread for a call of a task")
         refusals.on = False
         assert cache.volumes() == (volume,)
@@ -200,7 +200,7 @@ def test_the_end_of_the_interpreter_saves_what_is_dirty(tmp_path: Path) -> None:
     for folder in folders:
         folder.mkdir()
     began = time.monotonic()
-    command = [sys.executable, "-W", "error", "-c", EXIT, *folders]
+    command: list[str | Path] = [sys.executable, "-W", "error", "-c", EXIT, *folders]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("over\n", "", 0)
     assert time.monotonic() - began < 30

@@ -179,9 +179,7 @@ CHANGES: dict[str, tuple[Callable[[Server], object], str, int | None]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_change_behind_or_beside_a_listing_is_seen(
-    served: Server, store: Pages, change: str, answered: bool
-) -> None:
+def test_a_change_behind_or_beside_a_listing_is_seen(served: Server, store: Pages, change: str, answered: bool) -> None:
     """The listing is remembered, or the store has taken it before the change, and its answer comes last. [2.20]"""
     act, path, size = CHANGES[change]
     served.lookup(ROOT, "a")

@@ -8,8 +8,8 @@ There are two worlds:
     place   file F in place: direct appends, opens that look and apply later, a discard, a replaced or reused object
 
 A state is a dict. In `whole`: the objects of the store `sa`, `sb`; bound files `na`, `nb`; holders of names `ha`, `hb`;
-`X`: another program has acted; `lost`: answers that may still be lost; `net`: a request that was given up and may land.
-Of a file F: `Fbase` (version of its bytes), `Fcond` (version that its put replaces), `Fatt` (attempt without an
+`foreign`: another program has acted; `lost`: answers that may still be lost; `net`: a request that was given up and may
+land. Of a file F: `Fbase` (version of its bytes), `Fcond` (version that its put replaces), `Fatt` (attempt without an
 answer), `Fbusy` and `Fseq` (own changes), `Fdoubt`, `Fgone`, `Fconf`, `Flocal`, `Ftok` (holder of its token), `Fnm`
 (its name), `Ffol` (a fill). Of a process p: `p` (counter), `pv` (a version it has seen), `pq` (what it has read), `pr`
 (result), `pn` (rounds).
@@ -48,7 +48,7 @@ ROUNDS_MAX = 6
 def whole_start(script: str, *, unborn: bool, lost: int) -> State:
     """Return the first state; `unborn`: F was never stored, `lost`: answers that may be lost."""
     state: State = {"sa": None if unborn else "B", "sb": "N", "na": "F", "nb": "N", "ha": None, "hb": None}
-    state |= {"X": 0, "lost": lost, "net": None}
+    state |= {"foreign": 0, "lost": lost, "net": None}
     if "C" in script:
         state |= {"sb": None, "nb": None}  # N is not there yet: C creates it under a
     for file, name in (("F", "a"), ("N", "b")):
@@ -96,7 +96,7 @@ def take(state: State, file: str, version: str | None) -> None:
 
 def apply_foreign(state: State, file: str, version: str | None, on: Guards) -> None:
     """Apply a look that found neither the base nor an own version. The token is free, or held by the caller."""
-    if not state["X"]:
+    if not state["foreign"]:
         raise Bad("an own change is taken for a foreign one")
     if state[file + "local"] and "conflict-stays" in on:
         state[file + "conf"] = 1
@@ -406,7 +406,7 @@ def truncate(state: State, process: str, on: Guards) -> Steps:
 
 
 def other_program(state: State, process: str, on: Guards) -> Steps:
-    new = state | {"sa": "X" if process == "X" else None, "X": 1}
+    new = state | {"sa": "X" if process == "X" else None, "foreign": 1}
     return [(f"another program {'replaces' if process == 'X' else 'removes'} a", finish(new, process, "done"))]
 
 
@@ -441,14 +441,14 @@ def whole_end(state: State) -> None:
 
     if result("R") == "ok" and bound(state, "a") is None and state["sa"] not in (None, "X"):
         raise Bad(f"a removed object comes back: {state['sa']}")
-    if result("S") == "ok" and not state["Fgone"] and not state["Fconf"] and not state["X"]:
+    if result("S") == "ok" and not state["Fgone"] and not state["Fconf"] and not state["foreign"]:
         if origin(state["s" + state["Fnm"]]) != "F1":
             raise Bad("fsync succeeded, the bytes are not stored")
-    if result("C") == "ok" and bound(state, "a") == "N" and not state["X"] and state["sa"] != "N1":
+    if result("C") == "ok" and bound(state, "a") == "N" and not state["foreign"] and state["sa"] != "N1":
         raise Bad("the bytes of a new object are gone")
     if state["nb"] == "N" and state["sb"] != "N" and state["Nbase"] == "N":
         raise Bad("a failed rename destroyed the destination")
-    if "R" not in state and not state["X"] and not state["Flocal"]:
+    if "R" not in state and not state["foreign"] and not state["Flocal"]:
         if {origin(state["sa"]), origin(state["sb"])}.isdisjoint({"B", "F1"}):
             raise Bad("the only copy is deleted")
 

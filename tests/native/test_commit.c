@@ -1,10 +1,17 @@
 /* Commits: their scope, those that fail, the queries of an fsync beside them, aborts and late answers in a random walk, and
- * bytes read after a discard of staged ones, which do not outlast the commit (T-18, T-18a, T-75b). */
+ * bytes read after a discard of acknowledged ones, which do not outlast the commit (T-18, T-18a, T-75b). */
 #include "staging.h"
 
 static void begin(void)
 {
 	open_one(1 << 20, PAGE, 2 * PAGE, ROOM, limits_wide());
+}
+
+static void commit_fails(void)
+{
+	memcpy(file->store.bytes, file->store.stable, ROOM);
+	COUNT(file->inode, failed_commits);
+	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 }
 
 TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
@@ -23,16 +30,22 @@ TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 
 THREAD_OF(query_done, pc_sync_done(file->inode, *(u64 *)arg))
 
-TEST(check_a_commit_that_fails_between_two_questions_is_noticed)
+/* A commit fails, or a write is answered: the bytes go from one set to another that was looked at, or not yet. */
+TEST(check_an_answer_between_two_questions_is_noticed)
 {
-	begin();
-	put(0, PAGE, 1);
-	u64 stamp = pc_epoch_take(rig.volume);
-	EQUAL(flush(file), 0);
-	CHECK(begin_commit(file));
-	pthread_t t = held_at("sync_between", query_done, &stamp);
-	pc_commit_end(file->inode, false, false);
-	CHECK(!let_go("sync_between", t));
+	for (int write = 0; write <= 1; write++) {
+		begin();
+		put(0, PAGE, 1);
+		u64 stamp = pc_epoch_take(rig.volume);
+		struct pc_request *r = hand_over();
+		CHECK(write || (run_write(file, r) && begin_commit(file)));
+		pthread_t t = held_at("sync_between", query_done, &stamp);
+		if (write)
+			run_write(file, r);
+		else
+			pc_commit_end(file->inode, false, false);
+		CHECK(!let_go("sync_between", t));
+	}
 }
 
 THREAD_OF(poll_sync, pc_sync_poll(file->inode, arg))
@@ -51,9 +64,7 @@ TEST(check_a_sync_tells_its_failed_commit_before_it_sends)
 		CHECK(begin_commit(file));
 		EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT); /* and it runs */
 		pthread_t t = between ? held_at("sync_flushed", poll_sync, &s) : 0;
-		memcpy(file->store.bytes, file->store.stable, ROOM);
-		COUNT(file->inode, failed_commits);
-		pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
+		commit_fails();
 		u32 next = between ? (u32)(uintptr_t)let_go("sync_flushed", t) : pc_sync_poll(file->inode, &s);
 		EQUAL(next, PC_SYNC_COMMIT_FAILED);
 		EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);
@@ -300,6 +311,38 @@ TEST(check_credits_of_an_older_era_count_for_nothing)
 	EQUAL(pc_volume_inflight(rig.volume), 0);
 }
 
+/* A commit fails after a sync has seen that nothing is dirty, and before it asks for its own; or a requested commit waits for
+ * the token while a rollback sends the bytes back. */
+TEST_OF_FIX("commit_follows_its_bytes", check_bytes_that_came_back_before_a_commit_begins_go_first)
+{
+	for (int asked = 0; asked <= 1; asked++) {
+		begin();
+		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0); /* a creation, which no byte carries */
+		put(0, PAGE, 2);
+		u64 stamp = pc_epoch_take(rig.volume);
+		EQUAL(flush(file), 0);
+		if (asked) {
+			take_token(file);
+			pc_commit_start(file->inode, stamp);
+			pc_uncommit(file->inode);
+			pc_token_release(file->inode);
+		} else {
+			CHECK(begin_commit(file));
+			EQUAL(pc_flush_pending(file->inode, stamp, 0, ALL, NULL), 0);
+			commit_fails();
+			CHECK(pc_commit_needed(file->inode, stamp)); /* the creation */
+			pc_commit_start(file->inode, stamp);
+		}
+		CHECK(!commit_begins(file));
+		EQUAL(file->inode->token, PC_TOKEN_FREE);
+		u32 writes = file->store.writes;
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.writes, writes + 1);
+		EQUAL(file->store.commits, 1); /* one, and it had the bytes */
+		EQUAL(file->store.stable[0], 2);
+	}
+}
+
 /* A change comes while the commit waits for the token. If nobody waits for it, a whole object is left to its writer. */
 TEST(check_a_commit_that_nobody_asks_for_publishes_no_later_change)
 {
@@ -321,6 +364,61 @@ TEST(check_a_commit_that_nobody_asks_for_publishes_no_later_change)
 			pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
 		EQUAL(file_sync(file), 0);
 	}
+}
+
+/* A flag that a rebase within a commit left behind: its work is done, and half of the bytes may be acknowledged. */
+TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself)
+{
+	begin();
+	pc_settle_start(file->inode); /* there is nothing to commit */
+	CHECK(commit_begins(file));
+	CHECK(!NUMBER(file->inode, COMMIT_DUE));
+	EQUAL(file->inode->counters.commits, 0);
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	send_bytes(0, PAGE, 2);
+	CHECK(begin_commit(file));
+	CHECK(NUMBER(file->inode, COMMIT_DUE));
+	pc_settle_start(file->inode); /* while it runs: not lost */
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	u64 commits = file->inode->counters.commits;
+	CHECK(commit_begins(file));
+	CHECK(!NUMBER(file->inode, COMMIT_DUE));
+	EQUAL(file->inode->counters.commits, commits);
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	pc_settle_start(file->inode);
+	pc_commit_start(file->inode, 0); /* a caller does want one */
+	CHECK(commit_begins(file));
+	CHECK(NUMBER(file->inode, COMMIT_DUE));
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+}
+
+TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit)
+{
+	begin();
+	put(0, 2 * PAGE, 1);
+	EQUAL(file_sync(file), 0);
+	send_bytes(0, PAGE, 2);
+	EQUAL(file_discard(file, 0, PAGE, NULL, 0), 1);
+	EQUAL(byte_at(0), 2);
+	CHECK(begin_commit(file));
+	u32 reads = file->store.reads;
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT); /* it has forgotten nothing */
+	EQUAL(byte_at(0), 2);
+	EQUAL(file->store.reads, reads);
+	for (int again = 0; again < 2; again++) { /* it is unknown which bytes the first one has forgotten */
+		file->store.bytes[0] = 2;
+		pc_invalidate_range(file->inode, 0, PAGE);
+		EQUAL(byte_at(0), 2);
+		CHECK(begin_commit(file));
+		commit_fails();
+		EQUAL(byte_at(0), 1);
+	}
+	reads = file->store.reads;
+	EQUAL(file_sync(file), 0);
+	EQUAL(byte_at(0), 1);
+	EQUAL(file->store.reads, reads + 1);
+	CHECK(!NUMBER(file->inode, UNSAVED));
 }
 
 /* A backend that cannot roll back publishes its staged bytes; reads show that only when it is in the object. */

@@ -52,6 +52,21 @@ static size_t ranges(u64 *out, bool all)
 	return pc_direct_ranges(file->inode, out, 32, all);
 }
 
+/* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second one,
+ * also if the answer got lost. [T-26, T-75a] */
+TEST_OF_FIX("direct_write_invalidates_again", check_a_fill_beside_a_write_leaves_no_old_bytes)
+{
+	start(false);
+	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
+	EQUAL(byte_at(2 * PAGE), first_byte(2 * PAGE));
+	file->store.bytes[2 * PAGE] = 9;
+	pc_direct_answer(file->inode, w.pos, w.pos, w.end);
+	CHECK(pc_direct_end(file->inode, w.pos, w.end, &w.failed, true));
+	pc_inode_lock_release(file->inode, PC_SHARED);
+	EQUAL(byte_at(2 * PAGE), 9);
+	CHECK(pc_commit_needed(file->inode, ALL));
+}
+
 /* A pass runs when the tail is left, and bytes dirtied behind it are wanted: they wait for the cut. [2.10, 2.17] */
 TEST(check_no_pass_goes_past_the_tail_of_a_write)
 {

@@ -102,21 +102,6 @@ TEST(check_only_what_passes_the_files_share_is_staged)
 	}
 }
 
-/* Memory is no longer short; but a backend never gets a byte staged first and then written normally. */
-TEST(check_writes_that_meet_staged_bytes_are_staged)
-{
-	start_with(0, PAGE, 1, limits_wide());
-	send_bytes(0, 2 * PAGE, 1);
-	pc_cache_configure(rig.cache, PAGE, 1 << 19, PAGE, true);
-	send_bytes(8 * PAGE, PAGE, 2);
-	EQUAL(file->store.stages, 1);
-	EQUAL(usage(file, NULL).unstable, PAGE);
-	send_bytes(PAGE + 100, 50, 3);
-	EQUAL(file->store.stages, 2);
-	EQUAL(usage(file, NULL).unstable, PAGE);
-	SAVES({PAGE + 100, 3});
-}
-
 /* All eight extents of a page in use, with staged bytes between them: closing the gaps takes no ninth. */
 TEST(check_gaps_with_staged_bytes_close)
 {

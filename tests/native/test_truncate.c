@@ -131,6 +131,19 @@ TEST(check_discard_does_not_wait_for_a_fill)
 	compare(0, ROOM);
 }
 
+/* The local page has 512 valid bytes, and the stored bytes go on behind them. [I-10, M6] */
+TEST_OF_FIX("a_local_end_is_a_byte", check_a_discard_leaves_the_size_at_the_last_byte)
+{
+	start(PAGE + 1536, PAGE);
+	put_random(2 * PAGE, 2048);
+	put_random(PAGE, 512);
+	EQUAL(file_discard(file, 2 * PAGE, ALL, NULL, 0), 1);
+	EQUAL(pc_inode_size(file->inode), PAGE + 1536);
+	SOUND(&rig);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, pc_inode_size(file->inode));
+}
+
 /* No store is that large; an offset may be. */
 TEST(check_a_hole_at_a_huge_offset_keeps_the_bytes_behind_it)
 {

@@ -112,7 +112,8 @@ def answers_completions_without_etag(request: Request) -> Callable[[Answer], Non
 def refuses_each_if_match_of_put(request: Request) -> Answer | None:
     """It compares with the quotes."""
     whole = request.method == "PUT" and not request.is_part
-    return Answer(412, refusal("PreconditionFailed")) if whole and request.headers.get("if-match", "").startswith('"') else None
+    quoted = request.headers.get("if-match", "").startswith('"')
+    return Answer(412, refusal("PreconditionFailed")) if whole and quoted else None
 
 
 def decodes_sources_twice(request: Request) -> None:
