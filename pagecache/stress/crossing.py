@@ -346,7 +346,7 @@ class Crossing:
                     raise
                 continue
             found = sight.leading(name)  # `store` has followed the links
-            if len(found) == 1 and not unmade:
+            if len(found) == 1 and found <= {None, *saved} and not unmade:  # not one that a refused rename has spared
                 shared.check_found(name, got, found, what)
             number = shared.number_of(got)
             if self._world.target.withholds and found != {number}:

@@ -224,6 +224,22 @@ def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: 
     raises(Broken, step.send, None, match="shared2: the store after held_fsync found no object")
 
 
+def test_an_object_that_was_never_saved_is_not_sought_after_a_refused_rename_to_its_name(world: World) -> None:
+    """While that ran, the name may have been that of the object which is saved."""
+    world.target.withholds = True
+    model, draft = objects_of(world)
+    names = world.shared.names
+    bound(names, binding("shared0", draft.number))
+    refused = renaming("shared2", "shared0")
+    bound(names, binding("shared2", model.number))
+    names.begin(refused)
+    step = saving(world, model)
+    assert step.send(None) == ("store", "shared0")
+    names.cancel(refused)
+    assert step.send(None) == ("store", "shared2")
+    raises(Broken, step.send, None, match="shared2: the store after held_fsync found no object")
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_link_to_a_symbolic_link_finds_none_only_if_that_loses_its_name(world: World, replaced: bool) -> None:
     """Linux finds no file to link if a rename over its name runs beside the call."""
