@@ -78,7 +78,7 @@ TestXorOverMemory = pytest.mark.smoke("TransformBackend")(
     suite(lambda folder: TransformBackend(MemoryBackend(), XorStream()))
 )
 TestSealedOverMemory = suite(lambda folder: TransformBackend(MemoryBackend(), Sealed()))
-TestChecksumsOverDirectory = suite(lambda folder: TransformBackend(DirectoryBackend(folder), Checksums(4096)))
+TestChecksumsOverDirectory = suite(lambda folder: TransformBackend(DirectoryBackend(folder), Checksums()))
 TestSealedOverDirectory = suite(lambda folder: TransformBackend(DirectoryBackend(folder), Sealed(65536)))
 TestSmallUnits = suite(lambda folder: TransformBackend(MemoryBackend(), Checksums(100)))
 TestOverNarrowLimits = suite(lambda folder: TransformBackend(MemoryBackend(**NARROW_UNITS), Checksums(1024 - 4)))
