@@ -418,6 +418,10 @@ class NameChange:
             return False
         return bool(source.undone()["created"]) and source.versions.base is None
 
+    def has_no_draft(self) -> bool:
+        """Return whether the cache has no file of the object that it may still publish."""
+        return self.source is None or self.source.abandoned
+
     def _has_moved(self) -> bool:
         """Return whether the open file has the new name, or none after a remove: that tells of an object that was never
         stored, and of one whose old name another object has.
@@ -664,7 +668,7 @@ def _attempt(
         found = change.was_done(backend, replace=replace)
         done = tries.give_up() if found is None else found
     if not done:
-        if change.source is None and change.volume.engine.reconnects and backend.limits.commit_on_close:
+        if change.volume.engine.reconnects and backend.limits.commit_on_close and change.has_no_draft():
             backend.stat(change.src)  # a file from before a reconnect, never stored, may have the name in the backend
         try:
             tries.make(partial(call, backend))

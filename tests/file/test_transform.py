@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "slots of a round size, units that are not": lambda: Sealed(UNIT - 24),
     "units of no pages": lambda: Checksums(1000),
 }
-# A unit is torn by a call that is short and one that fails behind it.
+# A unit is torn by a call that is short and one that fails behind it; in a stream nobody would see that.
 BELOW = [
     Rule("write", short=700, chance=0.2),
     Rule("write", error=errno.EAGAIN, chance=0.2),
@@ -89,6 +90,21 @@ BELOW = [
     Rule(("read", "write"), short="half", chance=0.1),
     Rule("write", short=1, chance=0.02),
 ]
+
+
+def read_again(transform: Transform) -> Transform:
+    """The tester reads the store beside writes, which tear units for a moment."""
+    decode = transform.decode
+
+    def torn(index: int, data: bytes) -> bytes:
+        try:
+            return decode(index, data)
+        except ValueError as error:
+            time.sleep(0.01)
+            raise BackendError(errno.EIO, "torn", retry=True) from error
+
+    transform.decode = torn  # type: ignore[method-assign]
+    return transform
 
 
 @pytest.mark.parametrize("kind", TRANSFORMS)
@@ -103,16 +119,16 @@ def test_random_operations(kind: str, store: str) -> None:
         below.fault("commit", error if error.kept else failing_commit(error), skip=2)
     memory = MemoryBackend()
     own: Backend = memory if store == "in place" else objects
-    hurt: Backend = FaultyBackend(memory, FaultPlan(BELOW, seed=1)) if store == "in place" else below
+    rules = [rule for rule in BELOW if kind != "stream" or rule.short is None]
+    hurt: Backend = FaultyBackend(memory, FaultPlan(rules, seed=1)) if store == "in place" else below
 
     def target(plan: Plan, number: int) -> CachedTarget:
-        found = Patient(plan, number, lambda: TransformBackend(own, make()), kind)
+        found = Patient(plan, number, lambda: TransformBackend(own, read_again(make())), kind)
         found.between = lambda _backend: TransformBackend(hurt, make())
         return found
 
-    # One worker: the tester reads the store too, where a unit that another one writes may be torn.
-    small: dict[str, Any] = {"threads": 1, "tasks": 0, "files": 1, "size": "160KiB", "capacity": "256KiB"}
-    plan = Plan(seed=1, profile="generic-095", operations=120, rounds=1, duration=60, **small)
+    fields: dict[str, Any] = {"size": "160KiB", "capacity": "256KiB", "operations": 60, "rounds": 1, "duration": 60}
+    plan = Plan(seed=1, threads=2, tasks=0, files=1, **fields)
     report = Run(plan, make=target).run()
     assert report.ok, f"{report.story}\n{report.replay}"
     assert report.counters["operations"] > 100
