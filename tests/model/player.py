@@ -241,10 +241,13 @@ class Player:
             }[operation]  # fmt: skip
             self.parked.clear()
             task = self.tasks[actor] = Task(call)
-            if operation == "truncate":
-                task.waits(0.02)  # its waits are in C: give it the chance to get there
+            if operation == "truncate":  # its waits are in C
+                eventually(lambda: task.finished.is_set() or self.waits(task))
             else:  # until it has taken its epoch and waits, or has finished
                 eventually(lambda: task.finished.is_set() or task.thread.ident in self.parked)
+
+    def waits(self, task: Task[Any]) -> bool:
+        return any(wait.thread == task.thread.ident for wait in self.rig.cache.waits())
 
     def write(self, blocks: int) -> None:
         for b in blocks_of(blocks):
