@@ -55,7 +55,7 @@ from ..disk.backend import TieredBackend
 from ..engine.attempts import Attempts, insisting
 from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..engine.io import direct
-from ..errors import Key
+from ..errors import Key, os_error
 from ..native import TOKEN, Op
 from ..objects import Kind
 from . import lifetimes, opening, reconnect
@@ -418,10 +418,6 @@ class NameChange:
             return False
         return bool(source.undone()["created"]) and source.versions.base is None
 
-    def has_no_draft(self) -> bool:
-        """Return whether the cache has no file of the object that it may still publish."""
-        return self.source is None or self.source.abandoned
-
     def _has_moved(self) -> bool:
         """Return whether the open file has the new name, or none after a remove: that tells of an object that was never
         stored, and of one whose old name another object has.
@@ -668,8 +664,10 @@ def _attempt(
         found = change.was_done(backend, replace=replace)
         done = tries.give_up() if found is None else found
     if not done:
-        if change.volume.engine.reconnects and backend.limits.commit_on_close and change.has_no_draft():
-            backend.stat(change.src)  # a file from before a reconnect, never stored, may have the name in the backend
+        unpublished = backend.limits.commit_on_close and (change.source is None or change.source.abandoned)
+        if unpublished and change.volume.engine.reconnects and _stat(backend, change.src, ask=True) is None:
+            # In the backend a file from before a reconnect, never stored, may have the name.
+            raise os_error(errno.ENOENT, change.src)
         try:
             tries.make(partial(call, backend))
         except FileNotFoundError:

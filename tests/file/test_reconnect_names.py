@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, loglines, testing
-from pagecache.backends import DirectoryBackend
+from pagecache.backends import BackendLimits, DirectoryBackend
 from pagecache.backends.fsspec import FsspecBackend
+from pagecache.backends.passing import PassingBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
@@ -383,3 +385,25 @@ def test_a_file_behind_a_link_being_renamed_is_not_opened_by_a_reconnect(
         with volume.open("moved/file", "r+b"):
             file.fsync()
     assert (tmp_path / "folder" / "file").read_bytes() == overlay(OLD, PAGE, MINE)
+
+
+class WholeFiles(PassingBackend):
+    """A directory whose files are replaced as a whole."""
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        return replace(self.inner.limits, commit_on_close=True)
+
+
+@pytest.mark.parametrize("call", ["remove", "rename"])
+def test_a_link_that_leads_nowhere_has_a_name_after_a_reconnect(tmp_path: Path, call: str) -> None:
+    """The store is asked for the link, not for what it leads to."""
+    (tmp_path / KEY).symlink_to("nowhere")
+    backend = WholeFiles(DirectoryBackend(tmp_path))
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        volume.abort()
+        volume.reconnect(backend)
+        getattr(volume, call)(KEY, *([NEW] if call == "rename" else []))
+        assert os.listdir(tmp_path) == ([NEW] if call == "rename" else [])
+        raises(FileNotFoundError, volume.remove, KEY)
