@@ -32,12 +32,15 @@ GROUP = "pagecache.backends"
 USER = re.compile(r"(?<=//)[^/?#]*@")
 PASSWORD = re.compile(r"(?<=://)([^/?#@:]*):[^/?#]*@")
 WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-SECRET = re.compile("secret|token|pass|passwd|password|passphrase|pwd|credentials?|creds?|cookies?|timeout|pkey")
+INCIDENTAL = re.compile("secret|token|pass|passwd|password|passphrase|pwd|credentials?|creds?|cookies?|timeout|pkey")
 """Words in the names of options that change while the store stays the same."""
-SECRET_LAST = re.compile("auth|authorization|session|sas|sig|signature|signer|keyid")
-SECRET_PAIRS = re.compile(
+INCIDENTAL_LAST = re.compile(
+    "auth|authorization|session|sas|sig|signature|signer|keyid|retries|attempts|concurrency|connections"
+)
+INCIDENTAL_PAIRS = re.compile(
     "(account|access|api|client|secret|private|storage|ssh|master) keys?|key (id|file|filename|path|data|pem)"
-    "|(client|tenant|object) id|time out"
+    "|(client|tenant|object) id|time out|(block|batch|chunk|part|upload) size|max paths"
+    "|(fill|instance|listings) cache|cache (type|options|regions)|listings expiry"
 )
 """Their last word, and two words in them."""
 LIMITS = {field.name for field in fields(BackendLimits)}
@@ -53,12 +56,16 @@ def without_user(url: str) -> str:
 
 
 def is_incidental(name: str) -> bool:
-    """Return whether an option of this name changes while the store stays the same: credentials, timeouts."""
+    """Return whether an option of this name changes while the store stays the same: credentials, timeouts, sizes of
+    requests, caches of the client.
+    """
     words = [word.lower() for word in WORD.findall(name)]
-    if any(map(SECRET.fullmatch, words)) or words in (["key"], ["keys"]):
+    if any(map(INCIDENTAL.fullmatch, words)) or words in (["key"], ["keys"]):
         return True
     pairs = (" ".join(pair) for pair in pairwise(words))
-    return bool(words) and (SECRET_LAST.fullmatch(words[-1]) is not None or any(map(SECRET_PAIRS.fullmatch, pairs)))
+    return bool(words) and (
+        INCIDENTAL_LAST.fullmatch(words[-1]) is not None or any(map(INCIDENTAL_PAIRS.fullmatch, pairs))
+    )
 
 
 def store_of(place: str, options: Mapping[str, Any]) -> str:

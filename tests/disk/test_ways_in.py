@@ -597,7 +597,9 @@ def test_the_options_and_the_user_of_a_registered_scheme_choose_the_store(
 
 
 def test_an_option_that_does_not_choose_the_store_is_not_in_its_name() -> None:
-    """A renewed token, or another timeout, leads to the same bytes; so does a text that the command makes a number."""
+    """A renewed token, another timeout or size of requests leads to the same bytes; so does a text that the command
+    makes a number.
+    """
 
     def name(**options: Any) -> str:
         return store_of("mine://host/f", options)
@@ -616,13 +618,18 @@ def test_an_option_that_does_not_choose_the_store_is_not_in_its_name() -> None:
         "connect_timeout",
         "timeout",
         "max_inflight",
+        "default_block_size",
+        "use_listings_cache",
+        "listings_expiry_time",
+        "max_pool_connections",
+        "retries",
     ):
         assert name(account="a", **{option: "1"}) == name(account="a", **{option: 2}) == one
         assert name(account="b", **{option: "1"}) != one
         assert asked(account="a", **{option: 1}) == one != asked(account="b", **{option: 1})
     assert name(token="a") == "mine://host/f"
-    chosen = ("key_prefix", "auth_url", "author", "partition_key", "assessment", "bypass")
-    assert len({name(**{word: value}) for word in chosen for value in "ab"}) == 12
+    chosen = ("key_prefix", "auth_url", "author", "partition_key", "assessment", "bypass", "block", "cache", "path")
+    assert len({name(**{word: value}) for word in chosen for value in "ab"}) == 18
     assert len({store_of(f"mine://host/f?shard={shard}&shard=c", {}) for shard in "ab"}) == 2
     assert name(port=9000) == name(port="9000") != name(port=9001)
 
