@@ -42,6 +42,8 @@ SAVE_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
 PLACE_AT = 60
 """Where the header of the database has `user_version`, of 4 bytes: which file it was when it was opened last."""
 CACHED_KIB = 4096
+DESCRIPTORS = 8
+"""More than SQLite opens."""
 LOG = "wal_autocheckpoint = 64"  # of 4 KiB: it is a part of the size of a small tier
 
 
@@ -55,6 +57,13 @@ def place_of(path: str) -> int:
     finally:
         os.close(folder)
     return zlib.crc32(repr(identity[1:]).encode("ascii")) & 0x7FFFFFFF  # inode number and birth time
+
+
+def _check_descriptors(folder: str) -> None:
+    """Raise OSError (EMFILE, ENFILE) if SQLite could not open its files: its own error says damage as well."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(DESCRIPTORS):
+            opened.callback(os.close, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def _sealed(content: bytes, *parts: bytes | int) -> bytes:
@@ -81,7 +90,11 @@ def _row(number: int, volume: str, key: bytes, version: str, high: int) -> tuple
 
 
 class Catalogue:
-    """The database in a directory, which only this process opens."""
+    """The database in a directory, which only this process opens.
+
+    Raises:
+        OSError: EMFILE, ENFILE: the process has too many open files. Any other error is damage.
+    """
 
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, NAME)
@@ -90,6 +103,7 @@ class Catalogue:
         self.next, self.last = int.from_bytes(os.urandom(7), "little"), 0  # also if it is older than the segments
         self.damaged = False
         """What it says cannot be read, until `begin_anew`."""
+        _check_descriptors(folder)
         try:
             with self._errors():
                 self._check_place()

@@ -774,6 +774,42 @@ def test_a_tier_that_cannot_start_gives_its_lock_back(tier: DiskTier, monkeypatc
     PageCache("1MiB", disk=tier).close()
 
 
+def test_a_process_with_too_many_open_files_is_refused_the_tier_and_empties_none(tmp_path: Path) -> None:
+    program = """
+        import errno, os, resource, sys
+        from pagecache import DiskTier, PageCache
+        stored, folder = sys.argv[1:]
+        os.mkdir(stored)
+        with open(f"{stored}/a", "wb") as file:
+            file.write(bytes(4 << 20))
+        tier = DiskTier(folder, size="256MiB", segment="1MiB")
+        def read():
+            with PageCache("16MiB", disk=tier) as cache, cache.attach(f"dir:{stored}").open("a") as file:
+                assert file.read() == bytes(4 << 20)
+        read()
+        segments = sorted(name for name in os.listdir(folder) if name.endswith(".clean"))
+        assert segments
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        last = os.dup(0)
+        os.close(last)
+        refused = 0
+        for more in range(40):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (last + more, most))
+            try:
+                read()
+            except OSError as error:
+                assert error.errno == errno.EMFILE, error
+                refused += 1
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            now = sorted(name for name in os.listdir(folder) if name.endswith(".clean"))
+            assert set(segments) <= set(now), (more, now, segments)
+        print(refused)
+        """
+    done = run_program(tmp_path, program, str(tmp_path / "stored"), str(tmp_path / "tier"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 0 < int(done.stdout) < 20  # one that is refused keeps no descriptor
+
+
 @pytest.mark.parametrize("step", ["the thread", "the catalogue", "the mark"])
 def test_a_tier_whose_end_was_interrupted_is_started_anew(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch, step: str
