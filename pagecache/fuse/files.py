@@ -41,7 +41,8 @@ class OpenFile:
     Attributes:
         file: the handle of the cache.
         written_ns: time of the last write through the file that the store does not show since; 0: none.
-        wrote: there was a write since the last `flush`, successful or not.
+        wrote: there was a change since the last `flush`, successful or not. Not by O_CREAT or O_TRUNC: a shell closes
+            one descriptor of a file before the program writes to another.
         reported: the current failure was reported through the file.
         was_read: the kernel may have pages of the file; a loop that counts reads has a better value.
     """
@@ -66,7 +67,7 @@ class OpenFile:
             Number of bytes taken: fewer than given if the remainder failed; the next call reports the error.
         """
         self.check_failed()
-        self._mark()
+        self.mark()
         try:
             return self.file.pwrite(data, offset)
         except OSError as error:
@@ -78,14 +79,15 @@ class OpenFile:
     def write_now(self, data: Any, offset: int) -> int | None:
         """Write without waiting; None: the call would have to wait, and nothing was done."""
         self.check_failed()
-        self._mark()
+        self.mark()
         return self.try_pwrite(data, offset)
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
+        """Record a change through the file: its time, and that the next `flush` waits for it."""
         self.written_ns, self.wrote = time.time_ns(), True
 
     def take_wrote(self) -> bool:
-        """Return whether there was a write since the last call, and reset the mark."""
+        """Return whether there was a change since the last call, and reset the mark."""
         wrote, self.wrote = self.wrote, False
         return wrote
 
@@ -149,14 +151,15 @@ class OpenFile:
 
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         """Punch holes and write zeros; space is never reserved, since a store may be full when the data arrives."""
-        if mode & ~KEEP_SIZE == PUNCH_HOLE and mode & KEEP_SIZE:
+        if mode not in (PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE):
+            raise OSError(errno.EOPNOTSUPP, "fallocate: space cannot be promised", self.file.key)
+        self.mark()
+        if mode & PUNCH_HOLE:
             self.file.punch_hole(offset, length)
-        elif mode & ~KEEP_SIZE == ZERO_RANGE:
+        else:
             if not mode & KEEP_SIZE and offset + length > self.file.size:
                 self.file.truncate(offset + length)
             self.file.zero_range(offset, length)
-        else:
-            raise OSError(errno.EOPNOTSUPP, "fallocate: space cannot be promised", self.file.key)
 
     def close(self) -> None:
         """Close without a waiting program: an error goes to the log, and the data stays in the cache."""
@@ -268,7 +271,9 @@ class Files:
         self.get(fh).fsync(data_only=bool(datasync), timeout=timeout)
 
     def truncate(self, fh: int, size: int) -> None:
-        self.get(fh).file.truncate(size)
+        opened = self.get(fh)
+        opened.mark()
+        opened.file.truncate(size)
 
     def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         self.get(fh).fallocate(mode, offset, length)

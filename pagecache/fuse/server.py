@@ -269,6 +269,7 @@ class Server:
                 if opened.file.size != size:
                     opened.file.truncate(size)
                     opened.written_ns = time.time_ns()
+                    opened.wrote |= opened.number == fh
                 elif fh is not None and self.names.keeps_modes:  # ftruncate(2) moves the time, truncate(2) does not
                     self.setattr(node.number, {"mtime_ns": time.time_ns()})
                 return

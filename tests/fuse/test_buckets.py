@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pagecache.native.names import punch_hole
 from tests.s3.servers import Bucket, Server, new_bucket
 
 from ..file.rig import raises
@@ -120,6 +121,23 @@ def test_a_conflict_is_reported_at_close(place: Path, bucket: Bucket) -> None:
     assert object_of(bucket, place, "a") is None
     path.write_bytes(b"anew")
     assert object_of(bucket, place, "a") == b"anew"
+
+
+@pytest.mark.parametrize("change", ["cut", "hole"])
+def test_a_conflict_of_a_change_that_is_no_write_is_reported_at_close(place: Path, bucket: Bucket, change: str) -> None:
+    path = place / "a"
+    path.write_bytes(b"first" * 1000)
+    fd = os.open(path, os.O_RDWR)
+    before = os.fstat(fd).st_mtime_ns
+    put(bucket, place, "a", b"theirs")
+    if change == "cut":
+        os.ftruncate(fd, 10)
+    else:
+        assert punch_hole(fd, 10, 4000)
+    assert os.fstat(fd).st_mtime_ns > before
+    assert code(os.close, fd) == errno.ESTALE
+    assert object_of(bucket, place, "a") == b"theirs"
+    path.unlink()
 
 
 def test_names_of_a_bucket(place: Path, bucket: Bucket) -> None:
