@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from pagecache import PageCache
+from pagecache import BackendError, PageCache
 from pagecache.backends import backend_from_url
 from pagecache.backends.obstore import ObstoreBackend
+from pagecache.backends.obstore.errors import RequestError
 
 from ..file.rig import raises, run_program
 from .services import Google
@@ -239,3 +240,22 @@ def test_without_the_package_the_error_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "obstore.py").write_text("raise ModuleNotFoundError('no obstore', name='obstore')")
     code = "from pagecache.backends import backend_from_url; backend_from_url('gs://b')"
     assert "[obstore]" in run_program(tmp_path, code).stderr
+
+
+def test_a_409_over_the_version_that_was_opened_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ObstoreBackend(MemoryStore())
+    monkeypatch.setattr(type(backend), "honours", lambda self, condition: True)
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(b"new")])
+
+    def busy(*arguments: object) -> None:
+        error = RequestError(errno.ESTALE, "PUT: status code: 409 (ConditionalRequestConflict)", retry=False)
+        error.refused = True  # what `translated` makes of it
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.requests, "put", busy)
+        error = raises(BackendError, file.commit)
+    assert (error.errno, error.retry) == (errno.EIO, True)  # nothing is stored, as at the open: no conflict
+    file.commit()
+    assert backend.stat("k").size == 3

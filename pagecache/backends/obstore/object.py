@@ -88,8 +88,10 @@ class ObstoreObject(SpooledFile[Stored]):
         if stored is not None and stored.id in self.draft.attempts:
             self.draft.land(stored.id, stored)
             raise BackendError(errno.EIO, "an earlier commit was carried out", retry=True, kept=True) from error
-        if error is None or refused or not self.draft.replaces(stored):
+        if error is None or not self.draft.replaces(stored):
             raise self._conflict(stored) from error
+        if refused:  # another request for the name ran (409), or what it had stored is gone
+            raise BackendError(errno.EIO, f"{error}; no other version is stored", retry=True, kept=True) from error
         self.draft.attempted(id)
         raise _kept(error)
 
