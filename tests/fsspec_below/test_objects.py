@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from pagecache.backends import TransformBackend
-from pagecache.backends.fsspec import FsspecBackend
+from pagecache.backends.fsspec import FsspecBackend, calls
 from pagecache.stress import Plan
 from tests.backends.transforms import Sealed
 from tests.file.rig import attached, content_of
@@ -95,3 +96,20 @@ def test_a_run_of_the_stress_tester_is_clean(form: str, how: str) -> None:
     """Also with commits, discards and versions of another client beside reads of evicted bytes."""
     report = clean(Plan(**{"seed": 1, **RUNS[how]}), TARGETS[form]())
     assert report.counters["operations"] > 100
+
+
+def test_an_object_is_not_replaced_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of a file ends at 2 GiB."""
+    fs = Whole(asynchronous=True)
+    fs.put("bucket/k", b"confirmed")
+    has, read = calls._has, os.pread  # a class that stores by `_pipe_file` alone
+    monkeypatch.setattr(calls, "_has", lambda real, *names: "put_file" not in names and has(real, *names))
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: read(fd, min(length, 3 << 20), at))  # for 2 GiB
+    file = FsspecBackend(fs, "bucket").open("k")
+    file.write_from(0, [memoryview(bytes(4 << 20))])
+    try:
+        file.commit()
+    except OSError:
+        assert fs.content("bucket/k") == b"confirmed"
+    else:
+        assert fs.content("bucket/k") == bytes(4 << 20)
