@@ -14,7 +14,9 @@ import errno
 import io
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Literal, cast
 from uuid import uuid4
 
@@ -30,6 +32,7 @@ from ..engine.park import NEVER
 from ..errors import LostRange
 from ..objects import FileStat
 from ..options import OpenMode
+from ..volume.status import of_cached
 from ..volume.volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
 from .listing import entry_of, is_private, overlaid
@@ -41,6 +44,9 @@ OPENING = ("write_through", "keep_cache", "revalidate", "read_ahead")
 """Options of `Volume.open` that `open` takes."""
 IGNORED = ("cache_type", "fill_cache", "size", "cache_options")
 """Options of fsspec's own files, without effect here."""
+MOVING: ContextVar[bool] = ContextVar("pagecache_moving", default=False)
+"""Copies are those of `mv`, whose sources are removed at once: no transaction defers them."""
+NOTHING: Mapping[str, FileStat] = MappingProxyType({})
 
 
 class PageCacheFileSystem(ChainedFileSystem):
@@ -142,13 +148,19 @@ class PageCacheFileSystem(ChainedFileSystem):
         """Return the volume, if its files may differ from the target: an earlier process may have left some on disk."""
         return self.volume if self._wanted.durability == "disk" else self._wanted.open_volume()
 
-    def _unseen(self) -> dict[str, FileStat]:
-        """Return the files whose cached state the target does not show, by path."""
+    def _unseen(self, before: Mapping[str, FileStat] = NOTHING) -> dict[str, FileStat]:
+        """Return the files whose cached state the target does not show, by path. `before`: and those of an earlier look
+        as they are now: an answer of the target may be from before they were saved.
+        """
         if (volume := self._differing()) is None:
             return {}
         if volume.recovery is not None:
             volume.recovery.outlast(NEVER, again=False)
-        return {f"{self.root_marker}{stat.key}": stat for stat in volume.unsaved(hidden=True)}
+        now = {f"{self.root_marker}{stat.key}": stat for stat in volume.unsaved(hidden=True)}
+        for path in before.keys() - now.keys():
+            inode = volume._inode_at(volume._canonical(before[path].key))
+            now[path] = before[path] if inode is None else of_cached(inode)
+        return now
 
     def _unseen_at(self, path: str, *, hidden: bool = True) -> FileStat | None:
         """Return the cached state of one file if the target does not show it; not `hidden`: of an uncommitted file."""
@@ -183,9 +195,11 @@ class PageCacheFileSystem(ChainedFileSystem):
             }
         return {}
 
-    def _overlaid(self, path: str, stored: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    def _overlaid(
+        self, path: str, stored: Iterable[Mapping[str, Any]] | None, before: Mapping[str, FileStat] = NOTHING
+    ) -> list[dict[str, Any]] | None:
         path = path or self.root_marker
-        unseen, key, found = self._unseen(), self._key(path), path
+        unseen, key, found = self._unseen(before), self._key(path), path
         if unseen and key:
             with contextlib.suppress(ValueError):
                 found = f"{self.root_marker}{self.volume.backend.canonical(key)}"
@@ -194,11 +208,11 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         """List the target, with sizes as a reader finds them, and with files that are not stored yet."""
-        path = self._stripped(path)
+        path, before = self._stripped(path), self._unseen()
         entries: list[dict[str, Any]] | None = None
         with contextlib.suppress(FileNotFoundError):
             entries = self.fs.ls(path, detail=True, **kwargs)
-        found = self._overlaid(path, entries)
+        found = self._overlaid(path, entries, before)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         return found if detail else sorted(entry["name"] for entry in found)
@@ -343,7 +357,11 @@ class PageCacheFileSystem(ChainedFileSystem):
             with contextlib.suppress(io.UnsupportedOperation):
                 self.volume.rename(self._key(source), self._key(target))
                 return
-        super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
+        moving = MOVING.set(True)
+        try:
+            super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
+        finally:
+            MOVING.reset(moving)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """Copy a file: on the target if it has the current content of both, otherwise through the cache. A copy to
@@ -354,7 +372,7 @@ class PageCacheFileSystem(ChainedFileSystem):
             self.makedirs(target, exist_ok=True)
         elif self._is_one_file(source, target):
             self.info(source)  # raises if there is none
-        elif self._intrans or self._unseen_at(source) or self._unseen_at(target, hidden=False):
+        elif (self._intrans and not MOVING.get()) or self._unseen_at(source) or self._unseen_at(target, hidden=False):
             self._copy(source, target)
         else:
             self.volume._check_may_write(self._key(target), os.O_RDWR)
@@ -377,9 +395,12 @@ class PageCacheFileSystem(ChainedFileSystem):
         return False
 
     def _copy(self, source: str, target: str) -> None:
-        with self.open(source) as old, self.open(target, "wb") as new:
+        moving = MOVING.get()
+        with self.open(source) as old, self.open(target, "wb", autocommit=moving or not self._intrans) as new:
             while data := old.read(self.blocksize):
                 new.write(data)
+            if moving:
+                new.fsync()  # before the source is removed
 
     def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
         """Make an empty file; with `truncate=False` give an existing one another time, if the target can."""

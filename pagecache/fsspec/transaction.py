@@ -184,6 +184,8 @@ class DeferredFile(io.FileIO):
                 self._check_opened(new)
                 new.truncate(0)
             shutil.copyfileobj(self._scratch, new, COPY)
+            if new._commits_on_close():
+                new.fsync()  # here: an error of the close would leave the bytes to later saves
 
     # -- changes by other writers
 

@@ -368,3 +368,30 @@ class Together(OwnMemory):
         if self.meeting is not None:
             self.meeting.wait(60)
         return super().cat_file(path, start, end, **options)
+
+
+class Slow(OwnMemory):
+    """`after` is called once, when the answer to a listing is on its way."""
+
+    after: Callable[[], object] | None = None
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        found = super().ls(path, detail=detail, **options)
+        after, self.after = self.after, None
+        if after is not None:
+            after()
+        return found
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_listing_has_a_file_that_is_saved_beside_it(make: Make, new: bool) -> None:
+    """A reader of the cache sees the file, and its size, before, during and after the call."""
+    below = Slow()
+    below.pipe({"/d/other": b"-", **({} if new else {"/d/file": b"old"})})
+    fs = make(fs=below)
+    file = fs.open("/d/file", "wb")
+    file.write(b"longer than old")
+    assert {entry["name"]: entry["size"] for entry in fs.ls("/d")}["/d/file"] == 15
+    below.after = file.close
+    assert {entry["name"]: entry["size"] for entry in fs.ls("/d")}.get("/d/file") == 15
+    assert {entry["name"]: entry["size"] for entry in fs.ls("/d")}["/d/file"] == 15

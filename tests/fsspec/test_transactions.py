@@ -219,3 +219,60 @@ def test_a_transaction_holds_more_than_the_cache(make: Make) -> None:
         assert file.read(6) == block[-3:] + block[:3]
         assert file.size == 4 * len(block)
     assert below.cat_file("/large") == block * 4
+
+
+@pytest.mark.parametrize("how", ["tree", "lists"])
+def test_a_move_in_a_transaction_that_is_given_up_loses_no_bytes(
+    fs: PageCacheFileSystem, below: Any, root: str, how: str
+) -> None:
+    below.makedirs(f"{root}/a", exist_ok=True)
+    below.pipe({f"{root}/a/x": b"x", f"{root}/a/y": b"y"})
+    with pytest.raises(KeyError), fs.transaction:
+        if how == "tree":
+            fs.mv(f"{root}/a", f"{root}/b", recursive=True)
+        else:
+            below.makedirs(f"{root}/b", exist_ok=True)
+            fs.mv([f"{root}/a/x", f"{root}/a/y"], [f"{root}/b/x", f"{root}/b/y"])
+        raise KeyError
+    assert sorted(below.cat_file(path) for path in below.find(root)) == [b"x", b"y"]
+
+
+def test_a_moved_tree_has_its_new_names_at_once(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    """A kill before the end of the transaction loses nothing."""
+    below.makedirs(f"{root}/a", exist_ok=True)
+    below.pipe_file(f"{root}/a/x", b"x")
+    fs.start_transaction()
+    fs.mv(f"{root}/a", f"{root}/b", recursive=True)
+    assert [below.cat_file(path) for path in below.find(root)] == [b"x"]
+    fs.end_transaction()
+
+
+def test_nothing_of_a_file_that_could_not_be_stored_is_seen_or_stored_later(make: Make) -> None:
+    """DeferredFile.commit: "it could not be stored; nothing of it is visible"."""
+    below = OwnMemory()
+    fs = make(fs=below, retry=pagecache.RetryPolicy(attempts=1))
+    below.pipe({"/a": b"old a", "/b": b"old b"})
+    fs.start_transaction()
+    fs.pipe({"/a": b"new a", "/b": b"new b"})
+    below.full = True
+    raises(pagecache.WritebackError, fs.end_transaction)
+    below.full = False
+    assert fs.cat_file("/a") == b"old a"
+    fs.sync(20)  # or failed_retry seconds later, or the exit of the process
+    assert below.cat_file("/a") == b"old a"
+
+
+def test_a_new_file_that_could_not_be_stored_can_be_made_again(make: Make) -> None:
+    below = OwnMemory()
+    fs = make(fs=below, retry=pagecache.RetryPolicy(attempts=1))
+    below.pipe_file("/other", b"-")
+    for full in (True, False):
+        fs.start_transaction()
+        with fs.open("/new", "xb") as file:  # the second time: FileExistsError
+            file.write(b"new")
+        below.full = full
+        if full:
+            raises(OSError, fs.end_transaction)
+        else:
+            fs.end_transaction()
+    assert below.cat_file("/new") == b"new"
