@@ -339,7 +339,8 @@ class Prefixes(Namespace):
 
     def _begin_listing(self, directory: str) -> Answer:
         answer = self._remembered.begin(directory, self.volume.engine.clock.now())
-        self._remembered.mark(*(str(entry.key) for entry in self.volume.unsaved()))
+        left = {} if self.volume.recovery is None else self.volume.recovery.below("")
+        self._remembered.mark(*left, *(str(entry.key) for entry in self.volume.unsaved()))
         return answer
 
     def _is_directory_here(self, key: str) -> bool:
@@ -370,10 +371,17 @@ class Prefixes(Namespace):
             found = self.backend.list(prefix)
             return list(found) if all else [entry for entry, _ in zip(found, range(2), strict=False)]
 
+        left = {} if self.volume.recovery is None else self.volume.recovery.below(prefix)  # first: they become unsaved
         unsaved = [(str(entry.key), entry) for entry in self.volume.unsaved(hidden=True)]
         below: dict[str, ObjectStat] = {found: entry for found, entry in unsaved if found.startswith(prefix)}
+        for name, state in left.items():
+            if state.created and self.volume.backend.limits.commit_on_close:
+                below.setdefault(name, ObjectStat(key=name, size=state.size))
         for entry in self.query("list", key, listed):
-            below.setdefault(str(entry.key), entry)
+            name = str(entry.key)
+            if name in left and left[name].identity in (None, self.volume.engine.lasting_identity(entry.identity)):
+                entry = dataclasses.replace(entry, size=left[name].size)
+            below.setdefault(name, entry)
         return [(found[len(prefix) :], entry) for found, entry in below.items() if mark or len(found) > len(prefix)]
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:

@@ -190,6 +190,14 @@ class Recovery:
         waiting = (each for each in self._names.get(name, ()) if each.key == name and not each.over)
         return next((each.unsaved.state.size for each in waiting if each.unsaved.state.identity in known), None)
 
+    def below(self, prefix: str) -> dict[str, FileState]:
+        """Return what is to be laid of objects whose names start with `prefix`, by name; an object that is laid since
+        is among those with local bytes.
+        """
+        names = takewhile(lambda each: each.startswith(prefix), self._sorted[bisect_left(self._sorted, prefix) :])
+        files = ((name, each) for name in names for each in self._names[name])
+        return {name: each.unsaved.state for name, each in files if each.key == name and not each.over}
+
     def has_draft(self, key: Key) -> bool:
         """Return whether a new object has a name, and is to be laid: a store has nothing of it before a commit."""
         name, whole = _canonical(self._volume, key), self._volume.engine.backend.limits.commit_on_close

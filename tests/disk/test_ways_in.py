@@ -41,6 +41,7 @@ from pagecache.testing import Gate
 from pagecache.volume import recovered
 from tests.commands import call
 from tests.disk.copying import copy_tier
+from tests.disk.test_durability import World
 from tests.disk.test_tier import MIB, content, read
 from tests.file.rig import Task, eventually, raises, raising
 from tests.fuse.mounts import Mounted, needs_mounts
@@ -874,3 +875,47 @@ def test_a_smaller_capacity_finds_its_memory_by_saving_in_the_store(saving: tupl
     volume, _store = saving
     volume.cache.resize(MIB, timeout=20)
     assert read(volume, "a") == b"x" * 3 * MIB
+
+
+@pytest.fixture
+def of_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Server]:
+    """The server of the next process; its thread has laid nothing yet."""
+
+    def make() -> Server:
+        store = ObjectBackend()
+        store.put("k", b"old")
+        world = World(tmp_path, store)
+        world.hang()
+        world.synced(b"longer than old")
+        world.synced(b"new", key="d/new", mode="xb")  # fsync at "disk" has confirmed it
+        monkeypatch.setattr(recovered.Recovery, "start", lambda self: None)
+        server = Server(world.crash().volume)
+        server.names.remember(1.0)
+        return server
+
+    return make
+
+
+def names_of(server: Server, number: int = 1) -> dict[str, int]:
+    content = server.opendir(number)
+    found = [server.entry(content, at) or server.entry_now(content, at) for at in range(len(content.entries))]
+    return {name: one.size for (name, _), one in zip(content.entries, found, strict=True) if one is not None}
+
+
+def test_a_directory_whose_only_file_was_confirmed_is_there(of_next_process: Callable[[], Server]) -> None:
+    server = of_next_process()
+    directory = server.lookup(1, "d")  # ENOENT
+    assert server.lookup(directory.number, "new").size == 3
+
+
+def test_a_listing_shows_what_was_confirmed(of_next_process: Callable[[], Server]) -> None:
+    server = of_next_process()
+    shown = names_of(server)
+    assert set(shown) == {"k", "d"}
+    assert shown["k"] == len(b"longer than old")
+
+
+def test_a_lookup_after_a_listing_finds_what_was_confirmed(of_next_process: Callable[[], Server]) -> None:
+    server = of_next_process()
+    names_of(server)
+    assert server.lookup(1, "k").size == len(b"longer than old")
