@@ -272,7 +272,7 @@ class Answers:
         self._reply_opened(request, fh, False, made)
 
     def _reply_opened(self, request: FuseRequest, fh: int, kept: bool, made: Attributes | None = None) -> None:
-        """Reply with an open file, and release it if the reply was not delivered. `made`: the file is new."""
+        """Reply with an open file, and take it back if the reply was not delivered. `made`: the file is new."""
         delivered = False
         number = request.number if made is None else made.number
         try:
@@ -288,6 +288,7 @@ class Answers:
             delivered = self._loop.reply_open(request.token, opened, kept, None if made is None else _values(made))
         finally:
             if not delivered:
+                self._files.give_up(fh)
                 self._method("release")(fh)
                 if made is not None:
                     self._forget_node(number)

@@ -293,6 +293,15 @@ class Files:
         if opened is not None:
             opened.close()
 
+    def give_up(self, fh: int) -> None:
+        """Close a file whose opener was told an error: what the open has emptied or made is not published."""
+        if (opened := self.by_number.get(fh)) is not None:
+            opened.file._never_opened()
+
+    def take_back(self, fh: int) -> None:
+        self.give_up(fh)
+        self.release(fh)
+
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
         """Invalidate cached bytes after a foreign change of the object."""
         self.volume.invalidate_remote(key, offset, length, version=version)

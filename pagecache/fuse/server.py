@@ -442,7 +442,7 @@ class Server:
                 self.names.created(key)
                 return opened, self._made(directory, key, opened.stat(), mode, owner)
             except BaseException:
-                self.files.release(opened.number)
+                self.files.take_back(opened.number)
                 raise
 
         opened, made = self._moving.entry(self.node(parent), name, make)
@@ -610,6 +610,7 @@ class Server:
             try:
                 self.setattr(number, {"mtime_ns": time.time_ns()})
             except BaseException:
+                self.files.give_up(opened.number)
                 self.release(opened.number)
                 raise
         inode = opened.file._inode
@@ -662,7 +663,7 @@ class Server:
             raise
         if node.identity is not None or key in self.nodes.keys(node):
             return opened
-        self.files.release(opened.number)  # it may be another object: the name has moved
+        self.files.take_back(opened.number)  # it may be another object: the name has moved
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
     def _open_again(self, node: Node, flags: int) -> OpenFile | None:

@@ -73,6 +73,8 @@ class Aside:
         except trio.Cancelled:
             with lock:
                 left = True
+            if results and undo is not None:
+                undo(results[0])
             raise
         return results[0]
 
@@ -128,7 +130,7 @@ class TrioFiles:
 
     async def open(self, key: Key, flags: int = os.O_RDONLY) -> int:
         """Open an object; return its number for the other calls."""
-        return await self._call(partial(self.files.open, key, flags), self.files.release)
+        return await self._call(partial(self.files.open, key, flags), self.files.take_back)
 
     async def size(self, key: Key) -> int:
         """Return the size of an object as a reader of the cache finds it."""

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import Volume
+from pagecache import PageCache, Volume
 from pagecache.fuse import Attributes, Files, Loop, Server, serving
 from pagecache.fuse import loop as loops
+from tests.stores import ObjectBackend
 
 from ..file.rig import Task, eventually, raises
 from .mounts import code, needs_mounts, run
@@ -262,3 +263,25 @@ def test_a_file_that_was_just_opened_has_its_last_known_attributes_if_the_store_
         finally:
             goes_on.set()
             os.close(fd)
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_an_open_that_is_answered_too_late_publishes_nothing(mnt: Path, new: bool) -> None:
+    store = ObjectBackend({})
+    if not new:
+        store.put("a", b"confirmed")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        with Loop(server, mnt, timeout=1.0) as loop:
+            gate = store.gate("open")
+            flags = os.O_WRONLY | os.O_TRUNC | (os.O_CREAT if new else 0)
+            task = Task(os.open, mnt / "a", flags)
+            gate.wait_entered()
+            with pytest.raises(OSError) as caught:
+                task.result()  # at the deadline of the loop
+            assert caught.value.errno == errno.EIO
+            gate.open()
+            assert loop.drain(20)
+            eventually(lambda: not server.files.by_number)
+            cache.sync(20)
+            assert store.committed("a") == (None if new else b"confirmed")
