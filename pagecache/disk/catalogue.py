@@ -21,6 +21,7 @@ from typing import Any
 
 from ..native.names import status
 from .copies import Chunk, Copy, below
+from .device import OS
 from .segments import NUMBERS
 
 NAME = "catalogue.db"
@@ -99,7 +100,7 @@ class Catalogue:
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, NAME)
         self._saving, self._reading = threading.Lock(), threading.Lock()
-        self._size = 0
+        self._size, self._ended = 0, False
         self.next, self.last = int.from_bytes(os.urandom(7), "little"), 0  # also if it is older than the segments
         self.damaged = False
         """What it says cannot be read, until `begin_anew`."""
@@ -247,26 +248,39 @@ class Catalogue:
 
     def drop(self, volume: str, key: bytes, tree: bool = False) -> None:
         """Forget the copy of an object; its chunks go with their segments. `tree`: and those below its name."""
-        with self._saving, self._errors():
+        with self._saving, self._errors(), self._synced():
             self._connection("_saver").execute(DROP_COPY, (_text(volume), key))
             if tree:
                 self._saver.execute(DROP_BELOW, (_text(volume), *below(key)))
 
     def drop_object(self, volume: str, identity: str) -> None:
         """Forget the copies of an object under all names, by a walk of all copies."""
-        with self._saving, self._errors():
+        with self._saving, self._errors(), self._synced():
             self._connection("_saver").execute(DROP_OBJECT, (_text(volume), _text(f" {identity}")))
 
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        """Sync what is changed: after a power cut, a next start would find others' bytes by what had been forgotten."""
+        saver = self._connection("_saver")
+        saver.execute("PRAGMA synchronous = FULL")
+        try:
+            yield
+        finally:
+            saver.execute("PRAGMA synchronous = NORMAL")
+
     def remove(self) -> None:
-        """Remove it until `begin_anew`; a full disk allows that."""
+        """Remove it until `begin_anew`; a full disk allows that. Not after `close`: another one may be there."""
         self.damaged = True  # from now on; and again, as `begin_anew` may end beside this
         with self._saving, self._reading, contextlib.suppress(OSError):
             self.damaged = True
-            self._close()
-            self._remove()
+            if not self._ended:
+                self._close()
+                self._remove()
+                OS.sync_folder(os.path.dirname(self._path))
 
     def close(self) -> None:
         with self._saving, self._reading:
+            self._ended = True
             self._close()
 
     def _connection(self, name: str) -> sqlite3.Connection:

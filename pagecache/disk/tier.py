@@ -375,26 +375,27 @@ class Tier:
             self._count(error)
             return None
 
-    def bind(self, volume: str, key: bytes, version: str, names: int) -> Copy:
-        """Return the copy of a version of an object, an empty one if there is none. `names`: as of `publish`."""
+    def bind(self, volume: str, key: bytes, version: str, names: int) -> Copy | None:
+        """Return the copy of a version of an object, an empty one if there is none; None: a name has changed since the
+        attribute `names` was this.
+        """
         with self._lock:
             self._forget_announced()
             copy = self._copies.get((volume, key))
-        if copy is not None and copy.version == version:
-            return copy
         saved = self._saved(volume, key) if copy is None else None
         with self._lock:
             self._forget_announced()
+            if names != self._names:
+                return None
             other = self._copies.get((volume, key))
             if other is not None and other.version == version:
                 return other
             made = None
-            if saved is not None and saved[1] == version and other is copy and names == self._names:
+            if saved is not None and saved[1] == version and other is copy:
                 made = self._saved_copy(volume, key, saved)
             if made is None:
                 made = self._new(volume, key, version)
-            if names == self._names:
-                self._set_copy(made)
+            self._set_copy(made)
             return made
 
     def _saved_copy(self, volume: str, key: bytes, saved: tuple[int, str, int]) -> Copy | None:
@@ -471,6 +472,9 @@ class Tier:
         """Forget the copy under a name that another object may have now or soon, with the same version. `tree`: and
         those below it. `identity`: and those whose versions have it, under any name. Both by a walk of all copies.
         """
+        later = _running.get(self._place)
+        if later is not None and later is not self:  # this call has outlasted its tier
+            later.drop(volume, key, tree=tree, identity=identity)
         first, last = below(key)
         with self._lock:
             known = self._copies if tree else ()

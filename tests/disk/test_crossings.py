@@ -27,6 +27,7 @@ from tests.file.rig import at_gate, beside, eventually, raises, raising
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from . import test_orders as orders
+from .test_orders import bound
 from .test_tier import MIB, content, kept, on_tier, read, read_once, reads
 
 pytestmark = pytest.mark.contract("D4", "D5", "D8")
@@ -493,7 +494,7 @@ def test_a_name_that_the_catalogue_could_not_drop_is_dropped_though_nothing_more
     """After a kill it would lead to the bytes of the former object. `tree`: and the catalogue is made anew for it."""
     monkeypatch.setattr("pagecache.disk.tier.PAUSE", 0.01)
     monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.01)
-    copy = running.bind("store", b"sa", "1", running.names)
+    copy = bound(running, b"sa")
     address = running.append(copy, 0, [memoryview(b"a")], 1)
     assert address is not None
     copy.put(0, 1, address)
@@ -590,7 +591,7 @@ def test_what_another_cache_reads_under_a_name_of_a_rename_before_it_is_carried_
 def test_a_copy_that_is_found_beside_a_remove_is_not_that_of_the_name(
     running: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = running.bind("store", b"sa", "1", running.names)
+    copy = bound(running, b"sa")
     copy.put(0, 10, 1)
     running.changed(copy)
     running._save()
@@ -598,22 +599,20 @@ def test_a_copy_that_is_found_beside_a_remove_is_not_that_of_the_name(
     del copy
     names = running.names
     beside(monkeypatch, running, "_saved", lambda: running.drop("store", b"sa"), after=True)
-    made = running.bind("store", b"sa", "1", names)
+    assert running.bind("store", b"sa", "1", names) is None
+    made = bound(running, b"sa")
     assert made.number != number
-    assert not running.find("store", b"sa")
-    running.publish(made, names)
-    assert not running.find("store", b"sa")
 
 
 def test_no_two_copies_have_one_number(running: Tier) -> None:
     """A commit of one would change what the other loads later."""
-    first = running.bind("store", b"sa", "1", running.names)
+    first = bound(running, b"sa")
     first.put(0, 10, 1)
     running.changed(first)
     running._save()
-    second = running.bind("store", b"sa", "2", running.names)
+    second = bound(running, b"sa", "2")
     del second
-    again = running.bind("store", b"sa", "1", running.names)
+    again = bound(running, b"sa")
     assert again is first or again.number != first.number
 
 

@@ -124,6 +124,12 @@ def rig(tier: Tier) -> Rig:
     return Rig(tier, whole=True)
 
 
+def bound(tier: Tier, key: bytes, version: str = "1", volume: str = "store") -> Copy:
+    copy = tier.bind(volume, key, version, tier.names)
+    assert copy is not None
+    return copy
+
+
 def written(tier: Tier) -> None:
     """Wait until the writer has written everything."""
     while tier._segments._queue:
@@ -302,7 +308,7 @@ def test_an_interrupted_commit_leaves_no_new_byte_under_the_old_version(
 
 def unsaved(tier: Tier) -> Copy:
     """Return a copy of version 1 that the catalogue does not have yet."""
-    copy = tier.bind("store", b"sk", "1", tier.names)
+    copy = bound(tier, b"sk")
     copy.put(0, PAGE, 1 << 32)
     tier.changed(copy)
     return copy
@@ -317,7 +323,7 @@ def test_a_copy_does_not_come_back_under_a_removed_name(
 
     def replace_and_remove() -> None:
         if replaced:
-            tier.bind("store", b"sk", "2", tier.names)
+            bound(tier, b"sk", "2")
         tier.drop("store", b"sk")
 
     if before:
@@ -345,7 +351,7 @@ def test_an_announced_name_that_cannot_be_dropped_goes_with_all_others(
     tier: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those in use are saved again."""
-    copy, used = unsaved(tier), tier.bind("store", b"sused", "1", tier.names)
+    copy, used = unsaved(tier), bound(tier, b"sused")
     used.put(0, PAGE, 1 << 40)
     tier._save()
     for where, name in ((module, "SAVE_EVERY"), (tier, "_save_every")):  # the writer saves nothing beside
@@ -365,7 +371,7 @@ def test_an_announced_name_that_cannot_be_dropped_goes_with_all_others(
 def test_a_copy_is_saved_soon_also_without_bytes_to_write(
     tier: Tier, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    copy = tier.bind("store", b"sk", "1", tier.names)
+    copy = bound(tier, b"sk")
     copy.put(0, PAGE, 1 << 32)
     monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.0)
     if how == "published":
@@ -425,7 +431,7 @@ def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: 
 def test_names_of_a_rename_that_failed_have_no_copy(rig: Rig, tier: Tier) -> None:
     """It may have been carried out."""
     for key in (b"sk", b"sn"):
-        tier.publish(tier.bind("store", key, "1", tier.names), tier.names)
+        tier.publish(bound(tier, key), tier.names)
 
     def rename(src: str, dst: str, *, replace: bool) -> None:
         raise OSError(5, "no answer")
@@ -442,7 +448,7 @@ def test_names_below_a_renamed_directory_have_no_copy(rig: Rig, tier: Tier, name
     """Other objects get them by a rename of a directory, or are made anew."""
     copies = []
     for key in (name, "sd0", "sm/a", "sn"):
-        copies.append(tier.bind("store", key.encode(), "1", tier.names))
+        copies.append(bound(tier, key.encode()))
         copies[-1].put(0, PAGE, 1 << 32)
         tier.publish(copies[-1], tier.names)
     if saved:
@@ -572,3 +578,27 @@ def test_a_status_from_before_a_change_is_not_the_version_after_it(tier: Tier, m
     assert file._changed is not None
     file.stat()
     assert file._changed is None
+
+
+def test_a_file_whose_name_changes_just_before_it_takes_a_copy_does_not_take_that_of_the_next_object(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both objects have the version "1"; each file has its store."""
+    ours, next_one = Rig(tier, whole=False), Rig(tier, whole=False)
+    next_one.store.written = next_one.store.committed = list("ABCDEFGH")
+    file = ours.open()
+
+    def renamed_and_another_object_has_the_name() -> None:
+        tier.drop("store", b"sk")  # as `TieredBackend.rename` does, before and after
+        tier.drop("store", b"sk")
+        other = next_one.open()
+        assert read(other, 0) == "A"
+        written(tier)
+        kept.append(other)  # alive
+
+    kept: list[object] = []
+    # between `reader.is_named()` and the look of `bind` into `_copies`
+    beside(monkeypatch, Tier, "bind", renamed_and_another_object_has_the_name)
+    assert read(file, 0) == "a"  # fails: "A", and so does each later read of this file
+    assert read(file, 1) == "b"
+    assert read(next_one.open(), 1) == "B"  # fails: what `file` has kept

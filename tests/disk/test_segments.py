@@ -19,6 +19,7 @@ from pagecache.native import checked
 from tests.file.rig import beside
 from tests.stores import ObjectBackend
 
+from .test_orders import bound
 from .test_tier import content, on_tier, read
 
 pytestmark = pytest.mark.contract("D4", "D6", "D7")
@@ -159,7 +160,7 @@ def test_at_most_a_part_of_a_segment_is_written_again(
     """Else a cache whose data is all read again would only be copied. Of a large one it is little memory."""
     running, again = Tier.open(tier, "test"), []
     monkeypatch.setattr(Segments, "append_again", lambda _segments, _address, length, _least: again.append(length))
-    copy = running.bind("store", b"sk", "1", running.names)
+    copy = bound(running, b"sk")
     running.described.segment = segment
     running._hits[1] = {1 << 32 | place: (copy, 0, length) for place in range(segment // length)}
     running._rescue(1)

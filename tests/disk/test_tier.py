@@ -20,6 +20,7 @@ import pytest
 
 import pagecache
 from pagecache import DiskTier, Event, PageCache, Volume
+from pagecache.backends import DirectoryBackend
 from pagecache.disk import records
 from pagecache.disk import tier as module
 from pagecache.disk.backend import TieredFile
@@ -32,6 +33,7 @@ from pagecache.engine.commit.journaled import VolumeJournal
 from pagecache.testing import Gate as Gates
 from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
+from tests.disk.test_orders import bound
 from tests.file.rig import Task, at_gate, attached, beside, eventually, held, raises, raising, run_program
 from tests.file.test_interrupts import interrupted_at
 from tests.file.test_lost_names import StoreOfPaths
@@ -1036,7 +1038,7 @@ def test_a_start_and_an_open_read_as_much_of_a_large_tier_as_of_a_small_one(tmp_
         tiers: list[Tier] = []
         start = work_of(lambda described=described, tiers=tiers: tiers.append(Tier.open(described, 1)))  # type: ignore[misc]
         assert tiers[0].find("memory:", b"s7")
-        copy = tiers[0].bind("memory:", b"s7", "1", tiers[0].names)
+        copy = bound(tiers[0], b"s7", volume="memory:")
         one = work_of(lambda copy=copy: copy.find(1 << 20))  # type: ignore[misc]
         assert copy.find(1 << 20) is not None
         tiers[0].close(1)
@@ -1084,3 +1086,47 @@ def test_a_journal_that_is_being_opened_keeps_the_directory(tier: DiskTier, monk
     opening.result(opening=gate)
     closing.result()
     raises(OSError, opening.value.append, records.removed(1), match="is closed")
+
+
+@pytest.mark.parametrize("how", ["remove", "rename", "setattr"])
+def test_a_copy_is_forgotten_on_the_device_before_the_call_ends(tier: DiskTier, tmp_path: Path, how: str) -> None:
+    """A power cut brings it back no more than a kill does. SQLite syncs a commit if `synchronous` is FULL."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(content(MIB))
+        read_once(tier, DirectoryBackend(tmp_path), name)
+    said: list[str] = []
+    with on_tier(tier, DirectoryBackend(tmp_path)) as volume:
+        assert volume.cache.tier is not None
+        volume.cache.tier._catalogue._saver.set_trace_callback(said.append)
+        calls = {"remove": ("b",), "rename": ("a", "b"), "setattr": ("b",)}
+        getattr(volume, how)(*calls[how], **({"mtime_ns": 10**18} if how == "setattr" else {}))
+        done = [each for each in said if each.startswith(("PRAGMA", "DELETE"))]
+    before = [last for last, each in itertools.pairwise(done) if each.startswith("DELETE")]
+    assert before
+    assert set(before) == {"PRAGMA synchronous = FULL"}
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["nobody has the directory", "the next tier has it"])
+def test_a_late_remove_of_an_ended_volume_leaves_the_catalogue_of_the_next_tier(
+    tier: DiskTier, folder: Path, monkeypatch: pytest.MonkeyPatch, *, used: bool
+) -> None:
+    """The tier ends with its last cache, beside a call that hangs; another process may have the directory then."""
+    store = RecordingBackend({"a": content(MIB), "k": b"k"})
+    read_once(tier, store, "a")
+    with store.gate("remove") as gate:
+        with PageCache("4MiB", disk=tier) as cache:
+            volume = cache.attach(store, volume_id="store")
+            raises(TimeoutError, volume.remove, "k", timeout=0.2)
+            volume.detach(timeout=0.5, on_failed="discard")
+        dropped = threading.Event()
+        beside(monkeypatch, Tier, "_drop_saved", dropped.set, after=True)
+        if used:
+            with on_tier(tier, RecordingBackend({"a": content(MIB)})) as next_one:
+                read(next_one, "a")
+                gate.open()
+                assert dropped.wait(60)
+                assert (folder / "catalogue.db").exists()  # fails: unlinked below a running SQLite database
+        else:
+            gate.open()
+            assert dropped.wait(60)
+    kept(tier, RecordingBackend({"a": content(MIB)}), "a")  # fails: the next start removes all segments
