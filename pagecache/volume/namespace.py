@@ -314,6 +314,8 @@ class NameChange:
         self._give_up()
         with volume.inodes_lock:
             below = self.below() if self.new is not None and self.may_be_directory() else []
+        for name in [*self.names, *(f"{self.old}{rest}" for rest, _ in below)] if self.doubtful else ():
+            volume.engine.announced(name)  # until now files with these names have filled copies on disk
         if mirror is None or self.kind == "symlink":
             pass
         elif self.new is None:

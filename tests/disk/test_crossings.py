@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from pagecache import Advice, ConflictError, DataLossError, DiskTier, PageCache
+from pagecache import Advice, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy
 from pagecache.backends import DirectoryBackend, TransformBackend
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
@@ -626,3 +626,42 @@ def test_another_transform_of_a_store_is_another_store(tier: DiskTier, tmp_path:
         with PageCache("4MiB", disk=tier) as cache:
             volume = cache.attach(TransformBackend(DirectoryBackend(tmp_path / "data"), transform))
             assert read(volume, "a") == expected
+
+
+ONCE: dict[str, Any] = {"read_ahead": 0, "retry": RetryPolicy(attempts=1)}
+
+
+def lost() -> OSError:
+    return OSError(errno.ECONNRESET, "the answer is lost")
+
+
+def test_a_displaced_object_that_is_read_before_its_rename_is_settled_leaves_nothing_under_the_name(
+    tier: DiskTier,
+) -> None:
+    """The rename was carried out, its answer was lost; the open of the name settles it."""
+    old, new = content(MIB), content(MIB, seed=2)
+    store = RecordingBackend({"a": new, "b": old}, identities=True)
+    with on_tier(tier, store, **ONCE) as volume, volume.open("b") as displaced:
+        displaced.pread(4096, 0)
+        store.fault("rename answer", lost())
+        raises(OSError, volume.rename, "a", "b", match="lost")
+        assert displaced.pread(100_000, 8192) == old[8192:108_192]  # its handle reads on; kept under "b"
+        written(volume.cache)
+        assert read(volume, "b") == new  # fails: bytes of the displaced object
+    assert read_once(tier, store, "b") == new  # fails, too: each later process has them
+
+
+def test_a_removed_object_that_is_read_before_its_remove_is_settled_leaves_nothing_under_the_name(
+    tier: DiskTier,
+) -> None:
+    old, new = content(MIB), content(MIB, seed=2)
+    store = RecordingBackend({"b": old}, identities=True)
+    with on_tier(tier, store, **ONCE) as volume, volume.open("b") as removed:
+        store.fault("remove answer", lost())
+        raises(OSError, volume.remove, "b", match="lost")
+        assert removed.pread(100_000, 8192) == old[8192:108_192]
+        written(volume.cache)
+        raises(FileNotFoundError, volume.open, "b")  # settles the name
+        store.objects["b"] = StoredObject(new)  # the next object of the name
+        assert read(volume, "b") == new
+    assert read_once(tier, store, "b") == new
