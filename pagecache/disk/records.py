@@ -239,6 +239,9 @@ class FileState:
             self.size, self.created = record.offset, False
             self.settle(lsn)
 
+    def identify(self, identity: str | None) -> None:
+        self.identity = identity
+
     def settle(self, saved: int) -> None:
         self.saved = max(self.saved, saved)
         self.saving = [attempt for attempt in self.saving if attempt[0] > self.saved]

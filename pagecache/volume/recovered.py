@@ -731,11 +731,24 @@ def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, crea
             found, flags = state.identity, flags | (os.O_EXCL if created else 0)
         if found != state.identity:
             raise other
-    handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
-    if flags & os.O_EXCL or state.identity in (None, lasting(handle._inode.identity)):
-        return handle
-    handle._leave()
-    raise other
+    if made := flags & os.O_EXCL:
+        _journal(volume).identified(state, None)  # first: after a crash the name leads to the new object
+    try:
+        handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
+    except OSError as error:
+        if made and (tries.doubtful or isinstance(error, ShutdownError)):
+            state.identify(None)  # it may be there
+        elif made:
+            _journal(volume).identified(state, state.identity)
+        raise
+    identity = lasting(handle._inode.identity)
+    if identity != state.identity and not (made or state.identity is None):
+        handle._leave()
+        raise other
+    if identity != state.identity:
+        _journal(volume).identified(state, identity)
+        state.identify(identity)
+    return handle
 
 
 def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:

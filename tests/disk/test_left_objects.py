@@ -462,7 +462,9 @@ def test_an_interrupt_before_a_laying_begins_leaves_it_to_the_next_call(
     assert Task(after.cache.close, on_failed="discard").result() is not None
 
 
-def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_its_name(tmp_path: Path) -> None:
+@contextmanager
+def taken_by_a_power_cut(folder: Path) -> Iterator[Volume]:
+    """As `left`; the store has lost a new object "n" besides."""
     made: list[CachedFile] = []
 
     def making(file: CachedFile) -> None:
@@ -470,12 +472,85 @@ def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_it
         made[0].write(b"made")
         made[0].fsync()
 
-    with left(tmp_path, "k", making) as volume:
+    with left(folder, "k", making) as volume:
         made[0]._leave()
-        (tmp_path / "store/n").unlink(missing_ok=True)
+        (folder / "store/n").unlink(missing_ok=True)
+        yield volume
+
+
+def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_its_name(tmp_path: Path) -> None:
+    with taken_by_a_power_cut(tmp_path) as volume:
         (tmp_path / "store/x").write_bytes(FOREIGN)
         raises(FileExistsError, namespace_of(volume).link, "x", "n", "file")
         assert read(volume, "n") == b"made"
+
+
+@pytest.mark.parametrize("when", ["it is being made", "its bytes are laid", "a try has failed", "the cache is closed"])
+def test_a_new_object_that_is_made_again_is_that_of_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    kill = partial(copy_tier, tmp_path / "second", tmp_path / "third")
+    with taken_by_a_power_cut(tmp_path) as volume:
+        if when == "it is being made":
+            beside(monkeypatch, DirectoryBackend, "open", kill, after=True)
+        elif when == "a try has failed":
+            beside(monkeypatch, recovered, "_write", failing)
+            raises(OSError, volume.open, "n")
+        assert read(volume, "n") == b"made"
+        if when == "its bytes are laid":
+            kill()
+    if not (tmp_path / "third").exists():
+        kill()
+    cache, volume = on_disk(tmp_path / "third", f"dir:{tmp_path}/store", on_recovery="hold")
+    assert read(volume, "n") == b"made"
+    volume.resume()
+    volume.sync(durability="backend")
+    assert listed(volume) == []
+    cache.close()
+    assert (tmp_path / "store/n").read_bytes() == b"made"
+
+
+def test_an_object_that_is_made_again_by_another_program_gets_no_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with taken_by_a_power_cut(tmp_path) as volume:
+        beside(monkeypatch, DirectoryBackend, "open", lambda: (tmp_path / "store/n").write_bytes(FOREIGN))
+        raises(FileExistsError, volume.open, "n")
+        assert read(volume, "n") == FOREIGN
+    cache, volume = on_disk(tmp_path / "second", f"dir:{tmp_path}/store", on_recovery="hold")
+    assert read(volume, "n") == FOREIGN
+    assert sorted(listed(volume)) == ["k", "n"]
+    cache.close()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_new_object_that_a_reconnect_makes_again_is_that_of_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, same: bool
+) -> None:
+    (tmp_path / "store").mkdir()
+    cache, volume = on_disk(tmp_path / "first", f"dir:{tmp_path}/store")
+    file = volume.open("n", "x+b")
+    file.write(b"made")
+    file.fsync()
+    volume.abort()
+    (tmp_path / "store/n").unlink()
+    opening = DirectoryBackend.open
+
+    def killed(*arguments: Any, create: bool = False, **more: Any) -> Any:
+        opened = opening(*arguments, create=create, **more)
+        if create:
+            copy_tier(tmp_path / "first", tmp_path / "second")
+        return opened
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryBackend, "open", killed)
+        volume.reconnect(volume.backend if same else DirectoryBackend(tmp_path / "store"))
+    volume.abort()
+    file._leave()
+    cache.close(on_failed="discard")
+    cache, volume = on_disk(tmp_path / "second", f"dir:{tmp_path}/store", on_recovery="hold")
+    assert read(volume, "n") == b"made"
+    cache.close()
 
 
 def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_was_found_then(tmp_path: Path) -> None:

@@ -115,6 +115,16 @@ class VolumeJournal:
         """Give up the unsaved bytes of a recovered file."""
         self.journal().forget(number, self)
 
+    def identified(self, state: FileState, identity: str | None) -> None:
+        """Record the identity of a recovered file's object; None: it is found by its name. An error of the disk is
+        none of the laying.
+        """
+        journal, names = self.journal(), {"renaming": state.renaming, "removing": state.removing}
+        parts: dict[str, Any] = {"created": state.created, "size": state.size, "identity": identity, **names}
+        record = records.file(state.number, self.volume_id, state.key, state.base, **parts)
+        if journal.unsaved_size(state.number) is not None:  # else it was given up meanwhile
+            self._tried(lambda: journal.confirm(journal.append(record, by=self)))
+
     def is_used(self) -> bool:
         """Return whether any call has asked for "disk"."""
         return self._journal is not None
@@ -480,10 +490,10 @@ class Journaled:
             self._put(journal, self._attempt(self._number))
         self._whole = False
 
-    def _state(self, base: str | None, size: int, *, created: bool) -> Record:
+    def _state(self, base: str | None, size: int, *, created: bool, by_name: bool = False) -> Record:
         (renaming, removing), volume = self._naming, self._owner.volume
         names: dict[str, Any] = {"renaming": renaming, "removing": removing, "created": created}
-        identity = volume.lasting_identity(self.file.identity)
+        identity = None if by_name else volume.lasting_identity(self.file.identity)
         key, number = self._key(), self._number
         return records.file(number, self._owner.volume_id, key, base, size=size, identity=identity, **names)
 
@@ -774,10 +784,11 @@ class Journaled:
         """Record that its records are out of date. Takes no lock."""
         self._lacks |= self.is_live()
 
-    def identified(self) -> None:
-        """Record the identity that the object has in another backend."""
+    def identified(self, *, by_name: bool = False) -> None:
+        """Record the identity that the object has in another backend; `by_name`: it is about to be made there."""
         created = bool(self._marks and self.file.undone()["created"])
-        self.note(lambda _: self._state(self._known, self._size, created=created))
+        names = {"created": created, "by_name": by_name}
+        self.note(lambda _: self._state(self._known, self._size, **names), confirm=by_name)
 
     def follows(self) -> None:
         """Record which version its name has led to since a rename: its next commit replaces that one."""
