@@ -428,7 +428,7 @@ def open_backend(
             return opened
         finally:
             if volume.recovery is not None and (made or tries.doubtful or (opened is not None and opened[2])):
-                volume.recovery.give_up(key)
+                volume.recovery.give_up(key, by=tries)
 
     def found_or_made() -> tuple[BackendFile, ObjectStat, bool]:
         landed = made or (tries.doubtful and not backend.limits.commit_on_close)

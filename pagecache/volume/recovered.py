@@ -102,6 +102,7 @@ class _Left:
         self.unsaved, self.key, self.held = unsaved, key, held
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.laying: Job[None] | None = None  # the last one
+        self.tries: Attempts | None = None  # of that
         self.laying_error: list[Exception] = []  # of the last failed try while it was not held: another list each time
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
@@ -307,7 +308,8 @@ class Recovery:
                 raise _busy_error(each)
         try:
             self._check_room(each)
-            each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
+            each.tries = Attempts(self._volume.engine, "open", each.key)
+            each.inode = _lay(self._volume, each, each.tries)
             if each.inode is not None:
                 self._laid[each.inode] = each
                 each.held &= not each.inode.writers  # by another name
@@ -393,14 +395,15 @@ class Recovery:
         ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
         return [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
 
-    def give_up(self, key: Key, *, tree: bool = False) -> None:
+    def give_up(self, key: Key, *, tree: bool = False, by: Attempts | None = None) -> None:
         """Give up the bytes of an object that was gone, in a store without identities: its name leads to another one,
-        and is busy. `tree`: and those below it. Takes no lock: what lays them waits for the name, and looks again.
+        and is busy. `tree`: and those below it. `by`: not those whose laying this is: it makes their object again.
+        Takes no lock: what lays them waits for the name, and looks again.
         """
         name = _canonical(self._volume, key)
         names = (name, *(self._below(name) if tree and isinstance(name, str) else ()))
         for each in [left for known in names for left in self._names.get(known, ())]:
-            if not each.gone or each.unsaved.state.identity is not None:
+            if not each.gone or each.tries is by or each.unsaved.state.identity is not None:
                 continue
             each.over = True
             try:

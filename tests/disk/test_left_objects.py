@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import (
     Advice,
@@ -31,6 +32,7 @@ from pagecache import (
     Volume,
 )
 from pagecache.backends import DirectoryBackend
+from pagecache.backends.fsspec import FsspecBackend
 from pagecache.cli import main
 from pagecache.disk import contents
 from pagecache.disk.device import OS
@@ -520,6 +522,39 @@ def test_an_object_that_is_made_again_by_another_program_gets_no_bytes(
     cache, volume = on_disk(tmp_path / "second", f"dir:{tmp_path}/store", on_recovery="hold")
     assert read(volume, "n") == FOREIGN
     assert sorted(listed(volume)) == ["k", "n"]
+    cache.close()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_new_object_whose_place_is_back_is_made_again_with_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)  # as on NFS and FUSE
+    fs, root, store = MemoryFileSystem(), f"/{tmp_path.name}", tmp_path / "store"
+    (store / "d").mkdir(parents=True)
+    fs.makedirs(root)
+
+    def backend() -> Any:
+        return FsspecBackend(fs, root) if whole else DirectoryBackend(store)
+
+    cache, volume = on_disk(tmp_path / "first", backend())
+    file = volume.open("d/k", "x+b")
+    file.write(b"made")
+    file.fsync()
+    copy_tier(tmp_path / "first", tmp_path / "second")
+    volume.abort()
+    file._leave()
+    cache.close(on_failed="discard")
+    shutil.rmtree(store / "d")
+    fs.pipe(f"{root}/d/k/other", b"a directory has the name")
+    cache, volume = on_disk(tmp_path / "second", backend(), on_recovery="hold")
+    raises(IsADirectoryError if whole else FileNotFoundError, volume.open, "d/k")
+    assert listed(volume) == ["d/k"]
+    fs.rm(f"{root}/d", recursive=True)
+    (store / "d").mkdir()
+    volume.resume("d/k")
+    volume.sync(durability="backend")
+    assert (read(volume, "d/k"), listed(volume)) == (b"made", [])
     cache.close()
 
 
