@@ -106,7 +106,7 @@ class _Left:
         self.laying_error: list[Exception] = []  # of the last failed try while it was not held: another list each time
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
-        self.sought = True  # it is looked for without a call
+        self.asked, self.missed = 1, 0  # it is looked for without a call: how often, and that all of these found none
         self.link: Key | None = None  # another name that led to the object when it was opened last
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
@@ -120,7 +120,7 @@ class _Left:
 
     def waits(self) -> bool:
         """Return whether it is to be laid without a call for it."""
-        return self.sought and not (self.held or self.over)
+        return self.asked > self.missed and not (self.held or self.over)
 
 
 class Laying:
@@ -225,7 +225,8 @@ class Recovery:
         for each in (*self._names.get(name, ()), *self._objects.get(identity, ())):
             if each.unsaved.state.identity in (None, identity):
                 each.link = None if each.unsaved.state.identity is None else name
-                self._lay(each, tries)
+                if self._lay(each, tries) and not each.over:  # it has looked before this open
+                    self._lay(each, tries)
 
     def _below(self, name: str) -> list[str]:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")
@@ -271,21 +272,23 @@ class Recovery:
     def _tries(self, each: _Left, timeout: float | None = None) -> Attempts:
         return self._volume._attempts("open", each.key, timeout)
 
-    def _lay(self, each: _Left, tries: Attempts) -> None:
-        """Have a file laid, and wait for that within the deadline of a call."""
+    def _lay(self, each: _Left, tries: Attempts) -> bool:
+        """Have a file laid, and wait for that within the deadline of a call. Return whether another call began it."""
         if each.over:
-            return
+            return False
         with self._starting:
-            if (job := each.laying) is None or job.finished():
+            joins = (job := each.laying) is not None and not job.finished()
+            if job is None or not joins:
                 job = each.laying = Job(partial(self._lay_or_miss, each), key=each.key)
                 thread = threading.Thread(target=job.run, name="pagecache-laying", daemon=True)
                 start_thread(thread, f"that recovers files of {self._volume.name!r}")
         if not self._outlast(job, each, tries):
             with self._starting:
                 each.laying = None if each.laying is job else each.laying
-            self._lay(each, tries)
-        elif job.error is not None:
+            return self._lay(each, tries)
+        if job.error is not None:
             raise job.error
+        return joins
 
     def _outlast(self, job: Job[None], each: _Left, tries: Attempts) -> bool:
         """Wait for a laying. False: its thread was not started, by an error or an interrupt, and it will not begin."""
@@ -306,6 +309,7 @@ class Recovery:
             self._volume._check_alive(each.key)
             if self._stop.wait(SLICE):
                 raise _busy_error(each)
+        asked = each.asked
         try:
             self._check_room(each)
             each.tries = Attempts(self._volume.engine, "open", each.key)
@@ -327,7 +331,7 @@ class Recovery:
                 what = f"the object below recovered bytes is gone; they stay in the disk tier: {cause(error)}"
                 next = "discard gives them up, resume looks again"
                 self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
-            each.gone, each.sought = True, False
+            each.gone, each.missed = True, asked
 
     def _failed(self, each: _Left, error: Exception) -> None:
         """Tell the syncs that wait for a file. The laying does that: the thread may have left it for the next file."""
@@ -442,7 +446,7 @@ class Recovery:
             if (inode := self._volume.inodes.get(name)) in self._laid:  # it had another name
                 found.append(self._laid[inode])
         for each in found:
-            each.held, each.sought = False, True  # first: what lays it looks at the end
+            each.held, each.asked = False, each.asked + 1  # first: what lays it looks at the end
             if each.inode is not None:
                 _release(each.inode)
         with _taking:

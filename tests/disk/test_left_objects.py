@@ -187,6 +187,38 @@ def test_an_open_by_another_name_finds_the_bytes_that_were_left(tmp_path: Path, 
             assert other.read() == file.read() == (b"" if order == "emptied" else LAID)
 
 
+@pytest.mark.parametrize("call", ["an open by its name", "resume"])
+def test_a_call_beside_a_look_that_is_over_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The look was for the former name."""
+    opened: list[Task[Any]] = []
+    former, name = tmp_path / "store/k", tmp_path / "store/m"
+
+    def beside_it() -> None:
+        if call == "resume":
+            name.rename(former)
+            volume.resume("k")
+        else:
+            opened.append(Task(volume.open, "m", "r+b"))
+            assert opened[0].waits()
+
+    with left(tmp_path, "k") as volume:
+        former.rename(name)  # by another program
+        beside(monkeypatch, recovered, "cause", beside_it)
+        raises(FileNotFoundError, volume.rename, "none", "k")
+        for each in opened:
+            with each.result() as file:
+                assert file.read() == LAID
+                file.pwrite(b"last", 0)
+                file.fsync(durability="backend")
+        volume.sync(durability="backend")
+        assert listed(volume) == []
+        volume.open("m" if opened else "k").close()
+        volume.sync(durability="backend")
+    assert (name if opened else former).read_bytes() == (changed(0, b"last", LAID) if opened else LAID)
+
+
 @pytest.mark.parametrize("folder", ["store", "next"])
 def test_bytes_that_were_left_belong_to_an_object_and_not_to_its_name(tmp_path: Path, folder: str) -> None:
     with left(tmp_path, "k") as volume:
