@@ -33,7 +33,8 @@ import logging
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -57,6 +58,7 @@ from . import lifetimes, status
 from .keys import is_below
 
 if TYPE_CHECKING:
+    from ..backends.protocol import ObjectStat
     from ..disk.records import FileState
     from ..disk.recovery import Unsaved
     from ..disk.tier import Tier
@@ -204,6 +206,11 @@ class Recovery:
         name, whole = _canonical(self._volume, key), self._volume.engine.backend.limits.commit_on_close
         drafts = (each for each in self._names.get(name, ()) if each.key == name and each.unsaved.state.created)
         return bool(whole) and not all(each.over for each in drafts)
+
+    def has_other(self, state: FileState) -> bool:
+        """Return whether another file was left of the name: a rename, of which the store has no trace, gave it that."""
+        name = _canonical(self._volume, state.key)
+        return any(each.key == name and each.unsaved.state is not state for each in self._names.get(name, ()))
 
     # -- before other calls
 
@@ -703,11 +710,8 @@ def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | No
     """Open the object that the bytes belong to: its name was perhaps about to change. None: it was removed."""
     other, draft = state.renaming, state.created and volume.engine.backend.limits.commit_on_close
     by_draft = other is not None and volume.recovery is not None and volume.recovery.has_draft(other)
-    if state.removing and other is not None and not by_draft:
-        try:
-            status.of_name(volume, _canonical(volume, other), other, tries)
-        except FileNotFoundError:
-            return None  # that object has its name
+    if state.removing and other is not None and not by_draft and _has_taken(volume, state, other, tries):
+        return None
     named = other is None and not state.removing
     try:
         return _opened(volume, state, state.key, tries, created=state.created and (draft or named))
@@ -722,6 +726,31 @@ def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | No
         if not state.created:
             raise
     return _opened(volume, state, state.key, tries, created=True)
+
+
+def _has_taken(volume: Volume, state: FileState, other: Key, tries: Attempts) -> bool:
+    """Return whether the object of another name, which was about to take that of this one, has it. A missing source
+    alone is no proof.
+    """
+    backend = volume.engine.backend
+    look: Callable[[Key], ObjectStat] = getattr(backend, "lstat", backend.stat)  # links may lead nowhere, or out
+    has_other = volume.recovery is not None and volume.recovery.has_other(state)
+    with suppress(FileNotFoundError):
+        found = tries.repeated(partial(look, state.key))
+        lasting = volume.engine.lasting_identity(found.identity)
+        if lasting is not None and state.identity is not None:
+            same = lasting == state.identity
+        else:
+            same = found.version is not None and found.version == state.base and not has_other
+        if same:
+            return False
+    with suppress(FileNotFoundError):
+        tries.repeated(partial(look, other))
+        return False
+    with suppress(FileNotFoundError):  # a store has nothing of a draft
+        status.of_name(volume, _canonical(volume, other), other, tries)
+        return False
+    return True
 
 
 def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, created: bool) -> CachedFile:

@@ -133,6 +133,51 @@ def listed(volume: Volume) -> list[Any]:
     return [found.key for found in volume.recovered()]
 
 
+@pytest.mark.parametrize("source", ["a link that leads nowhere", "a link out", "a file that is removed then"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_missing_source_proves_no_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, *, done: bool
+) -> None:
+    store = tmp_path / "store"
+    rename = DirectoryBackend.rename
+
+    def announced(file: CachedFile) -> None:
+        if "link" in source:
+            (store / "s").symlink_to("nowhere" if "nowhere" in source else "/")
+        else:
+            (store / "s").write_bytes(FOREIGN)
+        monkeypatch.setattr(DirectoryBackend, "rename", killed)
+        raises(PermissionError, file.volume.rename, "s", "k")
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if done:
+            rename(*arguments, **options)
+        copy_tier(tmp_path / "first", tmp_path / "kill")
+        raise PermissionError
+
+    with left(tmp_path, "k", announced):
+        pass
+    if "removed" in source:
+        (store / "s").unlink(missing_ok=True)
+    cache, volume = on_disk(tmp_path / "kill", f"dir:{store}", on_recovery="hold")
+    if done:
+        volume.discard("k")
+        assert listed(volume) == []
+    else:
+        assert read(volume, "k") == LAID
+    cache.close()
+
+
+def test_a_rename_over_an_object_that_a_kill_has_kept_from_happening_takes_no_bytes(world: World) -> None:
+    """Though its source is missing then."""
+    world.open("o", "x+b").close()
+    world.volume.sync(durability="backend")
+    world.synced(b"new")
+    after = world.killed_in("rename", world.volume.rename, "o", "k", carried_out=False, on_recovery="hold")
+    after.store.objects.pop("o")
+    assert after.read() == changed(0, b"new")
+
+
 def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: Path) -> None:
     with left(tmp_path, "d/k") as volume:
         volume.rename("d", "e")
