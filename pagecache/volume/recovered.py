@@ -158,10 +158,13 @@ class Recovery:
         self._volume, self._tier, self._volume_id = volume, tier, volume_id
         self._left = left
         self._names: dict[Key, list[_Left]] = {}
-        self._objects: dict[str | None, list[_Left]] = {}  # by identity
+        self._objects: dict[Hashable | None, list[_Left]] = {}  # by identity
+        self._unseen: dict[_Left, None] = {}  # those without one: `_see` asks the store for that of this process
         for each in left:
             if each.unsaved.state.identity is not None:
                 self._objects.setdefault(each.unsaved.state.identity, []).append(each)
+            else:
+                self._unseen[each] = None
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
@@ -228,12 +231,29 @@ class Recovery:
 
     def opened(self, name: Key, inode: Inode, tries: Attempts) -> None:
         """Lay the bytes that were left of an object before its handle is used: it has come back, or has other names."""
+        if self._unseen and inode.identity is not None:
+            self._see(tries)
         identity = self._volume.engine.lasting_identity(inode.identity) if self._objects else None
-        for each in (*self._names.get(name, ()), *self._objects.get(identity, ())):
+        objects = [each for one in {identity, inode.identity} for each in self._objects.get(one, ())]
+        for each in dict.fromkeys((*self._names.get(name, ()), *objects)):
             if each.unsaved.state.identity in (None, identity):
                 each.link = None if each.unsaved.state.identity is None else name
                 if self._lay(each, tries) and not each.over:  # it has looked before this open
                     self._lay(each, tries)
+
+    def _see(self, tries: Attempts) -> None:
+        """Note the objects of files without a lasting identity, once: opens by other names find their bytes."""
+        for each in [*self._unseen]:
+            look, found = partial(self._volume.engine.backend.stat, each.unsaved.state.key), None
+            try:
+                found = None if each.over else tries.repeated(look).identity
+            except (ShutdownError, TimeoutError):  # of this call
+                raise
+            except OSError:  # there is none, or the laying finds that
+                pass
+            if found is not None:
+                self._objects.setdefault(found, []).append(each)
+            self._unseen.pop(each, None)
 
     def _below(self, name: str) -> list[str]:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")

@@ -232,6 +232,28 @@ def test_an_open_by_another_name_finds_the_bytes_that_were_left(tmp_path: Path, 
             assert other.read() == file.read() == (b"" if order == "emptied" else LAID)
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink, "of its directory"])
+def test_an_open_by_another_name_finds_bytes_of_an_object_without_a_lasting_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: Any
+) -> None:
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)  # as on NFS and FUSE
+    with left(tmp_path, "d/k") as volume:
+        name = "other"
+        if callable(link):
+            link(tmp_path / "store/d/k", tmp_path / "store/other")
+        else:
+            (tmp_path / "store/other").symlink_to("d")
+            name = "other/k"
+        with volume.open(name, "r+b") as file:
+            assert file.read() == LAID
+            file.pwrite(b"last", 0)
+            file.fsync(durability="backend")
+        volume.resume()
+        volume.sync(durability="backend")
+        assert listed(volume) == []
+    assert (tmp_path / "store/d/k").read_bytes() == changed(0, b"last", LAID)
+
+
 @pytest.mark.parametrize("call", ["an open by its name", "resume"])
 def test_a_call_beside_a_look_that_is_over_looks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
