@@ -212,9 +212,9 @@ class EngineFile(NativeInode):
     def staged(self) -> Staging:
         return self._part("staging", lambda: Staging(self), trouble=False)
 
-    def owe(self, step: Debt) -> None:
+    def owe(self, step: Debt, *, first: bool = False) -> None:
         """Add a call that must precede any other call on the file."""
-        self._part("owed", lambda: Owed(self)).add(step)
+        self._part("owed", lambda: Owed(self)).add(step, first=first)
 
     def owe_instead(self, steps: Iterable[Debt] = (), *, keep: Collection[str] = ()) -> tuple[Debt, ...]:
         return self._part("owed", lambda: Owed(self)).replace(steps, keep=keep)

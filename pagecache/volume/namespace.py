@@ -31,8 +31,9 @@ under its name. So a write beside a remove could reach the next object of that n
 one back. A rename holds the tokens of both files, and a remove that of such a file, until the last attempt is over:
 nothing of them is in flight. Direct writes take no token: the gate keeps them out, once those that run are over. Nor do
 reads. Those of a backend that finds the object by its name at each call are refused while a call runs, and answers of
-earlier ones are dropped; their callers wait for the end of the call, holding nothing, and read again. A whole object
-has a version, so its reads continue until the store refuses one.
+earlier ones are dropped; their callers wait for the end of the call, holding nothing, and read again. A truncate that
+such a read makes, since the file owes it, is waited for. A whole object has a version, so its reads continue until the
+store refuses one.
 
 Then the object has a new name, by which its file is opened before any other call on it, or none. An object without a
 name is cut off: no call of the backend for it follows. The files of a renamed directory lend no token, as there may be
@@ -229,7 +230,10 @@ class NameChange:
         """Wait until no call for an object that is found by its name is in flight."""
         for inode in self.held:
             inode.outlast(partial(getattr, inode, "publications"), "the running commit", tries)
-            if inode not in self.files and not inode.limits().commit_on_close:
+            if inode.limits().commit_on_close:
+                continue
+            inode.outlast(inode.owed.is_paying, "a call that is owed", tries)  # a read makes it, without a token
+            if inode not in self.files:
                 inode.outlast(inode.storage_busy, "the calls of a file whose directory is renamed", tries)
 
     def owe(self, inode: Inode) -> None:

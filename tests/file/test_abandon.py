@@ -193,6 +193,26 @@ def test_an_abandon_ends_a_conflict(either: Rig) -> None:
     assert rig.synced() == b"goodrs"
 
 
+@pytest.mark.parametrize("end", ["abandon", "resolve"])
+def test_a_rollback_waits_for_a_truncate_that_a_read_makes(store: Rig, end: str) -> None:
+    """No other call of an object may run beside it: the truncate would be of what was stored before. [2.17, 2.20]"""
+    _, file, reader = store.both("rb")
+    upload(file, store.backend)
+    store.fails("truncate", OSError(errno.ETIMEDOUT, "no"), OSError, file.truncate, PAGE)
+    store.fails("truncate", OSError(errno.ETIMEDOUT, "no"), OSError, file.truncate, 2 * PAGE)
+    gate, reading = at_gate(store.backend.gate("truncate"), reader.pread, PAGE, 0)
+    if end == "resolve":
+        store.backend.change_remotely(KEY, b"theirs")
+        store.volume.invalidate_remote(KEY)
+    ending = Task(file.abandon if end == "abandon" else partial(store.volume.resolve, KEY, "rebase"))
+    wait_for(store.cache, "what the file owes the backend")
+    assert not store.backend.seen("rollback")
+    ending.result(opening=gate)
+    reading.finished.wait(WAIT_LIMIT_S)
+    with store.open("rb") as again:
+        assert again.read() == (DATA if end == "abandon" else b"bad!rs")
+
+
 @pytest.mark.parametrize("call", ["fsync", "open again"])
 def test_a_call_beside_the_rollback_of_an_abandoned_object_waits_for_it(make: Make, call: str) -> None:
     """An fsync publishes nothing of it; what a handle writes that is opened again is not given up with it. [2.20]"""

@@ -454,6 +454,30 @@ def test_a_direct_write_that_was_left_is_of_no_thread(store: Rig) -> None:
     store.volume.remove(KEY)
 
 
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [(replace_by_new, "a file"), (replace_by_rename, "a file"), (rename, "a file"), (rename, "a directory")],
+)
+def test_a_change_of_the_name_waits_for_a_truncate_that_a_read_makes(make: Make, change: Any, kind: str) -> None:
+    """It has no token, and looks the name up late: it cuts no other object that gets the name. [2.17, 2.20, I-24]"""
+    key = NAMES[kind][2]
+    backend = StoreOfPaths({key: DATA, "other": OTHER}, by_name=True)
+    store, file = make(backend=backend, retry=FAST).opened(key=key, read_ahead=0)
+    backend.fault("truncate", LOST, times=3)
+    raises(OSError, file.truncate, 2 * PAGE)  # so it is owed
+    gate, reading = at_gate(backend.gate("truncate"), file.pread, PAGE, PAGE)
+    changing = Task(change, store, kind) if change is rename else Task(change, store)
+    wait_for(store.cache, "a call that is owed")
+    assert not backend.seen("remove") + backend.seen("rename")
+    changing.result(opening=gate)
+    if change is rename:
+        assert reading.result() == DATA[PAGE : 2 * PAGE]
+        assert backend.written(NAMES[kind][3]) == DATA[: 2 * PAGE]
+    else:
+        gone(reading.result)
+    assert backend.written(key) == OTHER
+
+
 def rename_twice(store: Rig, name: str) -> None:
     store.volume.rename(name, "next")
     store.volume.rename("next", name)

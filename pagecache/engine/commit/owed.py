@@ -164,10 +164,12 @@ class Owed:
             known = not file.is_kept_back() and file.conflict is None
             return known and self.reads_wait() and self._steps[0].method != FOLLOWING
 
-    def add(self, step: Debt) -> None:
+    def add(self, step: Debt, *, first: bool = False) -> None:
         """Add a debt; that of the name comes first, since the others concern the object that has it."""
         with self._file.lock:
-            if step.method == FOLLOWING:
+            if first:
+                self._steps = deque([step, *self._steps])
+            elif step.method == FOLLOWING:
                 self._steps = deque([step, *(other for other in self._steps if other.method != FOLLOWING)])
             else:
                 self._steps.append(step)
@@ -247,6 +249,7 @@ class Owed:
                 self._pay_all(method)
             finally:
                 paying.release()
+                self._file.wake()
 
     def _pay_all(self, method: str | None) -> None:
         """Make the calls, alone. A list that was replaced during a call belongs to another backend or version."""

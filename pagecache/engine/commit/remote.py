@@ -17,7 +17,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...backends.plain import open_to_read
 from ...backends.protocol import BackendFile, ObjectStat
@@ -33,6 +33,8 @@ from .owed import FOLLOWING, Step
 if TYPE_CHECKING:
     from ..file import EngineFile
 
+ROLLBACK = Step("rollback", ())
+"""A debt, even if it is made at once: a read may be making another one."""
 TAKEN = "the foreign version was taken"
 """Reason of a loss, for the log."""
 
@@ -270,9 +272,9 @@ def _new_base(
     if whole:
         file.uncommit()  # first: nothing may count as acknowledged if a call fails now
         file.staging.forgotten()
-        rollback: Any = getattr(file.backend_file, "rollback", None)
-        if rollback is not None:
-            rollback()
+        if hasattr(file.backend_file, "rollback"):
+            file.owe(ROLLBACK, first=True)
+            file.owed.pay_now(ROLLBACK.method)
         _forget_owed(file)  # the debts concerned forgotten changes
         file.base_requested()
         fresh, stat = open_base(file)
@@ -299,10 +301,10 @@ def _new_base(
     return stat, False
 
 
-def _forget_owed(file: EngineFile) -> None:
+def _forget_owed(file: EngineFile, *steps: Step) -> None:
     with file.lock:
         file.commits.holes.clear()
-    file.owe_instead()
+    file.owe_instead(steps)
 
 
 def _owe_cut(file: EngineFile, stat: ObjectStat, most: int | None) -> None:
@@ -398,9 +400,9 @@ def go_back(file: EngineFile) -> bool:
     whole, lost = file.limits().commit_on_close, file.conflict is not None or file.dispute.base_lost
     since = file.volume.reconnects
     if whole:
-        forgetful: Any = file.opened()
-        forgetful.rollback()
-        _forget_owed(file)
+        file.opened()  # by its present name
+        _forget_owed(file, ROLLBACK)
+        file.owed.pay_now()
     else:
         file.owed.pay_now()
     file.base_requested()
