@@ -41,7 +41,7 @@ from ..disk.backend import TieredFile
 from ..errors import ConflictError, DeadlockError, Key, LostRange, ShutdownError, os_error
 from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
-from .commit import overdue
+from .commit import overdue, remote
 from .commit.commits import NO_COMMITS, Commits
 from .commit.journaled import NOT_JOURNALED, Journaled
 from .commit.owed import FOLLOWING, NOTHING_OWED, Debt, Owed, Step
@@ -629,6 +629,12 @@ class EngineFile(NativeInode):
             self.unnaming = None
         self._bind_beside_names()
         self.wake()
+        self._settle_named()
+
+    def _settle_named(self) -> None:
+        """Take a version that was due while the name was changing."""
+        if self.dispute.take_due:
+            self.settle(partial(remote.take_due, self))
 
     def _bind_beside_names(self) -> None:
         self.set_aside()
@@ -639,6 +645,7 @@ class EngineFile(NativeInode):
         with self.lock:
             self.publications, self.unnaming = frozenset(), None
         self.set_aside()
+        self._settle_named()
 
     @contextmanager
     def keeping_reads_back(self) -> Iterator[None]:

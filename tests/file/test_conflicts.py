@@ -16,7 +16,22 @@ from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 
 from ..stores import ObjectBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, beside, dirty_bytes, eventually, pattern, quiet, raises
+from .rig import (
+    FAST,
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Rig,
+    Task,
+    at_gate,
+    beside,
+    dirty_bytes,
+    eventually,
+    pattern,
+    quiet,
+    raises,
+)
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -162,6 +177,22 @@ def test_take_remote_loses_local_bytes(
     assert "the foreign version was taken; [4096, 8192) given up" in caplog.text
     assert rig.saved(file) == file.pread(len(DATA), 0) == OTHER
     assert len(rig.backend.seen("rollback")) == (store is uploaded)
+
+
+@pytest.mark.parametrize("times", [1, math.inf])
+def test_a_foreign_version_is_not_replaced_because_a_look_at_it_failed(make: Make, times: float) -> None:
+    """To take it is tried again; if that fails for good, it is in conflict. [2.19]"""
+    rig, file = make({KEY: DATA}, options={"on_conflict": "take_remote"}, retry=FAST).written(MINE, PAGE)
+    rig.backend.change_remotely(KEY, OTHER)
+    fault = rig.backend.fault("file_stat", OSError(errno.EIO, "for a moment"), times=times)
+    rig.volume.invalidate_remote(KEY)
+    eventually(lambda: fault.nr_hit)
+    if times > 1:
+        raises(ConflictError, file.fsync)
+        fault.clear()
+        rig.volume.resolve(KEY, "discard")
+    raises(DataLossError, file.fsync)
+    assert rig.saved(file) == file.pread(len(DATA), 0) == OTHER
 
 
 def test_a_truncate_beside_a_flush_is_no_remote_change(make: Make) -> None:

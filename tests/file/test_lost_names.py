@@ -17,6 +17,7 @@ import pagecache.aio
 from pagecache import CachedFile, DataLossError, ObjectStat
 from pagecache.engine.io import direct
 from pagecache.errors import Key
+from pagecache.testing import Gate as Gates
 
 from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend, StoredObject
 from .rig import (
@@ -666,6 +667,25 @@ def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make)
     saving.result()
     file.close()
     assert (store.backend.committed("d/file"), store.backend.committed("e/file")) == (None, b"dirty" + DATA[5:])
+
+
+def test_a_foreign_version_is_taken_after_a_rename_of_its_directory(make: Make) -> None:
+    """It was announced before, and has the new name now. [2.19, 2.20]"""
+    backend = StoreOfPaths({"d/file": DATA}, by_name=True)
+    store, file = make(backend=backend, retry=FAST, options={"on_conflict": "take_remote"}).written(
+        b"mine", key="d/file"
+    )
+    gate = Gates()
+    file._inode.settle(lambda: gate.enter(WAIT_LIMIT_S))
+    gate.wait_entered()
+    backend.change_remotely("d/file", OTHER)
+    store.volume.invalidate_remote("d/file")
+    renaming = Task(store.volume.rename, "d", "e")
+    wait_for(store.cache, "the calls of a file whose directory is renamed")
+    gate.release()
+    renaming.result()
+    raises(DataLossError, file.fsync)
+    assert backend.written("e/file") == file.pread(len(OTHER), 0) == OTHER
 
 
 def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(make: Make) -> None:

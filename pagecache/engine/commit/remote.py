@@ -17,12 +17,14 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...backends.plain import open_to_read
 from ...backends.protocol import BackendFile, ObjectStat
 from ...errors import ConflictError, Key, LostRange, PageCacheError
 from ...native import END, FORGET_CUTS, STAMP_MAX
+from ..attempts import insisting
 from ..foreign import errno_of
 from ..report.notices import cause, spans
 from ..report.trouble import SETTLED
@@ -230,7 +232,7 @@ def _give_up(file: EngineFile, version: str | None, *, read: bool = False) -> bo
     if not known:
         what = "another version is stored below unsaved bytes"
         file.volume.say(logging.ERROR, "conflicts", what, "ours are given up", file.key)
-        file.settle(lambda: take(file))
+        file.settle(partial(take_due, file))
     return True
 
 
@@ -375,8 +377,26 @@ def lie_over_announced(file: EngineFile) -> None:
 
 def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = None) -> list[LostRange]:
     """Drop local data in favour of the current stored version, and record the loss: by `record`, or as one that was not
-    requested. Of a removed object no version is stored.
+    requested. Of a removed object no version is stored. If this fails after retries there is a conflict: nothing may
+    replace that version.
     """
+    try:
+        return insisting(file, partial(_take, file, record))
+    except BaseException:
+        if file.conflict is None:
+            _conflict(file, None)
+        raise
+
+
+def take_due(file: EngineFile) -> None:
+    """Take the stored version if that is due, which no write-back replaces until then."""
+    if file.dispute.take_due:
+        take(file)
+
+
+def _take(file: EngineFile, record: Callable[[list[LostRange]], None] | None) -> list[LostRange]:
+    if file.unnaming is not None and not file.removed:
+        return []  # it stays due
     _begin(file)
     with file.rebasing():
         base = None if file.is_renamed() else _new_base(file, keep=False)

@@ -97,6 +97,8 @@ def _target(file: EngineFile) -> Any:
     """Return the method for the request. Read before `begin`, which refuses after an abort: so no request goes to a
     later backend.
     """
+    if file.dispute.take_due:
+        raise OSError(errno.ESTALE, "another version is about to be taken", file.key)
     if file.conflict is not None:
         raise file.conflict_error()
     return file.opened()
