@@ -502,11 +502,13 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     lowest = undone["lowest"]
     if undone["created"] and inode.limits().commit_on_close:
         lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
-    steps = [] if lowest == END else [Step("truncate", (lowest,), inode.withheld)]
+    # Except of a whole object, whose calls store nothing, if bytes were cut off below its end.
+    behind = inode.withheld and not (inode.limits().commit_on_close and lowest < inode.remote_size)
+    steps = [] if lowest == END else [Step("truncate", (lowest,), behind)]
     owed = not durable and inode.owed.owes("truncate")  # otherwise owed ones stay
     sized = steps or owed or inode.staged_bytes() or undone["created"] or (undone["resized"] and not durable)
     if sized or inode.tail():
-        steps.append(Step("truncate", (inode.remote_size,), inode.withheld, tail=not sized))
+        steps.append(Step("truncate", (inode.remote_size,), behind, tail=not sized))
     holes, end = inode.commits.holes, inode.remote_size
     return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 

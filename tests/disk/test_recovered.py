@@ -642,6 +642,27 @@ def test_an_object_that_grew_after_a_recovery_had_failed_keeps_its_size(world: W
     assert after.read() == changed(9000, b"more", changed(0, b"new", OLD + FOREIGN))
 
 
+@WHOLE
+def test_what_a_held_file_has_cut_off_below_its_end_stays_cut_after_a_reconnect(world: World) -> None:
+    """It was extended again, by zeros; nothing is stored before a resume. [2.17, 2.22, 2.28]"""
+    file = world.open()
+    file.truncate(5000)
+    file.truncate(12000)
+    file.pwrite(b"new", 100)
+    file.fsync()
+    expected = changed(100, b"new", OLD[:5000] + bytes(7000))
+    after = world.crash(on_recovery="hold")
+    reader = after.open(mode="rb")
+    after.volume.abort()
+    after.volume.reconnect(after.store)
+    assert reader.pread(1 << 20, 0) == expected
+    assert after.saved() == OLD
+    writer = after.open()
+    writer.pwrite(b"x", 6000)
+    writer.fsync(durability="backend")
+    assert after.saved() == changed(6000, b"x", expected)
+
+
 def test_what_was_left_is_saved_after_an_abort_and_a_reconnect(world: World) -> None:
     world.synced(b"new")
     after = world.crash()
