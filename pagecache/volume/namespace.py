@@ -359,10 +359,10 @@ class NameChange:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
         its names: only an open file tells the present one. Otherwise the number before the call decides.
         """
-        try:
-            found = loser.stat_open()
-        except Exception:  # its backend is gone
-            found = None
+        found = None
+        if not self.volume.engine.aborted:  # its backend is gone, and may never answer
+            with suppress(Exception):
+                found = loser.stat_open()
         return self.links == 1 if found is None else found.nlink == 0
 
     def _take_name(self, key: Key, inode: Inode | None) -> None:
@@ -397,7 +397,8 @@ class NameChange:
             if unknown and new is not None and new.version == self.version != self.replaced:
                 return True  # the object has moved, and another one has its old name since
             unknown |= new is not None and not replace and self.src != self.dst
-        if unknown and self.new is not None and self._has_moved():
+        # The file of another backend is not asked, which may never answer.
+        if unknown and self.new is not None and backend is self.volume.engine.backend and self._has_moved():
             return True
         return None if unknown else old is None
 

@@ -474,7 +474,7 @@ def follow(inode: Inode, earlier: BackendFile | None) -> None:
         return
     inode.versions.may_be_copied(inode.limits().commit_on_close)
     if backend_file is None:
-        if earlier is not None:
+        if earlier is not None and not inode.owner.engine.aborted:  # else its backend may never answer
             with contextlib.suppress(Exception):  # then the version is another one, and a conflict
                 take_version(inode, earlier)
         return

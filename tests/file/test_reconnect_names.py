@@ -244,6 +244,46 @@ def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_befo
     assert stored(fresh) == {NEW: SAVED}
 
 
+@pytest.mark.parametrize("when", ["left closed before", "both names are gone"])
+def test_a_fenced_reconnect_asks_no_file_of_a_store_that_hangs(make: Make, when: str) -> None:
+    """Neither for its version, nor for its name; without an answer nothing is known. [2.22]"""
+    story = Story(make, "rename", landed=when == "left closed before")
+    fresh = story.old.successor(lose=False, shared=False)
+    if when == "left closed before":
+        story.reconnect()
+        story.rig.volume.abort()
+    else:
+        del fresh.objects[KEY]
+    gate = story.old.gate("file_stat")
+    try:
+        Task(story.rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)
+    finally:
+        gate.open()
+    save_later(story.file).result()
+    assert (KEY in stored(fresh)) == (when == "both names are gone")
+    if KEY not in stored(fresh):
+        assert stored(fresh) == {NEW: SAVED}
+    story.answer()
+
+
+def test_a_fenced_reconnect_does_not_ask_the_removed_file_of_a_store_that_hangs(tmp_path: Path) -> None:
+    """Without its number of links, that of before the call counts. [2.20, 2.22]"""
+    (tmp_path / KEY).write_bytes(OLD)
+    backend = FaultyBackend(DirectoryBackend(tmp_path, prompt=False))
+    with testing.Gate() as gate, PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open(KEY, "r+b"):
+            backend.use([Rule("remove", gate=gate)])
+            removing = Task(volume.remove, KEY)
+            gate.wait_entered()
+            backend.use([Rule("stat", gate=gate)])
+            volume.abort()
+            raises(ShutdownError, removing.result)
+            (tmp_path / KEY).unlink()
+            Task(volume.reconnect, DirectoryBackend(tmp_path), fenced=True).result(WAIT_LIMIT_S / 3)
+            assert not volume.exists(KEY)
+
+
 @pytest.mark.parametrize("call", ["rename", "remove"])
 def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(make: Make, call: str) -> None:
     """It raises the error of the new backend, and the next one finds out."""
