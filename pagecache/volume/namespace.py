@@ -672,10 +672,10 @@ def _attempt(
         done = tries.give_up() if found is None else found
     if not done:
         unpublished = backend.limits.commit_on_close and (change.source is None or change.source.abandoned)
-        if unpublished and change.volume.engine.reconnects and _stat(backend, change.src, ask=True) is None:
-            # In the backend a file from before a reconnect, never stored, may have the name.
-            raise os_error(errno.ENOENT, change.src)
         try:
+            if unpublished and change.volume.engine.reconnects and _stat(backend, change.src, ask=True) is None:
+                # In the backend a file from before a reconnect, never stored, may have the name.
+                raise os_error(errno.ENOENT, change.src)
             tries.make(partial(call, backend))
         except FileNotFoundError:
             landed = draft or doubtful if change.new is None else draft and doubtful

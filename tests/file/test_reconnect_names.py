@@ -23,8 +23,8 @@ from pagecache.backends.passing import PassingBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
-from ..stores import WAIT_LIMIT_S, Key, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, beside, cut_off, eventually, held, overlay, pattern, raises
+from ..stores import WAIT_LIMIT_S, Key, ObjectBackend, RecordingBackend
+from .rig import FAST, KEY, ONCE, PAGE, Make, Task, at_gate, beside, cut_off, eventually, held, overlay, pattern, raises
 
 OLD = pattern(3 * PAGE)
 MINE = b"mine" * (PAGE // 4)
@@ -425,6 +425,26 @@ def test_a_file_behind_a_link_being_renamed_is_not_opened_by_a_reconnect(
         with volume.open("moved/file", "r+b"):
             file.fsync()
     assert (tmp_path / "folder" / "file").read_bytes() == overlay(OLD, PAGE, MINE)
+
+
+def test_a_remove_that_lands_beside_its_second_try_has_succeeded(make: Make) -> None:
+    """Its first answer was lost, and the store is asked twice before the second one. [2.14, 2.20]"""
+    backend = ObjectBackend({KEY: OLD})
+    rig = make(backend=backend, retry=FAST)
+    rig.volume.abort()
+    rig.volume.reconnect(backend)
+    before: list[int] = []
+
+    def look() -> None:
+        before.append(0)
+        if len(before) == 2:
+            backend.objects.pop(KEY)
+
+    backend.fault("remove", OSError(errno.ETIMEDOUT, "no answer"))
+    backend.fault("stat", look, skip=1, times=math.inf)
+    rig.volume.remove(KEY)
+    assert len(before) == 2
+    assert not rig.volume.exists(KEY)
 
 
 class WholeFiles(PassingBackend):
