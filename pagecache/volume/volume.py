@@ -14,6 +14,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -551,7 +552,8 @@ class Volume:
                     self.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
                 lost += dropped
                 if inode.conflict is not None and not inode.unsaved():
-                    inode.settled(partial(remote.take, inode))
+                    with suppress(OSError):  # else the list would be lost; the conflict stands
+                        inode.settled(partial(remote.take, inode))
                 inode.journaled.confirm_dropped()
         return lost
 

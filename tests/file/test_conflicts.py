@@ -195,6 +195,18 @@ def test_a_foreign_version_is_not_replaced_because_a_look_at_it_failed(make: Mak
     assert rig.saved(file) == file.pread(len(DATA), 0) == OTHER
 
 
+def test_a_discard_that_cannot_look_at_the_other_version_returns_what_is_lost(make: Make) -> None:
+    """The conflict stands. [2.18, 2.19]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    rig.dirtied(MINE, PAGE)._leave()
+    rig.backend.change_remotely(KEY, OTHER)
+    raises(ConflictError, rig.open)
+    rig.backend.fault("file_stat", OSError(errno.EIO, "for a moment"))
+    assert [(item.offset, item.length) for item in rig.volume.discard(KEY)] == [(PAGE, PAGE)]
+    assert rig.volume.resolve(KEY, "discard") == []
+    assert rig.open("rb").pread(len(DATA), 0) == OTHER
+
+
 def test_a_truncate_beside_a_flush_is_no_remote_change(make: Make) -> None:
     """The store's version while the truncate is in flight differs from the one afterwards. [2.19]"""
     rig, file = make({KEY: pattern(4 * PAGE)}).opened()
