@@ -111,9 +111,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
             alive()
             volume.late.clear()  # a late opening for an earlier backend ends here
             compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
-            for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
-                inode.lose_object()
-                inode.set_aside()
+            for inode in adopted[len(inodes) :]:
+                _lose(inode)
             for inode in left:
                 inode.versions.find_unanswered()
                 inode.use(None)
@@ -152,6 +151,12 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
         inode.settle(partial(left[inode].catch_up, inode))
 
 
+def _lose(inode: Inode) -> None:
+    """Record that no name leads to a removed file in the new backend."""
+    inode.lose_object()
+    inode.set_aside()
+
+
 def _let_go(old: list[BackendFile]) -> None:
     """Drop the files of the old backend on a separate thread: the last reference to a local file closes it, and its
     file system may hang.
@@ -181,6 +186,8 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
         if opened is not None:
             with volume.inodes_lock:
                 volume.inodes.identify(inode, opened.stat.identity)
+        elif inode.removed:
+            _lose(inode)
         if opened is not None and not compared:
             _take_version(inode, opened)
         _send_again(inode, known=opened is not None)

@@ -427,6 +427,19 @@ def test_a_file_behind_a_link_being_renamed_is_not_opened_by_a_reconnect(
     assert (tmp_path / "folder" / "file").read_bytes() == overlay(OLD, PAGE, MINE)
 
 
+def test_a_removed_file_whose_call_returns_after_a_reconnect_is_like_any_removed_one(make: Make) -> None:
+    """No name leads to it in the new backend: it keeps what is cached, and nothing of it fails. [2.20, 2.22]"""
+    backend = RecordingBackend({KEY: OLD}, identities=True)
+    rig, file = make(backend=backend, retry=ONCE).written(MINE, PAGE)
+    gate = cut_off(rig.volume, backend.gate("remove answer"), rig.volume.remove, KEY)
+    rig.volume.reconnect(backend.successor(lose=False))
+    gate.open()
+    eventually(lambda: file._inode.removed and file._inode.naming is None)
+    raises(FileNotFoundError, file.pread, PAGE, 0)
+    file.fsync()
+    assert not rig.volume.failed()
+
+
 def test_a_remove_that_lands_beside_its_second_try_has_succeeded(make: Make) -> None:
     """Its first answer was lost, and the store is asked twice before the second one. [2.14, 2.20]"""
     backend = ObjectBackend({KEY: OLD})
