@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, PageCache, RetryPolicy, Volume, WritebackError
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 from tests.file.rig import attached, beside, content_of, raises, stored
@@ -42,6 +42,21 @@ def read(file: CachedFile) -> None:
 
 def content_after(use: Use) -> bytes:
     return OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+
+
+def test_object_that_is_not_committed_yet_is_renamed_after_a_discard(place: Place) -> None:
+    """The rollback forgets the uncommitted bytes, and keeps the creation. [2.18, 2.20]"""
+    with attached(place.backend) as volume:
+        file = volume.open("draft", "x+b")
+        file.pwrite(b"a" * 4096 + b"b" * 4096, 0)
+        file.sync_range(0, 8192)
+        assert [(lost.offset, lost.length) for lost in volume.discard("draft", 0, 4096)] == [(0, 4096)]
+        volume.rename("draft", "name")
+        raises(DataLossError, file.fsync)
+        file.fsync()
+        file.close()
+    assert place.content("name") == bytes(4096) + b"b" * 4096
+    assert place.content("draft") is None
 
 
 @pytest.mark.parametrize("use", [None, read, uploaded], ids=["closed", "read", "uploaded"])

@@ -76,11 +76,14 @@ class Debt(Protocol):
 
 
 class Rollback:
-    """Make the backend forget acknowledged, uncommitted changes. `stored`: the size that it has afterwards."""
+    """Make the backend forget acknowledged, uncommitted changes. `stored`: the size that it has afterwards. `created`:
+    except the creation of the object, which is then changed again.
+    """
 
     method, behind = "rollback", False
 
-    def __init__(self) -> None:
+    def __init__(self, created: bool) -> None:
+        self._created = created
         self.done = False
         self.stored = 0
 
@@ -89,6 +92,8 @@ class Rollback:
         forgetful.rollback()
         self.done = True
         self.stored = backend_file.stat().size
+        if self._created:
+            backend_file.truncate(self.stored)
 
 
 class Growth:

@@ -201,7 +201,7 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
 def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[LostRange]:
     if file.close_gate():
         direct.outlast(file)  # what they have stored would be forgotten, and acknowledged afterwards
-    rollback = Rollback()
+    rollback = Rollback(bool(file.undone()["created"]))
     change = _Change(file, rollback)
     with file.keeping_reads_back():
         try:
