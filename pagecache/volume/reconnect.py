@@ -378,11 +378,6 @@ def _find(
     if comparable and not create:
         return None
     try:
-        if create and inode.identity is not None:
-            try:
-                return *checked_open(partial(backend.open, key), key), quiet
-            except FileNotFoundError:
-                inode.journaled.identified(by_name=True)  # first: after a crash the name leads to the new object
         return *checked_open(partial(backend.open, key, create=create), key), quiet
     except OSError as error:  # FileNotFoundError with `create`: not the object is missing, but the place for it
         if create or not (isinstance(error, FileNotFoundError) or error.errno in ELSEWHERE):

@@ -160,6 +160,7 @@ class Recovery:
         self._names: dict[Key, list[_Left]] = {}
         self._objects: dict[Hashable | None, list[_Left]] = {}  # by identity
         self._unseen: dict[_Left, None] = {}  # those without one: `_see` asks the store for that of this process
+        self._see_at, self._seen = 0.0, volume.engine.reconnects  # when it goes on; by which backend
         for each in left:
             if each.unsaved.state.identity is not None:
                 self._objects.setdefault(each.unsaved.state.identity, []).append(each)
@@ -231,6 +232,9 @@ class Recovery:
 
     def opened(self, name: Key, inode: Inode, tries: Attempts) -> None:
         """Lay the bytes that were left of an object before its handle is used: it has come back, or has other names."""
+        if self._seen != self._volume.engine.reconnects:  # another backend may give other identities
+            self._seen = self._volume.engine.reconnects
+            self._unseen |= {each: None for each in self._left if each.unsaved.state.identity is None}
         if self._unseen and inode.identity is not None:
             self._see(tries)
         identity = self._volume.engine.lasting_identity(inode.identity) if self._objects else None
@@ -242,17 +246,25 @@ class Recovery:
                     self._lay(each, tries)
 
     def _see(self, tries: Attempts) -> None:
-        """Note the objects of files without a lasting identity, once: opens by other names find their bytes."""
+        """Note the objects of files without a lasting identity, once: opens by other names find their bytes. If a look
+        fails it is made again by an open some seconds later.
+        """
+        engine = self._volume.engine
+        if engine.clock.now() < self._see_at:
+            return
         for each in [*self._unseen]:
-            look, found = partial(self._volume.engine.backend.stat, each.unsaved.state.key), None
-            try:
-                found = None if each.over else tries.repeated(look).identity
-            except (ShutdownError, TimeoutError):  # of this call
-                raise
-            except OSError:  # there is none, or the laying finds that
-                pass
-            if found is not None:
-                self._objects.setdefault(found, []).append(each)
+            state = each.unsaved.state
+            for name in () if each.over else dict.fromkeys((state.key, state.renaming or state.key)):
+                try:
+                    found = tries.repeated(partial(engine.backend.stat, name), again=False).identity
+                except OSError as error:
+                    if isinstance(error, ShutdownError) or tries.deadline.passed():
+                        raise
+                    if error.errno not in GONE:
+                        self._see_at = engine.clock.now() + AGAIN
+                        return
+                else:
+                    self._objects.setdefault(found, []).append(each)
             self._unseen.pop(each, None)
 
     def _below(self, name: str) -> list[str]:
@@ -787,21 +799,18 @@ def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, crea
             found, flags = state.identity, flags | (os.O_EXCL if created else 0)
         if found != state.identity:
             raise other
-    if made := flags & os.O_EXCL:
-        _journal(volume).identified(state, None)  # first: after a crash the name leads to the new object
+    made = flags & os.O_EXCL
     try:
         handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
     except OSError as error:
         if made and (tries.doubtful or isinstance(error, ShutdownError)):
             state.identify(None)  # it may be there
-        elif made:
-            _journal(volume).identified(state, state.identity)
         raise
     identity = lasting(handle._inode.identity)
     if identity != state.identity and not (made or state.identity is None):
         handle._leave()
         raise other
-    if identity != state.identity:
+    if identity != state.identity:  # a kill just before this leaves an empty object, and the bytes listed
         _journal(volume).identified(state, identity)
         state.identify(identity)
     return handle

@@ -38,6 +38,7 @@ from pagecache.disk import contents
 from pagecache.disk.device import OS
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine.commit.journaled import Journaled
+from pagecache.errors import Key
 from pagecache.fuse.namespace import namespace_of
 from pagecache.testing import Gate
 from pagecache.volume import lifetimes, opening, recovered
@@ -252,6 +253,29 @@ def test_an_open_by_another_name_finds_bytes_of_an_object_without_a_lasting_iden
         volume.sync(durability="backend")
         assert listed(volume) == []
     assert (tmp_path / "store/d/k").read_bytes() == changed(0, b"last", LAID)
+
+
+def looks_fail(patch: pytest.MonkeyPatch, error: OSError) -> None:
+    look = DirectoryBackend.stat
+
+    def stat(backend: DirectoryBackend, key: Key) -> Any:
+        if key == "d/k":
+            raise error
+        return look(backend, key)
+
+    patch.setattr(DirectoryBackend, "stat", stat)
+
+
+def test_a_look_that_fails_fails_no_open_and_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)
+    monkeypatch.setattr(recovered, "AGAIN", 0.0)
+    with left(tmp_path, "d/k") as volume:
+        os.link(tmp_path / "store/d/k", tmp_path / "store/other")
+        (tmp_path / "store/free").write_bytes(FOREIGN)
+        with monkeypatch.context() as patch:
+            looks_fail(patch, TimeoutError(errno.ETIMEDOUT, "the server does not answer"))
+            assert read(volume, "free") == FOREIGN
+        assert read(volume, "other") == LAID
 
 
 @pytest.mark.parametrize("call", ["an open by its name", "resume"])
@@ -586,15 +610,13 @@ def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_it
         assert read(volume, "n") == b"made"
 
 
-@pytest.mark.parametrize("when", ["it is being made", "its bytes are laid", "a try has failed", "the cache is closed"])
+@pytest.mark.parametrize("when", ["its bytes are laid", "a try has failed", "the cache is closed"])
 def test_a_new_object_that_is_made_again_is_that_of_the_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     kill = partial(copy_tier, tmp_path / "second", tmp_path / "third")
     with taken_by_a_power_cut(tmp_path) as volume:
-        if when == "it is being made":
-            beside(monkeypatch, DirectoryBackend, "open", kill, after=True)
-        elif when == "a try has failed":
+        if when == "a try has failed":
             beside(monkeypatch, recovered, "_write", failing)
             raises(OSError, volume.open, "n")
         assert read(volume, "n") == b"made"
@@ -658,9 +680,7 @@ def test_a_new_object_whose_place_is_back_is_made_again_with_its_bytes(
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_new_object_that_a_reconnect_makes_again_is_that_of_the_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, same: bool
-) -> None:
+def test_a_new_object_that_a_reconnect_makes_again_is_that_of_the_bytes(tmp_path: Path, *, same: bool) -> None:
     (tmp_path / "store").mkdir()
     cache, volume = on_disk(tmp_path / "first", f"dir:{tmp_path}/store")
     file = volume.open("n", "x+b")
@@ -668,23 +688,50 @@ def test_a_new_object_that_a_reconnect_makes_again_is_that_of_the_bytes(
     file.fsync()
     volume.abort()
     (tmp_path / "store/n").unlink()
-    opening = DirectoryBackend.open
-
-    def killed(*arguments: Any, create: bool = False, **more: Any) -> Any:
-        opened = opening(*arguments, create=create, **more)
-        if create:
-            copy_tier(tmp_path / "first", tmp_path / "second")
-        return opened
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DirectoryBackend, "open", killed)
-        volume.reconnect(volume.backend if same else DirectoryBackend(tmp_path / "store"))
+    volume.reconnect(volume.backend if same else DirectoryBackend(tmp_path / "store"))
+    copy_tier(tmp_path / "first", tmp_path / "second")
     volume.abort()
     file._leave()
     cache.close(on_failed="discard")
     cache, volume = on_disk(tmp_path / "second", f"dir:{tmp_path}/store", on_recovery="hold")
     assert read(volume, "n") == b"made"
     cache.close()
+
+
+def test_bytes_of_a_lost_object_are_not_laid_over_what_was_saved_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    cache, volume = on_disk(tmp_path / "first", f"dir:{tmp_path}/store")
+    files = [volume.open(key, "x+b") for key in ("n", "o")]
+    for file in files:
+        file.write(b"older")
+        file.fsync()  # at "disk"
+    volume.abort()
+    (tmp_path / "store/n").unlink()  # by another program
+    real = DirectoryBackend.open
+
+    def opening(backend: DirectoryBackend, key: Key, **more: Any) -> Any:
+        if key == "o":
+            raise OSError(errno.EACCES, "no")
+        return real(backend, key, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryBackend, "open", opening)
+        raises(OSError, volume.reconnect, volume.backend)  # "n" is made, "o" fails
+    volume.reconnect(volume.backend)  # "n" has another identity than its file: not taken
+    with volume.open("n", "w+b") as again:
+        again.write(b"newer")
+        again.fsync(durability="backend")
+    copy_tier(tmp_path / "first", tmp_path / "second")  # a kill
+    volume.abort()
+    for file in files:
+        file._leave()
+    cache.close(on_failed="discard")
+    cache, volume = on_disk(tmp_path / "second", f"dir:{tmp_path}/store", on_recovery="hold")
+    with volume.open("n") as file:
+        assert file.read() == b"newer"
+    cache.close(on_failed="discard")
 
 
 def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_was_found_then(tmp_path: Path) -> None:

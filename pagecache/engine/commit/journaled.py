@@ -490,10 +490,10 @@ class Journaled:
             self._put(journal, self._attempt(self._number))
         self._whole = False
 
-    def _state(self, base: str | None, size: int, *, created: bool, by_name: bool = False) -> Record:
+    def _state(self, base: str | None, size: int, *, created: bool) -> Record:
         (renaming, removing), volume = self._naming, self._owner.volume
         names: dict[str, Any] = {"renaming": renaming, "removing": removing, "created": created}
-        identity = None if by_name else volume.lasting_identity(self.file.identity)
+        identity = volume.lasting_identity(self.file.identity)
         key, number = self._key(), self._number
         return records.file(number, self._owner.volume_id, key, base, size=size, identity=identity, **names)
 
@@ -784,11 +784,10 @@ class Journaled:
         """Record that its records are out of date. Takes no lock."""
         self._lacks |= self.is_live()
 
-    def identified(self, *, by_name: bool = False) -> None:
-        """Record the identity that the object has in another backend; `by_name`: it is about to be made there."""
+    def identified(self) -> None:
+        """Record the identity that the object has in another backend, or was made again with."""
         created = bool(self._marks and self.file.undone()["created"])
-        names = {"created": created, "by_name": by_name}
-        self.note(lambda _: self._state(self._known, self._size, **names), confirm=by_name)
+        self.note(lambda _: self._state(self._known, self._size, created=created))
 
     def follows(self) -> None:
         """Record which version its name has led to since a rename: its next commit replaces that one."""
