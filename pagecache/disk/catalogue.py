@@ -248,10 +248,15 @@ class Catalogue:
 
     def drop(self, volume: str, key: bytes, tree: bool = False) -> None:
         """Forget the copy of an object; its chunks go with their segments. `tree`: and those below its name."""
-        with self._saving, self._errors(), self._synced():
-            self._connection("_saver").execute(DROP_COPY, (_text(volume), key))
+        with self._saving, self._errors(), self._synced(), self._transaction():
+            self._saver.execute(DROP_COPY, (_text(volume), key))
             if tree:
                 self._saver.execute(DROP_BELOW, (_text(volume), *below(key)))
+
+    def drop_all(self, names: Sequence[tuple[str, bytes]]) -> None:
+        """Forget the copies of many objects, by volume and key, with one sync."""
+        with self._saving, self._errors(), self._synced(), self._transaction():
+            self._saver.executemany(DROP_COPY, [(_text(volume), key) for volume, key in names])
 
     def drop_object(self, volume: str, identity: str) -> None:
         """Forget the copies of an object under all names, by a walk of all copies."""

@@ -20,6 +20,8 @@ import fcntl
 import logging
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 from io import FileIO
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -512,15 +514,19 @@ class Tier:
         return copy
 
     def _drop_saved(self, volume: str, key: bytes, *, tree: bool = False, identity: str | None = None) -> None:
-        """Have the catalogue forget the copy under a name; it goes if that fails: after a kill, a next start would find
-        others' bytes by the name.
-        """
+        """Have the catalogue forget the copy under a name."""
 
         def drop() -> None:
             self._catalogue.drop(volume, key, tree)
             if identity is not None:
                 self._catalogue.drop_object(volume, identity)
 
+        self._dropped_by(drop)
+
+    def _dropped_by(self, drop: Callable[[], None]) -> None:
+        """Call `drop`; the catalogue goes if that fails: after a kill, a next start would find others' bytes by its
+        names.
+        """
         try:
             try:
                 drop()
@@ -677,9 +683,11 @@ class Tier:
                     copies = [copy for copy in self._copies.values() if copy.version is not None]
                 for copy in copies:
                     copy.lose_saved()
-            for name in list(self._undropped):
-                self._drop_saved(*name)
-                self._undropped.discard(name)
+            dropped = list(self._undropped)
+            for first in range(0, len(dropped), SAVED_AT_ONCE):
+                names = dropped[first : first + SAVED_AT_ONCE]
+                self._dropped_by(partial(self._catalogue.drop_all, names))
+                self._undropped.difference_update(names)
             for first in range(0, max(1, len(copies)), SAVED_AT_ONCE):  # or its log takes what small tiers have
                 self._catalogue.save(copies[first : first + SAVED_AT_ONCE], oldest)
             self._swept = oldest

@@ -357,7 +357,7 @@ def test_an_announced_name_that_cannot_be_dropped_goes_with_all_others(
     for where, name in ((module, "SAVE_EVERY"), (tier, "_save_every")):  # the writer saves nothing beside
         monkeypatch.setattr(where, name, 600.0)
     with monkeypatch.context() as failing:
-        failing.setattr(Catalogue, "drop", raising(OSError(5, "no")))
+        failing.setattr(Catalogue, "drop_all", raising(OSError(5, "no")))
         tier.forget("store", copy.key)
         tier._save()
     assert tier._catalogue.damaged
@@ -602,3 +602,17 @@ def test_a_file_whose_name_changes_just_before_it_takes_a_copy_does_not_take_tha
     assert read(file, 0) == "a"  # fails: "A", and so does each later read of this file
     assert read(file, 1) == "b"
     assert read(next_one.open(), 1) == "B"  # fails: what `file` has kept
+
+
+def test_names_that_one_save_drops_are_dropped_by_one_sync(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [("store", b"k%d" % number) for number in range(100)]
+    for _, key in names:
+        tier.changed(bound(tier, key))
+    tier._save()
+    said: list[str] = []
+    tier._catalogue._saver.set_trace_callback(said.append)
+    tier._announced.update(names)
+    tier._save()
+    assert len([each for each in said if each.startswith("DELETE FROM copies WHERE volume")]) == 100
+    assert said.count("COMMIT") <= 2
+    assert not any(tier.find(*name) for name in names)

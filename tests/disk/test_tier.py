@@ -534,7 +534,7 @@ def test_a_kill_while_the_disk_is_full_keeps_no_copy_of_a_name_that_has_changed(
     with on_tier(tier, store) as volume, monkeypatch.context() as full:
         running = volume.cache.tier
         assert running is not None
-        for call in ("drop", "save"):
+        for call in ("drop", "drop_all", "save"):
             full.setattr(Catalogue, call, raising(OSError(28, "database or disk is full")))
         if name_is == "announced afterwards":
             read(volume, "a")

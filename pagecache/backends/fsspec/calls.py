@@ -328,8 +328,10 @@ class AwaitedCalls(Calls):
         return Reader(self, path)
 
     def pour(self, spool: Spool, size: int, path: str) -> None:
-        parts = [os.pread(spool.fd, min(STEP, size - at), at) for at in range(0, size, STEP)]  # one read ends at 2 GiB
-        self.call("pipe_file", path, b"".join(parts))
+        content = io.BytesIO()  # `getvalue` makes no copy
+        for at in range(0, size, STEP):  # one read ends at 2 GiB
+            content.write(os.pread(spool.fd, min(STEP, size - at), at))
+        self.call("pipe_file", path, content.getvalue())
 
     def rename(self, old: str, new: str) -> None:
         self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", old, new)
