@@ -63,6 +63,26 @@ def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch
     assert rig.volume.engine.files()[0].conflict is None
 
 
+@pytest.mark.parametrize("moment", ["before it", "beside its rollback"])
+def test_a_rebase_ends_though_its_name_has_changed(make: Make, moment: str) -> None:
+    """The debts to know the name and to roll back are paid, whichever came first. [2.17, 2.19, 2.20]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).written(MINE, PAGE)
+    rig.backend.change_remotely(KEY, OTHER)
+    raises(ConflictError, file.fsync)
+    name, lost = KEY, OSError(errno.ECONNRESET, "no answer")
+    if moment == "before it":
+        name = "new"
+        rig.fails("rollback", lost, OSError, rig.volume.resolve, KEY, "rebase")
+        rig.fails("rename answer", lost, OSError, rig.volume.rename, KEY, name)
+        resolving = Task(rig.volume.resolve, KEY, "rebase")
+    else:
+        gate, resolving = at_gate(rig.backend.gate("rollback"), rig.volume.resolve, KEY, "rebase")
+        opening.owe_opening(rig.volume.inodes[KEY])
+        gate.open()
+    resolving.result()
+    assert rig.saved(file, name) == over(OTHER)
+
+
 def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) -> int:
     """Return the old version, as a store that keeps open versions."""
     content = file.base

@@ -172,10 +172,12 @@ class Owed:
     def add(self, step: Debt, *, first: bool = False) -> None:
         """Add a debt; that of the name comes first, since the others concern the object that has it."""
         with self._file.lock:
-            if first:
-                self._steps = deque([step, *self._steps])
-            elif step.method == FOLLOWING:
-                self._steps = deque([step, *(other for other in self._steps if other.method != FOLLOWING)])
+            following = [other for other in self._steps if other.method == FOLLOWING]
+            others = [other for other in self._steps if other.method != FOLLOWING]
+            if step.method == FOLLOWING:
+                self._steps = deque([step, *others])
+            elif first:
+                self._steps = deque([*following, step, *others])
             else:
                 self._steps.append(step)
         self._file.bind_calls()
@@ -240,7 +242,7 @@ class Owed:
 
     def pay_now(self, method: str | None = None) -> None:
         """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs. `method`: only make
-        the calls of this one that come first.
+        those of this one, and what comes before them.
         """
         while self.owes(method):
             self._file.volume.check_alive(self._file.key)
@@ -261,7 +263,7 @@ class Owed:
         file, steps = self._file, self._steps
         if steps and method != FOLLOWING:
             file.versions.about_to_change()
-        while steps and method in (None, steps[0].method):
+        while self.owes(method):
             # A reconnect replaces the list, then the file, then revives the volume: check these in reverse order.
             file.volume.check_alive(file.key)
             backend_file = file.still_opened()
