@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -81,6 +82,36 @@ def test_a_rebase_ends_though_its_name_has_changed(make: Make, moment: str) -> N
         gate.open()
     resolving.result()
     assert rig.saved(file, name) == over(OTHER)
+
+
+def test_a_rebase_takes_the_version_of_the_present_name(make: Make) -> None:
+    """A rename had no answer, but was carried out: nothing is made under the old name. [2.19, 2.20]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).written(MINE, PAGE)
+    rig.backend.change_remotely(KEY, OTHER)
+    raises(ConflictError, file.fsync)
+    rig.fails("rename answer", OSError(errno.ECONNRESET, "lost"), OSError, rig.volume.rename, KEY, "new")
+    rig.backend.forget_calls()
+    rig.volume.resolve(KEY, "rebase")
+    assert {call.key for call in rig.backend.seen("open")} == {"new"}
+    assert rig.saved(file, "new") == over(OTHER)
+    assert rig.backend.committed(KEY) is None
+
+
+@pytest.mark.parametrize("end", ["abandon", "rebase"])
+def test_a_debt_to_know_the_name_outlasts_a_rollback_beside_it(make: Make, monkeypatch: Patch, end: str) -> None:
+    """The rename of a directory owes it, without a token of the file. [2.20]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).written(MINE, PAGE)
+    if end == "rebase":
+        rig.backend.change_remotely(KEY, OTHER)
+        raises(ConflictError, file.fsync)
+    call = file.abandon if end == "abandon" else partial(rig.volume.resolve, KEY, "rebase")
+    gate, ending = at_gate(held(monkeypatch, remote, "_forget_owed"), call)
+    opening.owe_opening(rig.volume.inodes[KEY])
+    rig.backend.forget_calls()
+    ending.result(opening=gate)
+    with rig.open("rb") as again:
+        assert again.read() == (over(OTHER) if end == "rebase" else DATA)
+    assert len(rig.backend.seen("open")) == 1 + (end == "rebase")
 
 
 def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) -> int:

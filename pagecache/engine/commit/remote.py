@@ -272,7 +272,9 @@ def _new_base(
     """
     whole, since = file.limits().commit_on_close, file.volume.reconnects
     if whole:
-        file.uncommit()  # first: nothing may count as acknowledged if a call fails now
+        if file.owed.owes(FOLLOWING):
+            file.owed.pay_now(FOLLOWING)  # first: the present version is that of its present name
+        file.uncommit()  # before any other call: nothing may count as acknowledged if that fails
         file.staging.forgotten()
         if hasattr(file.backend_file, "rollback"):
             file.owe(ROLLBACK, first=True)
@@ -304,9 +306,10 @@ def _new_base(
 
 
 def _forget_owed(file: EngineFile, *steps: Step) -> None:
+    """A rename beside it may have owed the name by now: that stays owed."""
     with file.lock:
         file.commits.holes.clear()
-    file.owe_instead(steps)
+    file.owe_instead(steps, keep=(FOLLOWING,))
 
 
 def _owe_cut(file: EngineFile, stat: ObjectStat, most: int | None) -> None:
