@@ -15,6 +15,7 @@ import pytest
 
 import pagecache.aio
 from pagecache import CachedFile, DataLossError, ObjectStat
+from pagecache.engine.commit import remote
 from pagecache.engine.io import direct
 from pagecache.errors import Key
 from pagecache.testing import Gate as Gates
@@ -684,6 +685,32 @@ def test_a_foreign_version_is_taken_after_a_rename_of_its_directory(make: Make) 
     wait_for(store.cache, "the calls of a file whose directory is renamed")
     gate.release()
     renaming.result()
+    raises(DataLossError, file.fsync)
+    assert backend.written("e/file") == file.pread(len(OTHER), 0) == OTHER
+
+
+@pytest.mark.parametrize("look", ["fails", "finds that the name changes"])
+def test_a_foreign_version_is_taken_after_a_rename_that_begins_beside_its_look(
+    make: Make, monkeypatch: Patch, look: str
+) -> None:
+    """The next try meets the rename: the version is to be taken still. [2.19, 2.20]"""
+    backend = StoreOfPaths({"d/file": DATA}, by_name=True)
+    store, file = make(backend=backend, retry=FAST, options={"on_conflict": "take_remote"}).written(
+        b"mine", key="d/file"
+    )
+    renaming: list[Task[None]] = []
+
+    def rename_beside() -> None:
+        renaming.append(Task(store.volume.rename, "d", "e"))
+        wait_for(store.cache, "the calls of a file whose directory is renamed")
+        if look == "fails":
+            raise OSError(errno.EIO, "for a moment")
+
+    beside(monkeypatch, remote, "_new_base", rename_beside)
+    backend.change_remotely("d/file", OTHER)
+    store.volume.invalidate_remote("d/file")
+    eventually(lambda: renaming)
+    renaming[0].result()
     raises(DataLossError, file.fsync)
     assert backend.written("e/file") == file.pread(len(OTHER), 0) == OTHER
 

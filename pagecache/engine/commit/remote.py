@@ -68,17 +68,12 @@ class Dispute:
 
     def declare(self, base: str | None, stored: str | None) -> bool:
         known = self.versions is not None
-        self.versions = (base, stored)
+        self.versions, self.take_due = (base, stored), False
         return known
 
     def request_take(self) -> bool:
         known, self.take_due = self.take_due, True
         return known
-
-    def begin_take(self) -> None:
-        """Record that taking the stored version begins: a later foreign change requests it again."""
-        if self.take_due:
-            self.take_due = False
 
     def end(self) -> None:
         """Record that the stored version is the base now."""
@@ -342,14 +337,8 @@ class DirectWrites(Exception):
     """
 
 
-def _begin(file: EngineFile) -> None:
-    with file.lock:
-        file.dispute.begin_take()
-
-
 def rebase(file: EngineFile) -> list[LostRange]:
     """Lay what this program has written over the current stored version; return which bytes of it are replaced."""
-    _begin(file)
     file.uncommit()  # all that was written is dirty or staged
     laid = overlay.Overlay(file)
     with file.rebasing():
@@ -371,7 +360,6 @@ def rebase(file: EngineFile) -> list[LostRange]:
 
 def lie_over_announced(file: EngineFile) -> None:
     """Take a version of which the announcement has said that it changes no local byte."""
-    _begin(file)
     with file.rebasing():
         stat, forgotten = _new_base(file)
         file.rebase(stat.size, forgotten)
@@ -398,11 +386,14 @@ def take_due(file: EngineFile) -> None:
 
 
 def _take(file: EngineFile, record: Callable[[list[LostRange]], None] | None) -> list[LostRange]:
-    if file.unnaming is not None and not file.removed:
-        return []  # it stays due
-    _begin(file)
+    with file.lock:
+        waits = file.unnaming is not None and not file.removed
+        if waits and file.conflict is None:
+            file.disputed().request_take()  # the end of that call takes it
+    if waits:
+        return []
     with file.rebasing():
-        base = None if file.is_renamed() else _new_base(file, keep=False)
+        base = None if file.removed else _new_base(file, keep=False)
         with file.loses():
             lost = file.drop(0, END, taken=True) if base is not None or file.removed else []
             if base is not None:
