@@ -629,10 +629,10 @@ class EngineFile(NativeInode):
             self.unnaming = None
         self._bind_beside_names()
         self.wake()
-        self._settle_named()
+        self.settle_due()
 
-    def _settle_named(self) -> None:
-        """Take a version that was due while the name was changing."""
+    def settle_due(self) -> None:
+        """Take a version that was due while the name was changing, or the volume was aborted."""
         if self.dispute.take_due:
             self.settle(partial(remote.take_due, self))
 
@@ -645,7 +645,6 @@ class EngineFile(NativeInode):
         with self.lock:
             self.publications, self.unnaming = frozenset(), None
         self.set_aside()
-        self._settle_named()
 
     @contextmanager
     def keeping_reads_back(self) -> Iterator[None]:

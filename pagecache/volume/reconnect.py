@@ -432,6 +432,7 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
         inode.forget_uncommitted(FORGET_CUTS)  # owed ones are over when they are paid; later ones stay
     if opened is not None or not late:
         inode.use(None if opened is None else opened.backend_file)
+    inode.settle_due()
     if opened is None:
         return True
     if not inode.limits().commit_on_close:

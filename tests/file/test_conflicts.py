@@ -6,12 +6,14 @@ import errno
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import repeat
 from typing import Any, Literal
 
 import pytest
 
 from pagecache import BackendError, CachedFile, ConflictError, DataLossError, Event, RetryPolicy, loglines
+from pagecache.engine.attempts import AGAIN
 from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
 
@@ -31,6 +33,7 @@ from .rig import (
     pattern,
     quiet,
     raises,
+    wait_for,
 )
 
 DATA = pattern(4 * PAGE)
@@ -193,6 +196,28 @@ def test_a_foreign_version_is_not_replaced_because_a_look_at_it_failed(make: Mak
         rig.volume.resolve(KEY, "discard")
     raises(DataLossError, file.fsync)
     assert rig.saved(file) == file.pread(len(DATA), 0) == OTHER
+
+
+@pytest.mark.parametrize("moment", ["between two tries", "in a call"])
+def test_a_foreign_version_is_taken_behind_a_reconnect(make: Make, moment: str) -> None:
+    """An abort has ended the take of it. [2.17, 2.19]"""
+    slow = replace(FAST, first_delay=3600.0, max_delay=3600.0, deadline=7200.0)
+    rig, file = make({KEY: DATA}, options={"on_conflict": "take_remote"}, retry=slow).written(MINE, PAGE)
+    rig.backend.change_remotely(KEY, OTHER)
+    if moment == "in a call":
+        gate = rig.backend.gate("file_stat")
+    else:
+        rig.backend.fault("file_stat", OSError(errno.EIO, "for a moment"))
+    rig.volume.invalidate_remote(KEY)
+    if moment == "in a call":
+        gate.wait_entered()
+        rig.volume.abort()
+        gate.open()
+    else:
+        wait_for(rig.cache, AGAIN)
+    fresh = rig.reconnect()
+    raises(DataLossError, file.fsync)
+    assert rig.content() == OTHER == fresh.committed(KEY)
 
 
 def test_a_discard_that_cannot_look_at_the_other_version_returns_what_is_lost(make: Make) -> None:

@@ -13,6 +13,7 @@ the handles of a replaced version raise ConflictError rather than read a mix, an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ...backends.plain import open_to_read
 from ...backends.protocol import BackendFile, ObjectStat
-from ...errors import ConflictError, Key, LostRange, PageCacheError
+from ...errors import ConflictError, Key, LostRange, PageCacheError, ShutdownError
 from ...native import END, FORGET_CUTS, STAMP_MAX
 from ..attempts import insisting
 from ..foreign import errno_of
@@ -369,10 +370,15 @@ def lie_over_announced(file: EngineFile) -> None:
 def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = None) -> list[LostRange]:
     """Drop local data in favour of the current stored version, and record the loss: by `record`, or as one that was not
     requested. Of a removed object no version is stored. If this fails after retries there is a conflict: nothing may
-    replace that version.
+    replace that version. If an abort ends it, it is due.
     """
     try:
         return insisting(file, partial(_take, file, record))
+    except ShutdownError:
+        with file.lock:
+            if file.conflict is None:
+                file.disputed().request_take()  # a reconnect has it made
+        raise
     except BaseException:
         if file.conflict is None:
             _conflict(file, None)
@@ -382,7 +388,8 @@ def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = No
 def take_due(file: EngineFile) -> None:
     """Take the stored version if that is due, which no write-back replaces until then."""
     if file.dispute.take_due:
-        take(file)
+        with contextlib.suppress(ShutdownError):  # it stays due
+            take(file)
 
 
 def _take(file: EngineFile, record: Callable[[list[LostRange]], None] | None) -> list[LostRange]:
