@@ -16,8 +16,9 @@ from pagecache import BackendError, CachedFile, ConflictError, DataLossError, Ev
 from pagecache.engine.attempts import AGAIN
 from pagecache.engine.commit import remote
 from pagecache.engine.file import EngineFile
+from pagecache.testing import Gate as Gates
 
-from ..stores import ObjectBackend, RecordingFile
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingFile
 from .rig import (
     FAST,
     KEY,
@@ -218,6 +219,23 @@ def test_a_foreign_version_is_taken_behind_a_reconnect(make: Make, moment: str) 
     fresh = rig.reconnect()
     raises(DataLossError, file.fsync)
     assert rig.content() == OTHER == fresh.committed(KEY)
+
+
+def test_a_version_that_was_to_be_taken_keeps_no_write_of_a_removed_object_back(make: Make) -> None:
+    """An open file goes on without a name; what it has written before is given up. [2.19, 2.20]"""
+    policy = {"on_conflict": "take_remote"}
+    rig, file = make({KEY: DATA}, limits={"identities": True}, options=policy).written(MINE, PAGE)
+    gate = Gates()
+    file._inode.settle(lambda: gate.enter(WAIT_LIMIT_S))
+    gate.wait_entered()
+    rig.backend.change_remotely(KEY, OTHER)
+    rig.volume.invalidate_remote(KEY)
+    rig.volume.remove(KEY)
+    gate.release()
+    raises(DataLossError, file.fsync)
+    file.pwrite(MINE, 0)
+    file.fsync(timeout=WAIT_LIMIT_S)
+    assert not file.stats().dirty
 
 
 def test_a_discard_that_cannot_look_at_the_other_version_returns_what_is_lost(make: Make) -> None:

@@ -76,6 +76,11 @@ class Dispute:
         known, self.take_due = self.take_due, True
         return known
 
+    def end_take(self) -> None:
+        """Record that there is no version to be taken: the object has no name."""
+        if self.take_due:
+            self.take_due = False
+
     def end(self) -> None:
         """Record that the stored version is the base now."""
         if self is not NO_DISPUTE:
@@ -397,6 +402,8 @@ def _take(file: EngineFile, record: Callable[[list[LostRange]], None] | None) ->
         waits = file.unnaming is not None and not file.removed
         if waits and file.conflict is None:
             file.disputed().request_take()  # the end of that call takes it
+        if file.removed:
+            file.dispute.end_take()
     if waits:
         return []
     with file.rebasing():
