@@ -114,6 +114,21 @@ def test_a_debt_to_know_the_name_outlasts_a_rollback_beside_it(make: Make, monke
     assert len(rig.backend.seen("open")) == 1 + (end == "rebase")
 
 
+def test_an_fsync_asks_the_store_nothing_before_a_version_is_taken(make: Make) -> None:
+    """It waits for the end of the call that changes the name, beside which none is taken. [2.19, 2.20]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), options={"on_conflict": "take_remote"}).written(MINE, PAGE)
+    inode, call = file._inode, object()
+    rig.backend.change_remotely(KEY, OTHER)
+    inode.begin_unnaming(call)  # as the rename of a directory does, without the token
+    inode.disputed().request_take()
+    rig.backend.forget_calls()
+    raises(TimeoutError, file.fsync, timeout=0.2)
+    assert not rig.backend.seen("stat")
+    inode.end_unnaming(call)
+    raises(DataLossError, file.fsync)
+    assert rig.saved(file) == OTHER
+
+
 def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) -> int:
     """Return the old version, as a store that keeps open versions."""
     content = file.base

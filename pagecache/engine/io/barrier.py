@@ -145,7 +145,8 @@ class FileSync:
             return None
         if file.conflict is not None:
             raise file.conflict_error()
-        return 0 if file.is_found_elsewhere() else 1 << SYNC_SEND  # the end of the call that changes the name wakes it
+        # The end of the call that changes the name, or that takes another version, wakes it.
+        return 0 if file.is_found_elsewhere() or file.dispute.take_due else 1 << SYNC_SEND
 
     def _may_commit(self) -> bool:
         """Return whether a commit may begin that was held back."""

@@ -146,7 +146,8 @@ def _not_sent(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> 
     """
     op.ended()
     if remote.is_remote_change(error) and not op.stopped:  # else another backend said so
-        remote.refused(file)
+        if not file.dispute.take_due:  # else the store is asked then
+            remote.refused(file)
         if file.conflict is None:
             op.finish(False, False)
             return
