@@ -222,7 +222,7 @@ def test_a_foreign_version_is_taken_behind_a_reconnect(make: Make, moment: str) 
 
 
 def test_a_version_that_was_to_be_taken_keeps_no_write_of_a_removed_object_back(make: Make) -> None:
-    """An open file goes on without a name; what it has written before is given up. [2.19, 2.20]"""
+    """An open file goes on without a name; its earlier unsaved bytes are given up. [2.19, 2.20]"""
     policy = {"on_conflict": "take_remote"}
     rig, file = make({KEY: DATA}, limits={"identities": True}, options=policy).written(MINE, PAGE)
     gate = Gates()

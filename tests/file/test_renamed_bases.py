@@ -171,7 +171,7 @@ def test_a_reconnect_settles_it_before_it_opens_files(make: Make, fenced: bool) 
 
 
 def test_a_reconnect_does_not_depend_on_a_file_of_an_ended_backend(make: Make, backend: ObjectBackend) -> None:
-    """Another object has the old name meanwhile, so that file is asked whether it has moved. [2.20, 2.22]"""
+    """Another object has the old name by then, so that file is asked whether it has moved. [2.20, 2.22]"""
     rig = make(backend=backend, retry=ONCE)
     file = opened(rig)
     lose_a_rename(rig, backend, landed=False)

@@ -119,7 +119,7 @@ def test_a_look_by_name_finds_what_another_program_has_done_with_a_clean_open_ob
 @NAMES
 @pytest.mark.parametrize("first", ["write", "remove"])
 def test_unsaved_bytes_are_shown_by_a_name_another_program_has_removed(make: Make, names: bool, first: str) -> None:
-    """Until they are given up; nothing has looked at the name meanwhile. [2.19, 2.20]"""
+    """Until they are given up; nothing has looked at the name. [2.19, 2.20]"""
     rig, backend = looks(make, names)
     with rig.volume.open(KEY, "r+b", read_ahead=0) as file:
         if first == "write":
