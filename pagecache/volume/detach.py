@@ -311,8 +311,7 @@ def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline) -> list[Lost
     if volume.engine.aborted and not entries:
         ranges = inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)]
         entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
-    with volume.inodes_lock:
-        inode.record_loss(entries, seen=True)
+        inode.report_to_handles(entries, seen=True)
     return entries
 
 
@@ -320,7 +319,12 @@ def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadlin
     """Drop the local data of a file, whose token is held: a commit of it has ended."""
     forgotten = inode.has_local() and _roll_back(volume, inode, deadline)
     if not volume.engine.aborted:
-        inode.drop_local(op, (0, END, lost, deadline.at is None, forgotten))
+
+        def record(found: list[LostRange]) -> None:
+            lost.extend(found)
+            inode.report_to_handles(found, seen=True)
+
+        inode.drop_local(op, (0, END, record, deadline.at is None, forgotten))
 
 
 def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:

@@ -22,6 +22,7 @@ from ..engine.attempts import Attempts
 from ..engine.commit import remote
 from ..engine.gone import GoneFile
 from ..engine.io import barrier
+from ..engine.io.sizes import Record
 from ..engine.report.notices import cause, spans
 from ..errors import LostRange
 from ..native import END, TOKEN
@@ -298,7 +299,8 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
     inode.set_aside(abandoned=True)
     rollback: Any = getattr(inode.backend_file, "rollback", None)
     inode.run(TOKEN, "holding", inode.journaled.leave)  # after a commit that runs, which may have saved it
-    lost = drop_local(volume, inode, 0, END, cut=rollback is None)
+    lost: list[LostRange] = []
+    drop_local(volume, inode, 0, END, lost.extend, cut=rollback is None)
     if rollback is not None:
         volume.engine.call(rollback, "rollback", inode.key)
     return lost
@@ -413,8 +415,8 @@ def take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
     return used
 
 
-def drop_local(volume: Volume, inode: Inode, start: int, end: int, *, cut: bool = True) -> list[LostRange]:
+def drop_local(
+    volume: Volume, inode: Inode, start: int, end: int, record: Record = lambda lost: None, *, cut: bool = True
+) -> None:
     """Drop local data. `cut`: also in the backend, for a tail that it may have stored in part."""
-    lost: list[LostRange] = []
-    inode.run(TOKEN, "drop_local", (start, end, lost, cut, False))
-    return lost
+    inode.run(TOKEN, "drop_local", (start, end, record, cut, False))

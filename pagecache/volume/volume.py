@@ -544,18 +544,20 @@ class Volume:
         with lifetimes.using(self._inodes_of(key, Inode.unsaved)) as inodes:
             for inode in inodes:
                 start, end = extent(offset, length, inode.size)
-                dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
-                inode.report_to_handles(dropped, seen=True)
-                if dropped:
-                    what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
-                    next = "each handle raises DataLossError once"
-                    self.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
-                lost += dropped
+                record = partial(self._record_discard, inode, lost)
+                lifetimes.drop_local(self, inode, start, END if length is None else end, record)
                 if inode.conflict is not None and not inode.unsaved():
                     with suppress(OSError):  # else the list would be lost; the conflict stands
                         inode.settled(partial(remote.take, inode))
                 inode.journaled.confirm_dropped()
         return lost
+
+    def _record_discard(self, inode: Inode, lost: builtins.list[LostRange], dropped: builtins.list[LostRange]) -> None:
+        inode.report_to_handles(dropped, seen=True)
+        what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
+        next = "each handle raises DataLossError once"
+        self.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
+        lost += dropped
 
     def failed(self) -> builtins.list[FailedRange]:
         """Return ranges that could not be written back or committed and wait for a repair of the cause."""

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import PageCache, ShutdownError, WritebackError
+from pagecache import DataLossError, PageCache, ShutdownError, WritebackError
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
@@ -176,6 +176,17 @@ def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make
     assert [native.in_old_hands() for native in natives] == [False, False]
     assert rig.backend.committed("other") == b"dirty" + DATA[5:]
     assert KEY not in rig.backend.objects
+
+
+def test_an_interrupted_discard_is_reported_to_handles(make: Make) -> None:
+    """It waits for the cut of the tail: the bytes are gone. [2.16, T-51]"""
+    rig, file = make({KEY: b""}).written(DATA, 0)
+    gate = rig.backend.gate("truncate")
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        rig.volume.discard(KEY)
+    gate.open()
+    assert file.size == 0
+    raises(DataLossError, Task(file.fsync).result)
 
 
 def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:

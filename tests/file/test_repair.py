@@ -14,7 +14,7 @@ from pagecache import DataLossError, FailedRange, LostRange, WritebackError
 from pagecache.native import STAMP_MAX, SYNC_FAILED, NativeInode
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, SAVES, Log, Make, Patch, Rig, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, SAVES, Log, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
@@ -236,6 +236,14 @@ def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: s
     for handle in (file, reader):
         raises(DataLossError, handle.close)
         handle.close()
+
+
+def test_an_fsync_beside_a_discard_reports_the_loss(make: Make) -> None:
+    """The bytes are given up, and the cut of their tail takes as long as the store. [2.15, 2.16]"""
+    rig, file = make({KEY: b""}).written(OLD, 0)
+    gate, discard = at_gate(rig.backend.gate("truncate"), rig.volume.discard, KEY)
+    raises(DataLossError, Task(file.fsync).result)
+    assert [entry.length for entry in discard.result(opening=gate)] == [len(OLD)]
 
 
 @pytest.mark.parametrize("op", ["write_from", "commit"])

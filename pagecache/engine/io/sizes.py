@@ -176,8 +176,12 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
             raise
 
 
-def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool, bool]) -> None:
-    """Drop local data of a range; the token excludes passes and commits.
+Record = Callable[[list[LostRange]], object]
+"""Records a loss, before a sync can end without those bytes."""
+
+
+def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, Record, bool, bool]) -> None:
+    """Drop local data of a range, and record the loss; the token excludes passes and commits.
 
     A backend that keeps acknowledged bytes separately still has them: it forgets all of them first, unless it already
     has (`forgotten`), and local ones outside of the range are sent again (contract 2.19).
@@ -186,19 +190,26 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
         OSError: it did not forget, or there is no memory to leave writable views their content (ENOMEM). Nothing is
             dropped.
     """
-    start, end, lost, cut, forgotten = extent
+    start, end, record, cut, forgotten = extent
     self.detach_views(start, end, parts=True)  # first: it may need memory
     if not forgotten and hasattr(self.backend_file, "rollback") and self.acknowledged(start, end):
-        lost.extend(_drop_acknowledged(self, op, start, end))
+        lost = _drop_acknowledged(self, op, start, end, record)
     else:
-        lost.extend(self.drop(start, end))
-    if lost:
-        self.versions.note_discard()
+        lost = _drop(self, start, end, record)
     if cut and lost and self.size < lost[-1].offset + lost[-1].length and self.backend_file is not None:
         _cut_tail(self, op)
 
 
-def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[LostRange]:
+def _drop(file: EngineFile, start: int, end: int, record: Record) -> list[LostRange]:
+    with file.loses():
+        lost = file.drop(start, end)
+        if lost:
+            record(lost)
+            file.versions.note_discard()
+    return lost
+
+
+def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int, record: Record) -> list[LostRange]:
     if file.close_gate():
         direct.outlast(file)  # what they have stored would be forgotten, and acknowledged afterwards
     rollback = Rollback(bool(file.undone()["created"]))
@@ -206,7 +217,7 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
     with file.keeping_reads_back():
         try:
             change.run(op, Attempts(file.volume, rollback.method, file.key))
-            lost = file.drop(start, end)
+            lost = _drop(file, start, end, record)
             file.lie_over(rollback.stored)
         except BaseException:
             if change.leave() or rollback.done:
