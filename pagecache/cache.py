@@ -603,7 +603,7 @@ class PageCache:
                 self._check_open()
                 if self.live is None:
                     self.live = Server(self)
-                self.live.add(listener)
+            self.live.add(listener)  # without the lock, which a request may wait for
         except BaseException:
             listener.close()
             raise

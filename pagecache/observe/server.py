@@ -7,8 +7,9 @@ A document is built completely and then sent from memory: a slow client holds it
 cache. A client is disconnected if it sends or takes nothing for SILENCE_S. All clients are programs of the user who
 owns the cache, because the socket has mode 0600, so their number has no limit.
 
-The threads do not keep their cache alive. Closing takes `_building` once, so that no thread reads a closed cache, and
-waits for no client. A forked child has the sockets and not the threads: it closes them, and leaves the names alone.
+The threads do not keep their cache alive. Closing takes `_building` once, so that no thread reads a closed cache, but
+waits only a moment for it: the document may need a lock that a signal handler's own thread has, below a close. It waits
+for no client. A forked child has the sockets and not the threads: it closes them, and leaves the names alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..distribution import VERSION
+from ..engine.park import start_thread
 from ..errors import ShutdownError
 from . import documents
 from .address import Listener
@@ -67,24 +69,31 @@ class Server:
         self._cache = weakref.ref(cache)
         self._name = cache.name
         self._syncs = Syncs()
-        self._building = threading.Lock()  # guards `_syncs` and the change of `_ended`
+        self._building = threading.Lock()  # guards `_syncs`
         self._ended = False
         self._listeners: list[tuple[Listener, threading.Thread]] = []
         self._clients: set[socket.socket] = set()
         _servers.add(self)
 
     def add(self, listener: Listener) -> None:
-        """Serve one more listener."""
+        """Serve one more listener.
+
+        Raises:
+            BlockingIOError: no thread can start. ShutdownError: the server has ended.
+        """
         name = f"pagecache-{self._name}-live"
         thread = threading.Thread(target=self._accept, args=(listener,), name=name, daemon=True)
-        with self._building:
-            self._listeners.append((listener, thread))
-        thread.start()
+        start_thread(thread, "of the socket")
+        self._listeners.append((listener, thread))
+        if self._ended:  # in this order: otherwise `stop` finds the listener
+            _shut(listener.socket)
+            raise ShutdownError(CLOSED)
 
     def stop(self) -> None:
-        """Stop before the cache ends: the cache is not read after this returns, and the names are free."""
-        with self._building:
-            self._ended = True
+        """Stop before the cache ends: no document is begun after this returns, and the names are free."""
+        self._ended = True
+        if self._building.acquire(timeout=JOIN_S):
+            self._building.release()
         for listener, _ in self._listeners:
             listener.remove()
             _shut(listener.socket)  # ends `accept`

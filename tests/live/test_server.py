@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import threading
 import weakref
 from pathlib import Path
 
 import pytest
 
-from pagecache import PageCache, UnsavedDataError
+from pagecache import PageCache, ShutdownError, UnsavedDataError
 from pagecache.observe import server
 from pagecache.observe.documents import Refused
-from tests.file.rig import Patch, eventually, raises
+from tests.file.rig import Patch, Task, beside, eventually, raises
 
 from .conftest import Served
 from .wire import Connection, connect, ended, get, request
@@ -144,6 +146,66 @@ def test_a_cache_that_cannot_be_closed_is_served_on(tmp_path: Path) -> None:
         assert (one["state"], one["reason"]) == ("aborted", "[Errno 5] gone")
         assert [r["length"] for r in get(path, "/v1/failed")["failed"]] == [1]
         cache.close(on_failed="discard")
+
+
+def request_beside(served: Served) -> Task[object]:
+    """Begin a request, which then waits for the lock of the cache; the caller has it."""
+    live = served.cache.live
+    assert live is not None
+    reader = Task[object](live.document, "GET", "/v1/stats")
+    eventually(live._building.locked)
+    return reader
+
+
+def test_a_second_path_is_served_beside_a_request(served: Served, monkeypatch: Patch) -> None:
+    readers: list[Task[object]] = []
+    with monkeypatch.context() as patch:
+
+        def late() -> None:
+            with served.cache._lock:
+                readers.append(request_beside(served))
+
+        beside(patch, server.Server, "add", late)
+        Task(served.cache.serve_stats, served.folder / "t").result()
+    readers[0].result()
+    assert get(str(served.folder / "t"), "/v1/stats")["cache"]["name"] == served.cache.name
+
+
+def test_no_path_is_served_once_the_cache_is_closed(served: Served, monkeypatch: Patch) -> None:
+    live = served.cache.live
+    assert live is not None
+    beside(monkeypatch, server.Server, "add", served.cache.close)
+    raises(ShutdownError, served.cache.serve_stats, served.folder / "t")
+    assert os.listdir(served.folder) == []
+    eventually(lambda: not any(thread.name.endswith("-live") for thread in threading.enumerate()))
+
+
+def test_a_signal_handler_closes_the_cache_beside_a_request(served: Served) -> None:
+    """The request waits for a lock that the thread of the handler has. [2.22]"""
+
+    def interrupted() -> Task[object]:
+        with served.cache._lock:
+            reader = request_beside(served)
+            served.cache.close()
+        return reader
+
+    Task(interrupted).result().finished.wait()
+
+
+def test_a_cache_is_closed_though_its_server_got_no_thread(tmp_path: Path, monkeypatch: Patch) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.endswith("-live"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    cache = PageCache("1MiB")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        raises(BlockingIOError, cache.serve_stats, tmp_path / "s")
+    assert cache.close() == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_dropped_cache_is_not_kept_by_being_served(tmp_path: Path) -> None:
