@@ -207,7 +207,7 @@ class Flusher:
             delay = min(delay, self._commit_unstable(volume, pressure.limit // 2))
         if volume.journal is not None:
             delay = min(delay, volume.journal.poll(now))
-        delay = min(delay, volume.poll_tickets())
+        delay = min(delay, volume.poll_tickets(BUSY))
         volume.close_idle(IDLE_TURN_FLUSHER)
         next_retry = volume.next_retry()  # last: all calls before may have planned one
         return delay if next_retry is None else min(delay, max(0.0, next_retry - now))

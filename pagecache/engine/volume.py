@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -499,24 +500,32 @@ class EngineVolume:
             self._tickets.append(ticket)
         self.cache.flusher.wake()
 
-    def poll_tickets(self) -> float:
+    def poll_tickets(self, beside: float | None = None) -> float:
         """Advance the tickets, in order. Never waits.
 
-        Return the seconds until the next call; infinite when no ticket is left.
+        Return the seconds until the next call; infinite when no ticket is left. `beside`: return this if another thread
+        advances them, which may be below a signal handler and wait for the caller's next turn.
         """
         if not self._tickets:
             return float("inf")
+        if beside is not None:
+            if not self._advancing.acquire(blocking=False):
+                return beside
+            try:
+                return self.poll_tickets()
+            finally:
+                self._advancing.release()
         with self._advancing:
             with self._lock:
                 tickets = list(self._tickets)
-            left: list[SyncTicket] = []
             first = True
             for ticket in tickets:
-                if not ticket._advance(first=first):
-                    left.append(ticket)
+                if ticket._advance(first=first):
+                    with suppress(ValueError):  # a signal handler's sync has removed it, inside this advance
+                        self._tickets.remove(ticket)
+                else:
                     first &= not ticket._asked  # no caller waits for a save in the background
             with self._lock:
-                self._tickets = left + self._tickets[len(tickets) :]
                 return min((ticket._pause() for ticket in self._tickets), default=float("inf"))
 
     def emit(

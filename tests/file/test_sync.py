@@ -15,7 +15,7 @@ from pagecache import ShutdownError, SyncTicket, Volume, WritebackError
 
 from ..stores import Gate, RecordingBackend, failing_commit
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 EVERYTHING = "open stat remove rename list sync read_into write_from truncate commit file_stat file_close"
@@ -410,3 +410,46 @@ def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock:
         gate.open()
     ticket.wait(20)
     assert ticket.remaining == 0
+
+
+def handled(rig: Rig, monkeypatch: Patch, handler: Callable[[], object]) -> None:
+    """Sync, with a signal handler inside the first advance of a ticket by this thread."""
+    gate, genuine, ran = rig.backend.gate("write_from"), SyncTicket._advance, []
+
+    def advance(ticket: SyncTicket, *, first: bool) -> bool:
+        if threading.current_thread() is threading.main_thread() and not ran:
+            ran.append(True)
+            gate.open()
+            handler()
+        return genuine(ticket, first=first)
+
+    monkeypatch.setattr(SyncTicket, "_advance", advance)
+    rig.volume.sync(20)
+    assert ran
+
+
+def test_a_ticket_that_is_begun_beside_a_signal_handler_ends(make: Make, monkeypatch: Patch) -> None:
+    """The handler's sync ends the interrupted one, too. [2.15]"""
+    rig, file = make({KEY: bytes(2 * PAGE)}).written(b"first", 0)
+    later: list[SyncTicket] = []
+
+    def handler() -> None:
+        rig.volume.sync(20)
+        file.pwrite(b"later", PAGE)
+        later.append(rig.volume.begin_sync())  # as another thread does
+
+    handled(rig, monkeypatch, handler)
+    later[0].wait(20)
+
+
+def test_a_signal_handler_syncs_bytes_that_fail_once(make: Make, monkeypatch: Patch) -> None:
+    """The flusher, which retries, does not wait for the interrupted thread. [2.14, 2.15]"""
+    rig, file = make({KEY: bytes(2 * PAGE)}).written(b"first", 0)
+
+    def handler() -> None:
+        rig.volume.sync(20)
+        file.pwrite(b"later", PAGE)
+        rig.backend.fault("write_from", OSError(errno.EIO, "once"))
+        rig.volume.sync(20)
+
+    handled(rig, monkeypatch, handler)
