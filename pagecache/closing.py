@@ -17,6 +17,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from . import loglines
@@ -163,11 +164,11 @@ def end(cache: PageCache) -> None:
     """
     name = repr(cache)  # a log record with the object itself would keep the cache alive
     try:
-        for volume, inode in withhold(cache):
+        withheld = withhold(cache)
+        cache._begin_syncs([])  # a rollback that hangs keeps no other object from being saved
+        for volume, inode in withheld:
             then = "the next attach finds what fsync has put on disk" if inode.journaled.is_live() else "it is gone"
-            lost = [(entry.offset, entry.length) for entry in lifetimes.forsake(volume, inode)]
-            what = f"{name} was dropped unclosed; {spans(lost)} was never published"
-            volume.engine.say(logging.ERROR, "data that was given up", what, then, inode.key)
+            lifetimes.forsake(volume, inode, partial(_report_forsaken, name, then, inode))
         cache.close()
     except OSError as error:
         ranges: list[FailedRange] = getattr(error, "ranges", [])
@@ -178,6 +179,11 @@ def end(cache: PageCache) -> None:
             log.error("not saved yet: %s", entry)
         if len(ranges) > LISTED:
             log.error("not saved yet: %d more ranges", len(ranges) - LISTED)
+
+
+def _report_forsaken(name: str, then: str, inode: Inode, lost: list[LostRange]) -> None:
+    what = f"{name} was dropped unclosed; {spans([(entry.offset, entry.length) for entry in lost])} was never published"
+    inode.volume.say(logging.ERROR, "data that was given up", what, then, inode.key)
 
 
 def at_exit(cache: PageCache) -> None:

@@ -294,16 +294,22 @@ def withhold(volume: Volume) -> list[Inode]:
     return found
 
 
-def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
-    """Drop and return the local data of an object that cannot be published any longer. What the journal has stays."""
+def forsake(volume: Volume, inode: Inode, report: Record) -> None:
+    """Drop the local data of an object that cannot be published any longer. What the journal has stays. `report` gets
+    the losses before a call of the backend that may hang or fail.
+    """
     inode.set_aside(abandoned=True)
     rollback: Any = getattr(inode.backend_file, "rollback", None)
     inode.run(TOKEN, "holding", inode.journaled.leave)  # after a commit that runs, which may have saved it
     lost: list[LostRange] = []
     drop_local(volume, inode, 0, END, lost.extend, cut=rollback is None)
+    report(lost)
     if rollback is not None:
-        volume.engine.call(rollback, "rollback", inode.key)
-    return lost
+        try:
+            volume.engine.call(rollback, "rollback", inode.key)
+        except Exception as error:
+            what = f"rolling back bytes that were given up failed: {cause(error)}"
+            volume.engine.say(logging.WARNING, "the volume", what, "uploaded bytes may stay behind", inode.key)
 
 
 def bury(volume: Volume, inode: Inode) -> None:

@@ -213,6 +213,36 @@ def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog:
     assert KEY in caplog.text
 
 
+def test_the_loss_of_a_dropped_cache_is_logged_though_its_rollback_fails(warned: list[str], caplog: Log) -> None:
+    before, backend = threads(), ObjectBackend({KEY: b"as it was"})
+    backend.fault("rollback", FULL)
+    with caplog.at_level(logging.ERROR, "pagecache"):
+        collect(warned, backend, DATA, retry=ONCE)
+        eventually(lambda: backend.seen("rollback"))
+        eventually(lambda: ended(before))
+        loglines.outlast(20.0)
+        assert "was never published; it is gone" in caplog.text
+        assert "not saved yet" not in caplog.text
+    assert backend.committed(KEY) == b"as it was"
+
+
+def test_a_rollback_of_a_dropped_cache_that_hangs_keeps_no_other_volume_from_being_saved(warned: list[str]) -> None:
+    before, backend, other = threads(), ObjectBackend({KEY: b"as it was"}), RecordingBackend({KEY: b""})
+    gate = backend.gate("rollback")
+
+    def both() -> None:
+        cache = PageCache("1MiB", **QUIET)
+        for store in (backend, other):
+            cache.attach(store).open(KEY, "r+b").pwrite(DATA, 0)
+
+    both()
+    eventually(lambda: gc.collect() >= 0 and any("unclosed <pagecache.PageCache" in message for message in warned))
+    gate.wait_entered()
+    eventually(lambda: other.committed(KEY) == DATA)
+    gate.open()
+    eventually(lambda: ended(before))
+
+
 def test_the_exception_of_a_with_block_stays_the_primary_one_if_bytes_cannot_be_saved(caplog: Log) -> None:
     """The writer may still decide. [T-77, 2.22]"""
     backend = RecordingBackend({KEY: b"as it was"})

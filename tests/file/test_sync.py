@@ -414,7 +414,8 @@ def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock:
 
 def handled(rig: Rig, monkeypatch: Patch, handler: Callable[[], object]) -> None:
     """Sync, with a signal handler inside the first advance of a ticket by this thread."""
-    gate, genuine, ran = rig.backend.gate("write_from"), SyncTicket._advance, []
+    gate, genuine = rig.backend.gate("write_from"), SyncTicket._advance
+    ran: list[bool] = []
 
     def advance(ticket: SyncTicket, *, first: bool) -> bool:
         if threading.current_thread() is threading.main_thread() and not ran:
