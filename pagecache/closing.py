@@ -87,9 +87,15 @@ def is_ending(cache: PageCache) -> bool:
 
 @atexit.register
 def _at_exit() -> None:
+    failed: list[BaseException] = []
     for cache in caches():
-        cache._at_exit()
+        try:
+            cache._at_exit()
+        except BaseException as error:  # Ctrl-C: the other caches have their turn
+            failed.append(error)
     loglines.outlast(LINES_TIMEOUT_S)
+    if failed:
+        raise failed[0]
 
 
 def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
@@ -188,17 +194,25 @@ def _report_forsaken(name: str, then: str, inode: Inode, lost: list[LostRange]) 
 
 def at_exit(cache: PageCache) -> None:
     """Write back at interpreter exit, for at most exit_timeout, and list unsaved ranges; never hang."""
-    withhold(cache)
     try:
-        cache.close(timeout=cache.config.exit_timeout)
+        withhold(cache)
+        _close_and_list(cache, cache.config.exit_timeout)
+    except BaseException:
+        _close_and_list(cache, 0.0)
+        raise
+    finally:
+        if cache.live is not None:
+            cache.live.stop()
+
+
+def _close_and_list(cache: PageCache, timeout: float | None) -> None:
+    try:
+        cache.close(timeout=timeout)
     except OSError as error:
         print(f"pagecache: at exit: {error}", file=sys.stderr)
         for entry in getattr(error, "ranges", []):
             where = f"[{entry.offset}, {entry.offset + entry.length})"
             print(f"pagecache: not saved: {entry.volume}: {entry.key!r} {where}", file=sys.stderr)
-    finally:
-        if cache.live is not None:
-            cache.live.stop()
 
 
 def together(

@@ -350,6 +350,29 @@ def test_exit_says_what_was_lost(tmp_path: Path, ending: str, status: int, what:
     assert f"not saved: volume: 'lost'{ranges}" in done.stderr
 
 
+def test_ctrl_c_at_exit_lists_what_is_lost_in_every_cache(tmp_path: Path) -> None:
+    """It ends the wait for one cache; the others are saved or listed, too. [2.22]"""
+    body = """
+        import signal
+        kept = []
+        for name in ("one", "two", "three"):
+            kept += [attach("write", name=name, exit_timeout=3).open("lost", "wb"), cache]
+            kept[-2].pwrite(bytes(5000), 0)
+
+        def press():
+            never.wait_entered(30)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press, daemon=True).start()
+        sys.exit(6)
+    """
+    done = run(body, tmp_path)
+    assert done.returncode == 6
+    assert done.stderr.count("KeyboardInterrupt") == 1
+    for name in ("one", "two", "three"):
+        assert f"not saved: {name}: 'lost' [0, 5000)" in done.stderr
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("hung", ["write", "commit", "sync", "close", "close of the backend"])
 def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
