@@ -142,17 +142,18 @@ def _stand_by(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal
 def _end(
     volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal["raise", "discard"], failed: list[OSError]
 ) -> list[LostRange]:
-    lost: list[LostRange] = []
     if not volume.detached:  # otherwise an interrupt struck the other thread after the saving
         turn.seal()
         try:
-            lost = _save(volume, deadline, on_failed, failed)
+            _save(volume, deadline, on_failed, failed)
         except OSError:
             if not volume.detached:  # by a signal handler in this thread
                 raise
+        if not volume.detached:
+            _log_losses(volume, volume.given_up)
     if not volume.ended:
         _finish(volume, deadline)
-        _log_losses(volume, lost)
+    lost, volume.given_up = volume.given_up, []
     return lost
 
 
@@ -170,10 +171,8 @@ def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     )
 
 
-def _save(
-    volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"], failed: list[OSError]
-) -> list[LostRange]:
-    """Save everything, or report the discarded ranges. `failed`: of recovered files that could not be laid.
+def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"], failed: list[OSError]) -> None:
+    """Save everything, or give it up. `failed`: of recovered files that could not be laid.
 
     Raises:
         UnsavedDataError: not everything could be saved.
@@ -206,7 +205,7 @@ def _save(
         raise _unsaved_error(volume, unsaved, cause) from cause
     if isinstance(cause, TimeoutError):
         volume.engine.abort(cause)  # a hanging call would keep the token forever
-    return _give_up(volume, left, deadline, discards=cause is not None or bool(unsaved))
+    _give_up(volume, left, deadline, discards=cause is not None or bool(unsaved))
 
 
 def _sync_names(volume: Volume, deadline: Deadline) -> None:
@@ -272,11 +271,11 @@ def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseExcept
     )
 
 
-def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, discards: bool) -> list[LostRange]:
+def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, discards: bool) -> None:
     """Give up local data, but for files that are `left` to the disk tier. `discards`: not only that of removed and
-    abandoned files.
+    abandoned files, and the volume keeps the list: after an interrupt the next end returns it.
     """
-    lost: list[LostRange] = []
+    lost = volume.given_up
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     unsaved = [inode for inode in inodes if inode not in left]
@@ -285,34 +284,32 @@ def _give_up(volume: Volume, left: set[EngineFile], deadline: Deadline, *, disca
     end = _moment(deadline) if leaves else deadline  # no call is waited for that may be left, too
     for inode in unsaved if discards else ():
         if inode not in doomed:  # before the volume is aborted: else the next attach finds what the disk has of it
-            lost += _give_up_file(volume, inode, end)
+            _give_up_file(volume, inode, end, lost)
     if lost and volume.engine.journal is not None and not volume.engine.aborted:
         volume.engine.journal.confirm_all()
     if leaves and not volume.engine.aborted:
         volume.engine.abort(None, left=True)  # before the others: a call that hangs in one is not waited for
     for inode in doomed:
-        _give_up_file(volume, inode, deadline)
-    return lost
+        _give_up_file(volume, inode, deadline, [])
 
 
-def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline) -> list[LostRange]:
+def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline, lost: list[LostRange]) -> None:
     """Give up the local data of a file, and report that to its handles."""
     if not inode.has_local():
-        return []
-    entries: list[LostRange] = []
+        return
+    known = len(lost)
     if not volume.engine.aborted:
-        drop = partial(_drop, volume, inode, entries, deadline)
+        drop = partial(_drop, volume, inode, lost, deadline)
         try:
             inode.run(TOKEN, "lending", drop, deadline.until())
         except TimeoutError as error:
             if not deadline.passed():
                 raise  # of the backend
             volume.engine.abort(error)
-    if volume.engine.aborted and not entries:
+    if volume.engine.aborted and len(lost) == known:
         ranges = inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)]
-        entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
-        inode.report_to_handles(entries, seen=True)
-    return entries
+        lost += [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
+        inode.report_to_handles(lost[known:], seen=True)
 
 
 def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadline, op: Op) -> None:

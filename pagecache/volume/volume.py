@@ -94,6 +94,7 @@ class Volume:
         self.prefers_stored = False  # acknowledged bytes give way to later foreign versions, as in network file systems
         self.detached = False  # no unsaved data is left
         self.ended = False  # no threads or files are left
+        self.given_up: builtins.list[LostRange] = []  # by ends that have not returned it
         self.backend_closed = False
         self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and the signal set at its end
         self.aside: Aside = Aside(name, self.engine, cache._check_forked)

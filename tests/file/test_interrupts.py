@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
+import logging
 import math
 import re
 import signal
@@ -21,15 +22,15 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DataLossError, PageCache, ShutdownError, WritebackError
+from pagecache import DataLossError, PageCache, ShutdownError, WritebackError, loglines
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
 from pagecache.native import NativeVolume
-from pagecache.volume import lifetimes
+from pagecache.volume import detach, lifetimes
 
 from ..stores import WAIT_LIMIT_S
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises, raising
+from .rig import KEY, ONCE, PAGE, Log, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises, raising
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
@@ -187,6 +188,23 @@ def test_an_interrupted_discard_is_reported_to_handles(make: Make) -> None:
     gate.open()
     assert file.size == 0
     raises(DataLossError, Task(file.fsync).result)
+
+
+def test_an_interrupted_discarding_end_returns_its_losses(make: Make, monkeypatch: Patch, caplog: Log) -> None:
+    """All is given up, and the backend's calls end. The next end has the list. [2.22, T-51]"""
+    rig = make({KEY: b"", "other": b""}, retry=ONCE)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=math.inf)
+    for key in (KEY, "other"):
+        raises(OSError, rig.dirtied(DATA, 0, key=key).close)
+    with caplog.at_level(logging.INFO, "pagecache"):
+        with monkeypatch.context() as patch:
+            patch.setattr(detach, "_quiet", raising(KeyboardInterrupt()))
+            raises(KeyboardInterrupt, rig.cache.close, on_failed="discard")
+        lost = rig.cache.close()
+        loglines.outlast(WAIT_LIMIT_S)
+    assert {entry.key for entry in lost} == {KEY, "other"}
+    assert "2 files were not saved and are given up" in caplog.text
+    assert "everything is saved" not in caplog.text
 
 
 def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
