@@ -103,7 +103,7 @@ class EngineVolume:
         self.runner = ThreadRunner(self.native, name, threads_of(backend), self.clock)
         self.aborted = False
         self.aborts = 0
-        self.seals = 0
+        self.seals: set[object] = set()
         self.abort_reason: BaseException | None = None
         self.notices = Notices(name)
         self.pace = Pace()
@@ -576,10 +576,13 @@ class EngineVolume:
 
     # -- the end
 
-    def seal(self, sealed: bool) -> None:
+    def seal(self, turn: object, sealed: bool) -> None:
+        """Refuse changes while a turn has sealed the volume. Each step can be repeated: an interrupt may have come
+        before or after it.
+        """
         with self._lock:
-            self.seals += 1 if sealed else -1
-            self.native.seal(sealed)
+            (self.seals.add if sealed else self.seals.discard)(turn)
+            self.native.seal(bool(self.seals))
 
     def abort(self, reason: BaseException | None, *, left: bool = False) -> None:
         """`left`: the volume ends, and the disk tier has what is unsaved."""

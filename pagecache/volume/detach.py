@@ -85,14 +85,14 @@ class Turn:
         return None
 
     def seal(self) -> None:
-        self._volume.engine.seal(True)
         self._sealed = True
+        self._volume.engine.seal(self.signal, True)
 
     def over(self) -> None:
         """End it. An ended volume stays sealed: a writer may still wait for a lock in it."""
-        sealed, self._sealed = self._sealed, False
-        if sealed and not self._volume.detached:
-            self._volume.engine.seal(False)
+        if self._sealed and not self._volume.detached:
+            self._volume.engine.seal(self.signal, False)
+        self._sealed = False
         taken, self._taken = self._taken, False
         if taken:
             current = self._volume.turn

@@ -421,6 +421,19 @@ def interrupted_rigs(
             return
 
 
+def sealing_code(frame: FrameType) -> bool:
+    return engine_code(frame) and frame.f_code.co_name in ("seal", "over")
+
+
+def test_an_interrupted_end_leaves_the_volume_open() -> None:
+    """Also between the seal and its record. [2.22, T-51]"""
+    rigs = interrupted_rigs(lambda: make_rig({KEY: DATA}), lambda rig: rig.cache.close(), sealing_code, 3)
+    for rig, place in rigs:
+        if not rig.volume.detached:
+            assert rig.dirtied(b"again", 0).pread(5, 0) == b"again", place
+        rig.finish()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize(
     ("key", "mode", "limits"),

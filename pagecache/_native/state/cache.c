@@ -340,10 +340,7 @@ void pc_volume_resume(struct pc_volume *v)
  * lock after the sealing sees the last change of the file. */
 void pc_volume_seal(struct pc_volume *v, bool sealed)
 {
-	if (sealed)
-		atomic_fetch_add(&v->sealed, 1);
-	else
-		atomic_fetch_sub(&v->sealed, 1);
+	atomic_store(&v->sealed, sealed);
 	wake_all_waiters(v);
 }
 
