@@ -911,19 +911,25 @@ def test_a_save_in_the_background_publishes_nothing_that_a_writer_has_not_saved(
 
 
 @WHOLE
-def test_a_cut_as_a_save_in_the_background_begins_is_not_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "change", [lambda file: file.truncate(10), lambda file: file.pwrite(b"new" * 1000, 4096)], ids=["cut", "overwrite"]
+)
+def test_a_change_as_a_save_in_the_background_begins_is_not_published(
+    make: Make, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    """An overwrite of dirty bytes is one. [2.22]"""
     world, begun = make(dirty_expire=0.1), threading.Event()
     file, real = world.open(), Journaled.may_be_saved
 
     def may_be_saved(self: Journaled) -> bool:
         found = real(self)
         if found and not begun.is_set():
-            Task(file.truncate, 10).result()
+            Task(change, file).result()
             begun.set()
         return found
 
     monkeypatch.setattr(Journaled, "may_be_saved", may_be_saved)
-    file.pwrite(b"new", 5000)
+    file.pwrite(b"asks" * 1024, 4096)
     file.fsync()
     assert begun.wait(WAIT_LIMIT_S)
     world.synced(b"other", key="o", mode="x+b")

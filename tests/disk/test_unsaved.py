@@ -337,11 +337,14 @@ def test_a_discarding_detach_beside_a_file_that_stays_on_disk_waits_for_no_rollb
 
 
 @WHOLE
+@pytest.mark.parametrize("offset", [8192, 0], ids=["another page", "a dirty page"])
 @pytest.mark.parametrize("fsync", ["", "beside the end", "after it"])
-def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(world: World, fsync: str) -> None:
+def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(
+    world: World, fsync: str, offset: int
+) -> None:
     """They are listed, and their writer may still save them. [T-77, 2.22]"""
-    file = world.synced(b"saved")
-    file.pwrite(b"half", 8192)
+    file = world.synced(b"save" * 1024)
+    file.pwrite(b"half", offset)
     if fsync == "beside the end":
         assert closing.withhold(world.cache)
     else:
@@ -351,8 +354,8 @@ def test_an_exception_puts_no_bytes_on_disk_that_their_writer_has_not_saved(worl
     if fsync:
         file.fsync()
         assert world.saved() == OLD
-    saved = changed(0, b"saved")
-    world.crash().settles(changed(8192, b"half", saved) if fsync else saved)
+    saved = changed(0, b"save" * 1024)
+    world.crash().settles(changed(offset, b"half", saved) if fsync else saved)
 
 
 # -- recovery

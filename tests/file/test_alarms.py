@@ -154,11 +154,12 @@ def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandCloc
     assert is_silent(rig)
 
 
+@pytest.mark.parametrize("kept", [", kept", ""], ids=["acknowledged", "dirty"])
 @pytest.mark.parametrize("how", ["write", "truncate"])
-def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClock, how: str) -> None:
+def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClock, how: str, kept: str) -> None:
     """Changes after the fsync are published by the next one, or by close. Until then the alarm fires. [2.22]"""
     rig, file = make(backend=STORES["whole objects"](), **SELDOM).written(DATA, 0)
-    bring_down(rig, "commit, transient, kept")
+    bring_down(rig, f"commit, transient{kept}")
     fails(rig, clock, file.fsync)
     rig.backend.clear_faults()
     if how == "write":

@@ -74,8 +74,9 @@ static void cover(struct pc_inode *i, const struct pc_folio *f)
 
 static void uncommitted_now(struct pc_inode *i)
 {
-	i->changed = atomic_load(&i->volume->epoch);
-	i->stamp_m = pc_min(i->stamp_m, i->changed);
+	u64 epoch = atomic_load(&i->volume->epoch);
+	__atomic_store_n(&i->changed, epoch, __ATOMIC_RELAXED);
+	i->stamp_m = pc_min(i->stamp_m, epoch);
 }
 
 /* Remove staged bytes. The backend drops them with its own truncate or hole. */

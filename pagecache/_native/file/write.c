@@ -156,13 +156,18 @@ static bool already_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 
 	return pc_folio_pos(c, f) + to <= atomic_load_explicit(&i->size, memory_order_relaxed);
 }
 
-/* Dirty bytes become written. No leaf lock if all of the file's are. */
-static void written(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+/* The content of dirty bytes has changed. No leaf lock if all of the file's are written and it has changed since the last
+ * sync began: what was written after that is saved by its writer alone (pc_changed_since). */
+static void overwritten(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
-	if (PC_LIKELY(!pc_map_bytes(&i->borrowed)))
+	u64 epoch = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);
+	bool borrowed = pc_map_bytes(&i->borrowed) != 0;
+	if (PC_LIKELY(!borrowed && __atomic_load_n(&i->changed, __ATOMIC_RELAXED) == epoch))
 		return;
 	pc_inode_leaf_lock(i);
-	pc_written_add(i, f, from, to);
+	if (borrowed)
+		pc_written_add(i, f, from, to);
+	__atomic_store_n(&i->changed, epoch, __ATOMIC_RELAXED);
 	pc_inode_leaf_unlock(i);
 }
 
@@ -242,8 +247,8 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 	bool dirty = already_dirty(i, f, a, b);
 	PC_POINT("write_locked");
 	if (PC_LIKELY(dirty)) {
-		written(i, f, a, b);
 		move(pc_folio_memory(c, f) + a, from, b - a);
+		overwritten(i, f, a, b);
 	} else {
 		taken = ready(i, f, &made, a, b, need) && take(i, f, made, a, b, from, need);
 	}

@@ -227,7 +227,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	u64 fresh = set_add(i, f, PC_D, b0, b1);
 	u64 stamp = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);
 	stamp_lower(&f->d, stamp);
-	i->changed = stamp;
+	__atomic_store_n(&i->changed, stamp, __ATOMIC_RELAXED);
 	if (fresh && i->limits.commit_on_close && i->limits.write_unit > 1)
 		unit_filled(i, fresh);
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
