@@ -6,7 +6,7 @@ import contextlib
 import errno
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from .cache import NativeVolume
@@ -15,6 +15,8 @@ from .extension import COUNTERS, END, NUMBERS, _core, ffi, fields, lib, ranges, 
 SIZE, REMOTE_SIZE, QUIET, UNCHANGED = (NUMBERS[name] for name in ("size", "remote_size", "quiet", "unchanged"))
 AT_REST = NUMBERS["at_rest"]
 FORGET_CUTS, FORGET_HOLES = int(lib.PC_FORGET_CUTS), int(lib.PC_FORGET_HOLES)
+SPILL_RUNS = 1024
+"""Ranges of `spillable_from`: more than a folio has."""
 
 
 def _number(name: str) -> Callable[[NativeInode], int]:
@@ -340,15 +342,17 @@ class NativeInode:
         """Return the first staged range at or after `pos`, [start, end)."""
         return self._found(lib.pc_bytes_find, False, pos)
 
-    def spillable_from(self, pos: int, most: int) -> tuple[int, int] | None:
-        """Return the first range at or after `pos` that `spilled` may take, [start, end), little more than `most`."""
-        return self._found(lib.pc_spill_find, pos, most)
+    def spillable_from(self, pos: int, most: int) -> list[tuple[int, int]]:
+        """Return the first ranges at or after `pos` that `spilled` may take, [start, end), little more than `most`."""
+        found = ffi.new("uint64_t[]", 2 * SPILL_RUNS)
+        edges = list(map(int, found[0 : 2 * lib.pc_spill_find(self._i, pos, most, found, SPILL_RUNS)]))
+        return list(zip(edges[::2], edges[1::2], strict=True))
 
-    def spilled(self, pos: int, end: int, *, sending: bool) -> int:
+    def spilled(self, runs: Sequence[tuple[int, int]], *, sending: bool) -> int:
         """Record that the spool has these bytes; return how many of them are staged now. The inode lock is held.
         `sending`: a commit that runs does nothing but send and commit before this returns.
         """
-        return int(lib.pc_spill(self._i, pos, end, sending))
+        return int(lib.pc_spill(self._i, [edge for run in runs for edge in run], len(runs), sending))
 
     unlogged = _number("unlogged")
     """Return 0 if the journal has all local bytes as they are now, 1 if not those of some ranges, 2 if none."""

@@ -16,7 +16,7 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.spool import Spool
-from pagecache.native import TOKEN
+from pagecache.native import LOCK, TOKEN
 from tests.disk.test_durability import World, clean
 from tests.file.rig import Task, at_gate, eventually, overlay, raises, side_by_side
 from tests.file.test_interrupts import interrupted_at
@@ -267,6 +267,37 @@ def test_a_spill_cuts_off_nothing_that_a_write_beside_it_stores_further_on(world
     assert world.saved() == OLD + b"near" * 1024 + gap + b"far." * 4096
 
 
+@pytest.mark.parametrize("large", [True, False])
+def test_separate_bytes_of_one_folio_spill(world: Spilling, *, large: bool) -> None:
+    with world.volume.open("k", "r+b") as file:
+        if large:  # a folio of many pages, of which two become dirty
+            file.pread(256 << 10, 0)
+        first, second = (4096, 5 * 4096) if large else (0, 1000)
+        file.pwrite(b"a" * 100, first)
+        file.pwrite(b"b" * 100, second)
+        assert world.spill(file)
+        assert world.volume.stats().dirty == 0
+        file.fsync(durability="backend")
+    assert world.saved() == overlay(overlay(OLD, first, b"a" * 100), second, b"b" * 100)
+
+
+def test_a_gap_before_bytes_that_have_spilled_in_part_is_zeros(world: Spilling) -> None:
+    """Of two folios the first leaves memory; the other one has changed since. [D6]"""
+    at = 2 * MIB
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"z", at + (256 << 10))
+        file.pread(16384, at + 16384)  # clean zeros, in a folio of four pages
+        file.pwrite(b"a" * 16384, at)
+        for page in (4, 6):
+            file.pwrite(b"b" * 4096, at + page * 4096)
+        inode, moved = file._inode, list[int]()
+        runs = [(at, at + 5 * 4096)]
+        inode.run_if_free(LOCK, "holding", lambda: moved.append(inode.staged().spill(runs)))
+        assert moved == [16384]
+        assert file.pread(4096, at - MIB // 2) == bytes(4096)
+        assert len(inode.owed) <= 1
+
+
 @pytest.mark.parametrize("paid", [True, False])
 def test_a_spill_that_is_refused_leaves_the_store_its_size(
     world: Spilling, monkeypatch: pytest.MonkeyPatch, *, paid: bool
@@ -277,12 +308,12 @@ def test_a_spill_that_is_refused_leaves_the_store_its_size(
         if paid:
             spilled = inode.spilled
             monkeypatch.setattr(
-                type(inode), "spilled", lambda *_, **__: Task(inode.owed.pay).result() or spilled(0, 0, sending=False)
+                type(inode), "spilled", lambda *_, **__: Task(inode.owed.pay).result() or spilled([], sending=False)
             )
         found: list[bool] = []
 
         def spill() -> None:
-            inode.staged().spill(MIB, MIB + 4096)
+            inode.staged().spill([(MIB, MIB + 4096)])
             found.append(inode.owed.owes("truncate"))
             found.append(bool(inode.tail()))
 

@@ -139,19 +139,20 @@ TEST(check_discard_names_staged_and_dirty_bytes_once)
 /* The test is a caller of pc_spill: it copies what is dirty to the spool. Return: bytes that are staged now. */
 static u64 spill(void)
 {
-	u64 pos, end, moved = 0, from = 0;
-	while (pc_spill_find(file->inode, from, 4 * PAGE, &pos, &end)) {
-		struct pc_part part = {.memory = malloc(end - pos), .len = end - pos};
-		EQUAL(file_read(file, pos, part.memory, part.len), (i64)part.len);
-		struct store *s = &file->store;
-		pthread_mutex_lock(&s->lock);
-		memcpy(s->bytes + pos, part.memory, part.len);
-		memset(s->kept + pos, 1, part.len);
-		s->size = pc_max(s->size, end);
-		pthread_mutex_unlock(&s->lock);
-		free(part.memory);
-		moved += pc_spill(file->inode, pos, end, false);
-		from = end;
+	u64 runs[8], moved = 0, from = 0;
+	for (u32 n; (n = pc_spill_find(file->inode, from, 4 * PAGE, runs, 4)); from = runs[2 * n - 1]) {
+		for (u64 *run = runs; run < runs + 2 * n; run += 2) {
+			struct pc_part part = {.memory = malloc(run[1] - run[0]), .len = run[1] - run[0]};
+			EQUAL(file_read(file, run[0], part.memory, part.len), (i64)part.len);
+			struct store *s = &file->store;
+			pthread_mutex_lock(&s->lock);
+			memcpy(s->bytes + run[0], part.memory, part.len);
+			memset(s->kept + run[0], 1, part.len);
+			s->size = pc_max(s->size, run[1]);
+			pthread_mutex_unlock(&s->lock);
+			free(part.memory);
+		}
+		moved += pc_spill(file->inode, runs, n, false);
 	}
 	return moved;
 }
@@ -198,15 +199,19 @@ TEST(check_bytes_whose_write_has_failed_are_not_spilled)
 
 TEST(check_bytes_that_joined_a_block_after_the_copy_keep_it_dirty)
 {
-	u64 pos, end;
+	u64 runs[4];
 	start_with(8 * PAGE, PAGE, 1000, limits_wide());
 	put(100, 50, 1);
-	CHECK(pc_spill_find(file->inode, 0, PAGE, &pos, &end));
-	EQUAL(pos, 100);
-	EQUAL(end, 150);
+	put(200, 50, 1);
+	EQUAL(pc_spill_find(file->inode, 0, PAGE, runs, 1), 0); /* no room for a part of its bytes */
+	EQUAL(pc_spill_find(file->inode, 0, PAGE, runs, 2), 2);
+	EQUAL(runs[0], 100);
+	EQUAL(runs[1], 150);
+	EQUAL(runs[2], 200);
+	EQUAL(runs[3], 250);
 	byte_at(0); /* a fill */
-	EQUAL(pc_spill(file->inode, pos, end, false), 0);
-	CHECK(pc_spill_find(file->inode, 0, PAGE, &pos, &end));
-	EQUAL(end - pos, PAGE);
+	EQUAL(pc_spill(file->inode, runs, 2, false), 0);
+	EQUAL(pc_spill_find(file->inode, 0, PAGE, runs, 2), 1);
+	EQUAL(runs[1] - runs[0], PAGE);
 	SOUND(&rig);
 }

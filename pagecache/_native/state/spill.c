@@ -25,28 +25,36 @@ static bool may_spill(const struct pc_folio *f)
 	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY;
 }
 
-/* Bytes at @from or behind it that may be spilled, contiguous, and @most or not many more: [*pos, *end). Return: false: there are none. */
-bool pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *pos, uint64_t *end)
+/* Bytes at @from or behind it that may be spilled, of whole folios, and @most or not many more: ascending @runs, [runs[0], runs[1])
+ * first. @max: runs that have room there; a folio with more of them stays. Return: how many there are. */
+uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *runs, uint32_t max)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_walk walk = {i, from >> c->page_shift, pc_last_index(c), 1 << PC_MARK_DIRTY, 0};
-	*pos = *end = 0;
+	u64 bytes = 0, size = atomic_load(&i->size), to;
+	u32 n = 0;
 	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
-		u64 at = 0, to = 0;
-		bool found = may_spill(f) && pc_set_run(c, f, PC_D, from, atomic_load(&i->size), &at, &to);
-		if (!found && !*end)
-			continue;
-		bool joins = found && (!*end || at == *end);
-		if (joins) {
-			*pos = *end ? *pos : at;
-			*end = to;
+		u32 before = n;
+		u64 end = n ? runs[2 * n - 1] : 0;
+		bool fits = true;
+		for (u64 at = from; may_spill(f) && pc_set_run(c, f, PC_D, at, size, &at, &to); at = to) {
+			if (n && runs[2 * n - 1] == at)
+				n--;
+			else if ((fits = n < max))
+				runs[2 * n] = at;
+			else
+				break;
+			runs[2 * n++ + 1] = to;
+			bytes += to - at;
 		}
-		if (!joins || to < pc_folio_pos(c, f) + pc_folio_bytes(c, f) || *end - *pos >= most) {
+		if (!fits && (n = before))
+			runs[2 * n - 1] = end;
+		if (n && (!fits || bytes >= most)) {
 			pc_walk_stop(&walk);
 			break;
 		}
 	}
-	return *end != 0;
+	return n;
 }
 
 /* The end of what the backend has, or may have: bytes in flight count. Leaf lock held. */
@@ -61,16 +69,29 @@ u64 pc_sent_end(struct pc_inode *i)
 	return end;
 }
 
-/* Move D of a folio to S, if all of it lies in [pos, end). Leaf lock held. Return: bytes. */
-static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 end)
+/* Whether the backend may have a part of a write unit of [pos, end). Leaf lock held. */
+static bool unit_busy(const struct pc_inode *i, u64 pos, u64 end)
+{
+	u64 unit = i->limits.write_unit, page = i->cache->page_size;
+	if (unit <= 1)
+		return false;
+	u64 first = (pos - pos % unit) / page, last = ((end + unit - 1) / unit * unit + page - 1) / page;
+	return pc_next_of(i, first, last, 1 << PC_MARK_UNSTABLE | 1 << PC_MARK_WRITEBACK) != NULL;
+}
+
+/* Move D of a folio to S, if all of it lies in runs from *@run, which moves on, to @stop. Leaf lock held. Return: bytes. */
+static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, const u64 **run, const u64 *stop)
 {
 	bool beside = i->token == PC_TOKEN_COMMIT;
 	struct pc_cache *c = i->cache;
 	u64 size = atomic_load(&i->size), moved = 0, last = 0;
 	bool fits = may_spill(f);
-	for (u64 at = 0; fits && pc_set_run(c, f, PC_D, at, size, &at, &last); at = last)
-		fits = pos <= at && last <= end;
-	if (!fits || !last || !pc_folio_trylock(f))
+	for (u64 at = 0; fits && pc_set_run(c, f, PC_D, at, size, &at, &last); at = last) {
+		while (*run < stop && (*run)[1] <= at)
+			*run += 2;
+		fits = *run < stop && (*run)[0] <= at && last <= (*run)[1];
+	}
+	if (!fits || !last || unit_busy(i, pc_folio_pos(c, f), last) || !pc_folio_trylock(f))
 		return 0;
 	pc_folio_begin_writeback(i, f);
 	if (last > atomic_load(&i->remote_size))
@@ -89,28 +110,19 @@ static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 end)
 	return fits ? moved : 0;
 }
 
-/* Whether the backend may have a part of a write unit of [pos, end). Leaf lock held. */
-static bool unit_busy(const struct pc_inode *i, u64 pos, u64 end)
-{
-	u64 unit = i->limits.write_unit, page = i->cache->page_size;
-	if (unit <= 1)
-		return false;
-	u64 first = (pos - pos % unit) / page, last = ((end + unit - 1) / unit * unit + page - 1) / page;
-	return pc_next_of(i, first, last, 1 << PC_MARK_UNSTABLE | 1 << PC_MARK_WRITEBACK) != NULL;
-}
-
-/* The caller has copied [pos, end), as pc_spill_find() has found it, to the spool, and has had the inode lock X since before that.
+/* The caller has copied @n runs, as pc_spill_find() has found them, to the spool, and has had the inode lock X since before that.
  * @sending: a commit that holds the token sends or commits, and does nothing else before this returns. Return: bytes that are in S now, and no longer in D. */
-uint64_t pc_spill(struct pc_inode *i, uint64_t pos, uint64_t end, bool sending)
+uint64_t pc_spill(struct pc_inode *i, const uint64_t *runs, uint32_t n, bool sending)
 {
 	struct pc_cache *c = i->cache;
-	u64 moved = 0, index = pos >> c->page_shift, last = pc_index_behind(i, end);
+	const u64 *run = runs, *stop = runs + 2 * n;
+	u64 moved = 0, index = n ? runs[0] >> c->page_shift : 0, last = n ? pc_index_behind(i, stop[-1]) : 0;
 	pc_inode_leaf_lock(i);
 	bool commits = i->token == PC_TOKEN_COMMIT && i->commit_due && sending;
 	bool may = (commits || i->token == PC_TOKEN_FREE || i->token == PC_TOKEN_PASS) && i->limits.stages &&
-		   !pc_durable(i) && !atomic_load(&i->volume->aborted) && !unit_busy(i, pos, end);
+		   !pc_durable(i) && !atomic_load(&i->volume->aborted);
 	for (struct pc_folio *f; may && (f = pc_next_marked(i, &index, last, PC_MARK_DIRTY));)
-		moved += spill_folio(i, f, pos, end);
+		moved += spill_folio(i, f, &run, stop);
 	pc_inode_leaf_unlock(i);
 	if (moved) {
 		pc_event_wake(&i->event);

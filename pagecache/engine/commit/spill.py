@@ -88,12 +88,12 @@ class Spills:
             return 0
         at = moved = 0
         try:
-            while moved < most and (found := file.spillable_from(at, min(PIECE, most - moved))) is not None:
+            while moved < most and (found := file.spillable_from(at, min(PIECE, most - moved))):
                 if file not in self._files and not self._may_open(file):
                     break
-                moved += file.staged().spill(*found)
+                moved += file.staged().spill(found)
                 self._tier.others_grow()
-                at = found[1]
+                at = found[-1][1]
         except OSError as error:
             what = f"nothing leaves memory for the spool: {cause(error)}"
             self._volume.say(logging.WARNING, "the spool", what, "writers wait for the store")

@@ -94,35 +94,47 @@ class Staging:
         spool = self._spool
         self._named(lambda: spool.write_all(offset, buffers))
 
-    def spill(self, begin: int, end: int) -> int:
+    def spill(self, runs: Sequence[tuple[int, int]]) -> int:
         """Stage dirty bytes without the backend; return how many. The inode lock is held, and no direct write runs.
 
         Raises:
             OSError: of the spool; they stay dirty.
         """
-        file, sends = self._file, self._sends()
-        grows, growth = end > file.remote_size, Growth(self._file, end, sends)
-        with memoryview(bytearray(end - begin)) as room:
-            if file.read(begin, room) < len(room):
-                return 0
-            file.versions.about_to_change()
-            if grows:  # first: reads of a gap before them wait for it
-                file.owe(growth)
-            try:
-                with self._lock:
-                    if sends != self._sends():
-                        return 0  # a commit has just begun to send, or ended
+        file, sends, end = self._file, self._sends(), runs[-1][1]
+        before, growth = file.remote_size, Growth(self._file, end, sends)
+        data = [memoryview(bytearray(end - begin)) for begin, end in runs]
+        if any(file.read(begin, room) < len(room) for (begin, _), room in zip(runs, data, strict=True)):
+            return 0
+        file.versions.about_to_change()
+        if end > before:  # first: reads of a gap before them wait for it
+            file.owe(growth)
+        try:
+            with self._lock:
+                if sends != self._sends():
+                    return 0  # a commit has just begun to send, or ended
+                for (begin, stop), room in zip(runs, data, strict=True):
                     self._put(begin, (room,))
-                    self._unsent.add(begin, end)  # first: what is staged and not in there counts as sent
-                    return file.spilled(begin, end, sending=sends)
-            finally:
-                if grows and file.remote_size >= end:
-                    if self._growth is not None:
-                        file.owed.drop(self._growth)
-                    self._growth = growth
-                    self._have_reads_wait()
-                elif grows and not file.owed.drop(growth):
-                    file.tail_left()  # it is paid, and nothing leads there
+                    self._unsent.add(begin, stop)  # first: what is staged and not in there counts as sent
+                return file.spilled(runs, sending=sends)
+        finally:
+            if end > before:
+                self._grown(growth, before)
+
+    def _grown(self, growth: Growth, before: int) -> None:
+        """Owe the size to which spilled bytes lead: `growth`, less if not all of them are staged, or none."""
+        file, led = self._file, self._file.remote_size
+        if led <= before:
+            if not file.owed.drop(growth):
+                file.tail_left()  # it is paid, and nothing leads there
+            return
+        if self._growth is not None:
+            file.owed.drop(self._growth)
+        self._growth = growth
+        if led < growth.arguments[0]:
+            self._growth = Growth(file, led, growth.behind)
+            file.owe(self._growth)
+            file.owed.drop(growth)
+        self._have_reads_wait()
 
     def sent(self, epoch: int, begin: int, end: int) -> None:
         """Record that the backend has acknowledged [begin, end)."""
