@@ -34,6 +34,7 @@ from .rig import (
     at_gate,
     beside,
     eventually,
+    no_memory,
     pattern,
     raises,
     run_program,
@@ -155,6 +156,22 @@ def test_a_read_beside_its_loss_is_of_no_other_object(make: Make, replace: Repla
     gate.open()
     gone(reading.result)
     file.close()
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@LOSSES
+def test_a_read_past_the_cache_beside_its_loss_is_of_no_other_object(
+    make: Make, replace: Replace, prompt: bool
+) -> None:
+    """[K12, 2.20]"""
+    objects: dict[Any, bytes] = {KEY: DATA, "other": OTHER, "full": pattern(16 * PAGE)}
+    store = make(backend=RecordingBackend(objects, by_name=True, prompt=prompt), retry=FAST, capacity=16 * PAGE)
+    file = store.open("rb", read_ahead=0)
+    with no_memory(store, key="full"):
+        gate, reading = at_gate(store.backend.gate("read_into", KEY), file.pread, 10, PAGE)
+        replace_by_rename(store)
+        gate.open()
+        gone(reading.result)
 
 
 @pytest.mark.parametrize("direct", [False, True])

@@ -12,7 +12,7 @@
  */
 #include "io/io.h"
 
-enum { PC_REREADS = 3, PC_ZEROS = 2, PC_NO_PROGRESS_MAX = 32 };
+enum { PC_ZEROS = 2, PC_NO_PROGRESS_MAX = 32 };
 enum { PC_FILL_PARTS = 3 }; /* a call whose range begins and ends inside read units: surplus, memory, surplus */
 
 static bool owns(const struct pc_request *r, const struct pc_folio *f, u64 index)

@@ -14,7 +14,7 @@
  */
 #include "io/io.h"
 
-enum { PC_REREADS = 3, PC_NO_PROGRESS_MAX = 32, PC_ZEROS = 2, PC_READ_OVER = 256 << 10 };
+enum { PC_NO_PROGRESS_MAX = 32, PC_ZEROS = 2, PC_READ_OVER = 256 << 10 };
 
 /* ---------------------------------------------------------------- neighbours */
 

@@ -6,6 +6,8 @@
 
 #include "file/file.h"
 
+enum { PC_REREADS = 3 }; /* of bytes that were invalidated while they were read */
+
 /* request.c */
 struct pc_request *pc_request_new(struct pc_inode *i, int kind);
 void pc_request_delete(struct pc_request *r);

@@ -29,11 +29,13 @@ struct op_uncached {
 	PyObject *memory; /* a bytearray of `len` bytes, the result */
 	u64 pos, len, got;
 	u64 seen; /* PC_BY_STORAGE_SEEN before the call */
+	u64 inval_seq; /* sampled before the call */
 	u64 head; /* surplus bytes that the call reads first; limits may change while it runs */
 	u64 most; /* bytes that the call reads for the result; surplus bytes come before and after them */
 	u32 credit; /* era of its credit of the volume, 0: none */
 	u32 zeros;
 	u8 staged; /* this call reads bytes of S */
+	u8 last; /* its bytes count whatever came between: it was made again often enough */
 };
 
 struct op_transfer {
@@ -41,7 +43,7 @@ struct op_transfer {
 	PyObject *buf;    /* exporter of the current call's buffers; UNCACHED: a bytearray */
 	PyObject *views;  /* tuple of the current call's memoryviews */
 	struct pc_io io;  /* the running call */
-	u8 stale; /* FILL: its bytes were invalidated again and again; UNCACHED: a truncate came between */
+	u8 stale; /* FILL: its bytes were invalidated again and again; UNCACHED: a truncate or another object came between */
 	struct op_uncached uncached;
 };
 

@@ -143,6 +143,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	struct op_uncached *own = uncached_of(op);
 	/* First: a cut after it explains an empty answer. */
 	own->seen = pc_inode_number(op->inode, PC_BY_STORAGE_SEEN);
+	own->inval_seq = atomic_load_explicit(&op->inode->inval_seq, memory_order_acquire);
 	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	u64 pos = own->pos + own->got, end = pc_min(own->pos + own->len, remote);
 	if (pos >= end)
@@ -213,6 +214,16 @@ PyObject *pc_op_begin(PyObject *self, PyObject *unused)
 	return Py_BuildValue("KO", (unsigned long long)pos, transfer_of(op)->views);
 }
 
+/* Whether the bytes of a call may be of another object, or of before a change. */
+static bool moved_beside(struct pc_inode *i, const struct op_uncached *own, u64 fresh)
+{
+	u64 pos = own->pos + own->got;
+	pc_inode_leaf_lock(i);
+	bool moved = !own->last && pc_inval_since(i, own->inval_seq, pos, pos + fresh);
+	pc_inode_leaf_unlock(i);
+	return moved;
+}
+
 static int answer_uncached(struct op *op, int64_t n)
 {
 	struct op_transfer *t = transfer_of(op);
@@ -224,6 +235,8 @@ static int answer_uncached(struct op *op, int64_t n)
 	int result = -EPROTO;
 	if (n >= 0 && n <= requested) {
 		u64 fresh = (u64)n > head ? pc_min((u64)n - head, own->most) : 0;
+		bool moved = fresh ? moved_beside(op->inode, own, fresh)
+				   : !own->seen || own->seen != pc_inode_number(op->inode, PC_BY_STORAGE_SEEN);
 		memcpy(PyByteArray_AsString(own->memory) + own->got, PyByteArray_AsString(memory) + head, fresh);
 		own->got += fresh;
 		pc_count(op->inode, &op->inode->counters.read_bytes, (u64)n);
@@ -231,7 +244,7 @@ static int answer_uncached(struct op *op, int64_t n)
 			own->zeros = 0;
 		else
 			own->zeros += n ? 1 : 16;
-		t->stale = !fresh && (!own->seen || own->seen != pc_inode_number(op->inode, PC_BY_STORAGE_SEEN));
+		t->stale = moved;
 		result = t->stale ? -ESTALE
 			 : own->zeros >= 32
 				 ? -EPROTO

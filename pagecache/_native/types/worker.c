@@ -212,8 +212,8 @@ enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end,
 	return filled;
 }
 
-/* One uncached read. Return: as pc_op_run. */
-static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
+/* One uncached read. @last: see struct op_uncached. Return: as pc_op_run. */
+static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to, bool last)
 {
 	u32 credit;
 	if (pc_wait_credit(i, core, &credit))
@@ -227,6 +227,7 @@ static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64
 	own->credit = credit;
 	own->pos = pos;
 	own->len = len;
+	own->last = last;
 	PyObject *method = pc_may_call(i->volume) ? pc_str_fill : pc_str_read_aside;
 	PyObject *memory = own->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
 	if (!memory) {
@@ -256,6 +257,7 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 {
 	enum pc_result result = PC_TRY_AGAIN;
 	u8 *before = malloc(len), *which = calloc(len, 1);
+	u32 reads = 0;
 	if (!before || !which) {
 		PyErr_NoMemory();
 		result = PC_FAILED;
@@ -269,7 +271,7 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 		}
 		pc_read_local(i, pos, before, len, which);
 		PC_SYNC("uncached_before_read");
-		result = read_past(core, i, pos, len, to);
+		result = read_past(core, i, pos, len, to, reads++ >= PC_REREADS);
 	}
 	if (result == PC_DONE) {
 		lay_over(to, before, which, len);
