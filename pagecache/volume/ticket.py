@@ -26,7 +26,7 @@ from ..engine.park import SLICE, Deadline, deadline_error
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
 from ..errors import FailedRange, ShutdownError, WritebackError
-from ..native import NAMES, TOKEN, Events
+from ..native import NAMES, Events
 
 if TYPE_CHECKING:
     from ..engine.file import EngineFile
@@ -419,8 +419,8 @@ class SyncTicket:
     def _check_here(self) -> None:
         """Raise DeadlockError if only files wait that a call of this thread has, below a signal handler."""
         pending = list(self._pending.values())
-        if pending and all(sync.file.holds_here(TOKEN) for sync in pending):
-            pending[0].file.check_here(TOKEN)
+        if pending and all(sync.file.holds_here(sync.needs()) for sync in pending):
+            pending[0].file.check_here(pending[0].needs())
 
     def _late(self) -> TimeoutError:
         """Return the error of a wait that ends early: about a failing file, or the first one."""

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DataLossError, PageCache, ShutdownError, WritebackError, loglines
+from pagecache import DataLossError, DeadlockError, PageCache, ShutdownError, WritebackError, loglines
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
@@ -534,3 +534,23 @@ def test_a_signal_handler_writes_to_a_full_cache_beside_a_failure_of_its_thread(
         rig.backend.clear_faults()
         rig.cache.check()
     assert len(places) > 3
+
+
+def in_direct_write(frame: FrameType) -> bool:
+    return frame.f_code.co_qualname == "_Sender._wait"  # the write is counted
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("call", ["fsync", "sync"])
+def test_a_sync_of_a_signal_handler_does_not_wait_for_the_direct_write_of_its_thread(
+    make: Make, call: str, parallel: bool
+) -> None:
+    """A backend that takes no direct write beside a commit commits at the end of the write. [2.25]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": parallel})
+    file = rig.open(direct=True)
+    file.pwrite(b"1" * PAGE, 0)  # uncommitted
+    syncs = file.fsync if call == "fsync" else rig.volume.sync
+    handler = syncs if parallel else partial(raises, DeadlockError, syncs)
+    writes = partial(file.pwrite, b"2" * PAGE, PAGE)
+    assert Task(interrupted_at, 1, writes, in_direct_write, handler).result()
+    assert rig.saved(file) == b"1" * PAGE + b"2" * PAGE + DATA[2 * PAGE :]

@@ -18,7 +18,18 @@ import threading
 from typing import TYPE_CHECKING
 
 from ...errors import CommitError, WritebackError
-from ...native import END, FAILED, SYNC_COMMIT, SYNC_COMMIT_FAILED, SYNC_DONE, SYNC_FAILED, SYNC_SEND, TOKEN, WAITS
+from ...native import (
+    DIRECTLY,
+    END,
+    FAILED,
+    SYNC_COMMIT,
+    SYNC_COMMIT_FAILED,
+    SYNC_DONE,
+    SYNC_FAILED,
+    SYNC_SEND,
+    TOKEN,
+    WAITS,
+)
 from .. import failures
 from ..attempts import insisting
 from ..commit import overdue
@@ -212,6 +223,14 @@ class FileSync:
         file.count("retries")
         self._pause(now + delay if file.commits.parked else max(now, file.commits.not_before))
 
+    def needs(self) -> int:
+        """Return the holds of the file that it may have to wait for: a pass or a commit takes the token, and a commit
+        of some backends begins only when no direct write runs.
+        """
+        limits = self.file.limits()
+        beside = not self.commit or limits.durable_writes or limits.parallel_direct_writes
+        return TOKEN if beside else TOKEN | DIRECTLY
+
     def leave(self) -> None:
         """Record that its caller polls no more: it makes no further try."""
         if self.not_before:
@@ -268,7 +287,7 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
         return
 
     def wait() -> None:
-        file.check_here(TOKEN)  # a pass or a commit takes it
+        file.check_here(sync.needs())
         while not sync.poll():
             if deadline.passed():
                 raise sync.late(what)
