@@ -554,3 +554,27 @@ def test_a_sync_of_a_signal_handler_does_not_wait_for_the_direct_write_of_its_th
     writes = partial(file.pwrite, b"2" * PAGE, PAGE)
     assert Task(interrupted_at, 1, writes, in_direct_write, handler).result()
     assert rig.saved(file) == b"1" * PAGE + b"2" * PAGE + DATA[2 * PAGE :]
+
+
+def in_line(frame: FrameType) -> bool:
+    return frame.f_code.co_qualname == "_Wait.sleep"  # of the throttle: the writer is the first in line
+
+
+@pytest.mark.parametrize("verb", ["pwrite", "append"])
+@pytest.mark.parametrize("key", ["log", KEY])
+def test_a_signal_handler_that_writes_does_not_wait_behind_its_own_thread(make: Make, key: str, verb: str) -> None:
+    """It gets the room that its thread stands in line for, unless that holds the file. [2.24, 2.25]"""
+    rig, file = make({KEY: b"", "log": b""}, capacity="256KiB").opened()
+    other, locked = rig.open(key=key), key == KEY and verb == "append"
+    rig.backend.gate("write_from", times=10_000)
+
+    def handler() -> None:
+        rig.backend.open_all_gates()
+        if locked:
+            raises(DeadlockError, other.pwrite, b"a line", 0)
+        else:
+            other.pwrite(b"a line", 0)
+
+    arguments = (bytes(512 << 10),) if verb == "append" else (bytes(512 << 10), 0)
+    assert Task(interrupted_at, 1, partial(getattr(file, verb), *arguments), in_line, handler).result()
+    assert locked or other.pread(6, 0) == b"a line"

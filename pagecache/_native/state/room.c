@@ -102,7 +102,7 @@ void pc_place_open(struct pc_inode *i, struct pc_place *p, uint64_t pos, uint64_
 	u32 shift = i->cache->page_shift;
 	pc_list_init(&p->link);
 	p->want = ((pos + len + (1ull << shift) - 1) >> shift) - (pos >> shift);
-	p->reserved = 0;
+	p->reserved = p->thread = 0;
 }
 
 /* Leave the line; the next writer may check for room. Room lock held. */
@@ -178,13 +178,17 @@ bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused)
 	return taken;
 }
 
-/* Stand in line, at its end when not in it yet. Return: whether this writer is the first. */
+/* Stand in line, at its end when not in it yet; before a writer that a signal handler of this thread has interrupted, and that
+ * would keep both waiting. Return: whether this writer is the first. */
 bool pc_line_first(struct pc_inode *i, struct pc_place *p)
 {
 	struct pc_volume *v = i->volume;
 	room_lock(v->cache);
 	if (pc_list_empty(&p->link)) {
-		pc_list_add_tail(&v->room.line, &p->link);
+		struct pc_list *l = v->room.line.next;
+		while (l != &v->room.line && !(p->thread && PC_ENTRY(l, struct pc_place, link)->thread == p->thread))
+			l = l->next;
+		pc_list_add_tail(l, &p->link);
 		atomic_store(&v->room.free, 0);
 	}
 	bool first = v->room.line.next == &p->link;

@@ -27,6 +27,7 @@ struct pc_place {
 	struct pc_list link; /* in its volume's line; to itself: not in it */
 	u64 want; /* blocks */
 	u64 reserved; /* blocks: 0, or want */
+	u64 thread; /* that waits; 0: not known */
 };
 
 void pc_room_init(struct pc_room *m);

@@ -77,6 +77,7 @@ static enum pc_result wait_for_room(struct writing *w, u64 pos, u64 len)
 	pc_place_open(i, place, pos, len);
 	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
 		return PC_DONE;
+	place->thread = w->op->thread;
 	atomic_fetch_add(&i->volume->room.throttled, 1);
 	enum pc_result result = pc_engine_room(i, pos, len, place, caller_of(w->op)->holds & PC_HOLD_LOCK_X);
 	atomic_fetch_sub(&i->volume->room.throttled, 1);
