@@ -1024,6 +1024,18 @@ def test_what_the_disk_has_lost_of_a_save_is_recorded_again(world: World) -> Non
     assert after.read() == changed(0, b"two")
 
 
+def test_what_the_disk_has_lost_before_it_was_marked_is_appended_again(world: World) -> None:
+    """By a sync for another file. The fsync that has appended it fails; a later one appends it."""
+    file, journal = world.synced(b"one"), world.journal()
+    world.store.fault("write_from", PermissionError(errno.EACCES, "refused"), key="k", times=float("inf"))
+    file.pwrite(b"two", 100)
+    with losing_a_sync(world), pytest.MonkeyPatch.context() as patch:
+        beside(patch, Journaled, "_add_asked_mark", lambda: raises(OSError, journal.confirm, journal.last))
+        raises(OSError, file.fsync, match="refused")
+    file.fsync()
+    assert world.crash().read() == changed(100, b"two", changed(0, b"one"))
+
+
 @pytest.mark.parametrize("size", [100, 20000])
 def test_a_size_that_the_disk_has_lost_before_any_other_record_is_recorded_again(world: World, size: int) -> None:
     """The store refuses it."""

@@ -344,7 +344,7 @@ class Journaled:
         self._whole = True  # the next append describes the file anew
         self._marks: deque[_Mark] = deque()  # oldest first: of what the next SAVED is about
         self._sent: _Mark | None = None  # the oldest mark when the running save began
-        self._last = 0  # LSN
+        self._last = self._content = 0  # LSNs of its last record, and of the last one of its content
         self._size = 0  # to which its records lead
         self._known: str | None = None  # the version below, as the journal has it
         self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
@@ -513,6 +513,7 @@ class Journaled:
 
     def _put(self, journal: Journal, record: Record, buffers: list[memoryview] | None = None) -> None:
         self._last = journal.append(record, buffers or (), self._owner)
+        self._content = self._last if record.kind in records.CONTENT else self._content
         self._size = records.size_after(record, self._size)
 
     def _add_mark(self) -> None:
@@ -650,8 +651,9 @@ class Journaled:
 
     def _counts(self) -> bool:
         """Return whether each of its records counts, as no sync of the device has failed that was about one."""
-        journal, last = self._owner.journal(), self._marks[-1].lsn if self._marks else self._last  # of its content
-        return journal.generation == self._generation or not journal.has_void(last)
+        journal, last = self._owner.journal(), self._marks[-1].lsn if self._marks else self._last
+        # One of its content may have stopped to count before it was marked.
+        return journal.generation == self._generation or not journal.has_void(max(last, self._content))
 
     def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
         """Append a record of something that has happened, or with `confirm` is about to happen, to the file. False: the
