@@ -119,7 +119,7 @@ class TieredFile(PassingFile):
             self._advance(version, self._changed, names)
         elif self._copy is None or self._version != version or self._copy.version != version:
             self._copy = self._tier.bind(self._backend.volume_id, self._key, version, names)
-            self._version = None if self._copy is None else version
+            self._version = version
         self._changed = self._next = None
 
     def _labelled(self, version: str) -> str:

@@ -255,6 +255,7 @@ class Recovery:
         for each in [*self._unseen]:
             state = each.unsaved.state
             for name in () if each.over else dict.fromkeys((state.key, state.renaming or state.key)):
+                found = None
                 try:
                     found = tries.repeated(partial(engine.backend.stat, name), again=False).identity
                 except OSError as error:
@@ -263,7 +264,7 @@ class Recovery:
                     if error.errno not in GONE:
                         self._see_at = engine.clock.now() + AGAIN
                         return
-                else:
+                if found is not None:
                     self._objects.setdefault(found, []).append(each)
             self._unseen.pop(each, None)
 
