@@ -616,3 +616,17 @@ def test_names_that_one_save_drops_are_dropped_by_one_sync(tier: Tier, monkeypat
     assert len([each for each in said if each.startswith("DELETE FROM copies WHERE volume")]) == 100
     assert said.count("COMMIT") <= 2
     assert not any(tier.find(*name) for name in names)
+
+
+def test_a_drop_by_a_call_that_has_outlasted_its_tier_reaches_the_next_one(tmp_path: Path) -> None:
+    described, users = DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB"), [object(), object()]
+    former = Tier.open(described, users[0])
+    former.close(users[0])
+    now = Tier.open(described, users[1])
+    try:
+        copy = bound(now, b"sk")
+        former.drop("store", b"sk")
+        assert not now.find("store", b"sk")
+        assert copy.version is None
+    finally:
+        now.close(users[1])

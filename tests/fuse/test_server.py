@@ -24,7 +24,8 @@ from pagecache.fuse.files import OpenFile
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import Patch, Task, beside, raising
+from ..file.rig import Patch, Task, beside, raises, raising
+from ..stores import ObjectBackend
 from .mounts import code
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -1020,3 +1021,22 @@ def test_a_write_moves_times_that_were_set_without_a_name(server: Mount) -> None
     found = server.getattr(made.number)
     assert found.mtime_ns > 10**9
     assert stat.S_IMODE(found.mode) == 0o640
+
+
+@pytest.mark.parametrize("call", ["open", "create"])
+def test_a_call_that_fails_behind_its_open_publishes_nothing(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The name has moved to another object meanwhile, or the answer cannot be made."""
+    store = ObjectBackend({})
+    store.put("a", b"confirmed")
+    store.put("b", b"b")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        if call == "open":
+            node = server.node(server.lookup(1, "b").number)
+            raises(FileNotFoundError, server._open_by_key, node, "a", os.O_WRONLY | os.O_TRUNC)
+        else:
+            monkeypatch.setattr(server, "_made", raising(OSError(errno.EIO, "no")))
+            raises(OSError, server.create, 1, "new", 0o600, os.O_WRONLY, match="no")
+        cache.sync(20)
+        assert not server.files.by_number
+        assert (store.committed("a"), store.committed("new")) == (b"confirmed", None)
