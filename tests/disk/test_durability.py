@@ -906,6 +906,39 @@ def test_stores_to_a_writable_view_are_saved_by_fsync(world: World) -> None:
 
 
 @IN_PLACE
+@pytest.mark.parametrize("released", ["later", "beside the hole"])
+@pytest.mark.parametrize("before", [b"", b"one"], ids=["described anew", "with records"])
+def test_stores_to_a_view_over_a_hole_are_on_disk_after_an_fsync(
+    world: World, monkeypatch: pytest.MonkeyPatch, before: bytes, released: str
+) -> None:
+    """The view goes on over a hole of a part of its folio. [2.21, D1]"""
+    file = world.synced(before) if before else world.open()
+    with file.view(0, 4096, writable=True) as view:
+
+        def store() -> None:
+            view.segments[0][150:153] = b"new"
+
+        if released == "later":
+            file.punch_hole(100, 200)
+            assert not view.detached
+            store()
+        else:  # after the file has the hole, and before the journal
+
+            def punched(self: Journaled, *arguments: Any) -> None:
+                store()
+                view.release()
+                punched_by(self, *arguments)
+
+            punched_by = Journaled.punched
+            monkeypatch.setattr(Journaled, "punched", punched)
+            file.punch_hole(100, 200)
+    file.fsync()
+    expected = changed(150, b"new", changed(100, bytes(200), changed(0, before)))
+    assert file.pread(len(expected), 0) == expected
+    assert world.crash().read() == expected
+
+
+@IN_PLACE
 def test_the_journal_takes_bytes_again_after_a_direct_write_just_as_all_was_saved(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,24 @@ def test_a_writable_view_has_written_all_that_it_shows(make: Make) -> None:
     assert rig.backend.committed(KEY) == bytes(expected)
 
 
+def test_a_writable_view_over_a_hole_has_written_what_it_may_store_to(make: Make) -> None:
+    """Not the zeros of the hole behind it, or those behind the end of the file. [2.19, 2.21]"""
+    rig, file = make(backend=RecordingBackend({KEY: BASE}, punch=True), retry=ONCE).opened()
+    with file.view(0, 200, writable=True) as view:
+        file.punch_hole(100, 200)
+        file.truncate(400)
+        rig.cache.check()
+        assert not view.detached
+        view.segments[0][150:153] = b"new"
+        replace(rig, THEIRS)
+        rig.volume.resolve(KEY, "rebase")
+        rig.cache.check()
+    expected = BASE[:100] + bytes(50) + b"new" + bytes(47) + THEIRS[200:]
+    assert file.pread(len(expected), 0) == expected
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected
+
+
 @pytest.mark.parametrize("first", ["rebase waits", "read is refused", "then an abort"])
 def test_a_read_that_the_shorter_version_refuses_lets_the_rebase_have_its_folio(
     make: Make, monkeypatch: pytest.MonkeyPatch, first: str

@@ -176,6 +176,25 @@ TEST(check_a_view_comes_while_a_part_is_discarded)
 
 static struct pc_pin raced;
 
+THREAD(punch_once, pc_punch(file->inode, 100, 2 * PAGE, false))
+
+/* A view over a hole of a part of its folio stores behind the zeros, and ends before the call does: that is dirty, and written. */
+TEST(check_a_view_over_a_hole_ends_beside_it)
+{
+	u64 spans[8];
+	start(64 << 10, 16 << 10);
+	raced = pin(0, 3 * PAGE);
+	take_token(file);
+	pthread_t t = held_at("cut_zeroed", punch_once, NULL);
+	store(&raced, 7);
+	pc_unpin(rig.cache, &raced);
+	let_go("cut_zeroed", t);
+	pc_token_release(file->inode);
+	SOUND(&rig);
+	RANGES(spans, pc_ranges(file->inode, PC_RANGES_WRITTEN, spans, 4), 0, 3 * PAGE);
+	SAVES({100, 7}, {PAGE, 7}, {2 * PAGE, 7});
+}
+
 THREAD(put_once, put(0, 50, 2))
 
 static struct pc_need unmet;

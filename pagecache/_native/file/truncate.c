@@ -106,16 +106,22 @@ static void cut_unit(struct pc_inode *i, u64 pos)
 static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
+	bool views = pc_folio_state(f) & PC_F_WRITE_PINNED;
+	if (views)
+		pc_ext_pin_stores(i, f); /* one may store behind the zeros, and end before they count */
 	pc_inode_leaf_unlock(i);
 	PC_POINT("cut_before_zeros");
 	if (pc_folio_state(f) & PC_F_HELD)
 		pc_folio_copy_on_conflict(i, f); /* exporters keep the old bytes, if that is possible */
 	memset(pc_folio_memory(c, f) + from, 0, to - from);
+	PC_SYNC("cut_zeroed");
 	pc_inode_leaf_lock(i);
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
 	if (b0 < b1)
 		pc_folio_forget_local(i, f, b0, b1);
 	pc_written_zeroed(i, f, from, to);
+	if (views)
+		pc_ext_unpin_stores(i, f);
 }
 
 /* The file ends in the locked folio. Leaf lock held, released in between. */

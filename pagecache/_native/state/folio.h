@@ -175,6 +175,8 @@ void pc_folio_remove(struct pc_inode *i, struct pc_folio *f);
 /* pin.c */
 void pc_ext_pin(struct pc_inode *i, struct pc_folio *f);
 void pc_ext_unpin(struct pc_inode *i, struct pc_folio *f);
+void pc_ext_pin_stores(struct pc_inode *i, struct pc_folio *f);
+void pc_ext_unpin_stores(struct pc_inode *i, struct pc_folio *f);
 u32 pc_pins_leave(struct pc_inode *i, struct pc_folio *f);
 
 /* stale.c */

@@ -44,11 +44,25 @@ static void unpinned(struct pc_inode *i, struct pc_folio *f)
 		pc_reclaim_clean(i->cache, f);
 }
 
-/* One pin less, of one that does not store. Leaf lock held; the folio is in the index. The reference is the caller's to put. */
+/* One pin less. Leaf lock held; the folio is in the index. The reference is the caller's to put. */
 void pc_ext_unpin(struct pc_inode *i, struct pc_folio *f)
 {
 	pc_folio_ext(i->cache, f)->pins--;
 	unpinned(i, f);
+}
+
+/* What views may store to stays in P until the other call, though they end. Leaf lock held; the caller has the folio locked. */
+void pc_ext_pin_stores(struct pc_inode *i, struct pc_folio *f)
+{
+	pc_ext_pin(i, f);
+	pc_folio_ext(i->cache, f)->write_pins++;
+}
+
+void pc_ext_unpin_stores(struct pc_inode *i, struct pc_folio *f)
+{
+	pc_folio_ext(i->cache, f)->write_pins--;
+	pc_ext_unpin(i, f);
+	pc_folio_put(i->cache, f);
 }
 
 static void pin_folio(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, bool writable, struct pc_pin *out)

@@ -3,7 +3,7 @@
  *
  *   write, pin to store     add      under the inode lock X
  *   append to the journal   cut      under the same lock: no writer is between its copy and its addition
- *   truncate, hole, discard cut      the journal has a record of each
+ *   truncate, hole, discard cut      the journal has a record of each; a hole beside a view leaves the whole file to append
  *
  * Only volumes whose fsync may end at the journal keep the map. If it has no room, all local bytes count as unlogged.
  */

@@ -104,15 +104,17 @@ void pc_written_nothing(struct pc_inode *i, struct pc_folio *f, u32 block)
 	map_add(i, &i->borrowed, block_pos(i, f, block), block_pos(i, f, block + 1));
 }
 
-/* [from, to) are zeros of a cut or a hole by now. Context: leaf lock, folio lock. */
+/* [from, to) are zeros of a cut or a hole by now. What views may store to counts as written, the zeros too. Context: leaf lock,
+ * folio lock. */
 void pc_written_zeroed(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f);
 	for (u32 at = from, end; at < to; at = end) {
 		end = (u32)pc_min(to, (at | (c->page_size - 1)) + 1);
+		u64 free = in_set(i, f, PC_P, at >> c->page_shift) ? pc_max(at, pc_folio_ext(c, f)->write_end) : at;
 		if (in_set(i, f, PC_D, at >> c->page_shift))
-			map_add(i, &i->borrowed, start + at, start + end);
+			map_add(i, &i->borrowed, start + free, start + end);
 	}
 }
 

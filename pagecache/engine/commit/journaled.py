@@ -683,8 +683,9 @@ class Journaled:
         """Record a truncate. The inode lock is held."""
         self._change(lambda number: records.size(number, size), min(size, END - 1), END)
 
-    def punched(self, begin: int, end: int) -> None:
-        """Record a hole. The inode lock is held."""
+    def punched(self, begin: int, end: int, views: bool) -> None:
+        """Record a hole. `views`: writable ones have perhaps stored to it since. The inode lock is held."""
+        self._whole |= views and self.is_live()
         self._change(lambda number: records.hole(number, begin, end - begin), begin, end)
 
     def _change(self, make: Callable[[int], Record], begin: int, end: int) -> None:

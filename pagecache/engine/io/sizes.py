@@ -154,8 +154,9 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
     self.settle_fills(start, end)
 
     def publish(uncommitted: bool) -> None:
+        views = self.number("write_pinned") > 0  # first: they may store to the hole until they are released
         self.punch_cached(start, end, uncommitted)
-        self.journaled.punched(start, end)
+        self.journaled.punched(start, end, views)
         self.staging.cut(start, end)
         extent[2] = end
         if uncommitted and (self.journaled.is_live() or hasattr(self.backend_file, "rollback")):
