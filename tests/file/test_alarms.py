@@ -155,14 +155,18 @@ def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandCloc
 
 
 @pytest.mark.parametrize("kept", [", kept", ""], ids=["acknowledged", "dirty"])
-@pytest.mark.parametrize("how", ["write", "truncate"])
+@pytest.mark.parametrize("how", ["write", "truncate", "view"])
 def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClock, how: str, kept: str) -> None:
     """Changes after the fsync are published by the next one, or by close. Until then the alarm fires. [2.22]"""
     rig, file = make(backend=STORES["whole objects"](), **SELDOM).written(DATA, 0)
+    view = file.view(PAGE, PAGE, writable=True) if how == "view" else None
     bring_down(rig, f"commit, transient{kept}")
     fails(rig, clock, file.fsync)
     rig.backend.clear_faults()
-    if how == "write":
+    if view is not None:
+        view.segments[0][:] = NEW
+        view.release()
+    elif how == "write":
         file.pwrite(NEW, PAGE)
     else:
         file.truncate(PAGE)
@@ -174,7 +178,7 @@ def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClo
     (failed, *_) = rig.volume.failed()
     assert failed.next_retry is None
     file.close()
-    assert rig.backend.committed(KEY) == (DATA[:PAGE] + NEW if how == "write" else DATA[:PAGE])
+    assert rig.backend.committed(KEY) == (DATA[:PAGE] if how == "truncate" else DATA[:PAGE] + NEW)
     assert is_silent(rig)
 
 

@@ -167,7 +167,7 @@ static void overwritten(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to
 	pc_inode_leaf_lock(i);
 	if (borrowed)
 		pc_written_add(i, f, from, to);
-	__atomic_store_n(&i->changed, epoch, __ATOMIC_RELAXED);
+	__atomic_store_n(&i->changed, pc_max(i->changed, epoch), __ATOMIC_RELAXED); /* a view may have ended later */
 	pc_inode_leaf_unlock(i);
 }
 

@@ -253,10 +253,15 @@ void pc_folio_pin_blocks(struct pc_inode *i, struct pc_folio *f, u32 from, u32 t
 	pinned_changed(i, pc_set_add(c, f, PC_P, from >> c->page_shift, (to + c->page_size - 1) >> c->page_shift));
 }
 
-/* The last view that may store to it is gone: its bytes are dirty like those of a writer. Context: leaf lock. */
+/* The last view that may store to it is gone: its bytes are dirty like those of a writer, who has written them just now. Context:
+ * leaf lock. */
 void pc_folio_unpin_blocks(struct pc_inode *i, struct pc_folio *f)
 {
-	pinned_changed(i, -(i64)pc_set_del(i->cache, f, PC_P, 0, blocks_of(f)));
+	u64 n = pc_set_del(i->cache, f, PC_P, 0, blocks_of(f));
+	if (!n)
+		return;
+	pinned_changed(i, -(i64)n);
+	__atomic_store_n(&i->changed, atomic_load_explicit(&i->volume->epoch, memory_order_acquire), __ATOMIC_RELAXED);
 }
 
 /* Whatever became of D: what a view may store to is in it, and its content from here on is a later write (contract 1.3). */

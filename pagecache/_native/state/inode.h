@@ -73,7 +73,7 @@ struct pc_inode {
 	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen in flight; 0: none */
 	u64 commit_asked; /* the same, of the last commit that began */
 	u64 commit_ns; /* when it began */
-	u64 changed; /* epoch of the last write, truncate or hole; written under the leaf lock, an overwrite reads it without */
+	u64 changed; /* epoch of the last change, or end of a view to store to; written under the leaf lock, an overwrite reads it without */
 	u64 changes; /* calls of this cache that change the stored object, counted before each */
 	u8 unlogged_whole; /* all local bytes count as unlogged */
 	u8 written_whole; /* some pages count as written as a whole (written.c), until all is saved */
