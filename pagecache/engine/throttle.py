@@ -123,8 +123,8 @@ class Outage:
 
 
 def divide(volumes: list[EngineVolume], limit: int) -> None:
-    """Set each volume's share of the limit: the bytes that it withholds, and a part of the rest by its recent
-    completions. The shares add up to the limit, unless the volumes withhold more.
+    """Set each volume's share of the limit: a floor and the bytes that it withholds, which no other one can take, and
+    a part of the rest by its recent completions. The shares add up to the limit, unless the volumes withhold more.
     """
     if not volumes:
         return
@@ -139,7 +139,7 @@ def divide(volumes: list[EngineVolume], limit: int) -> None:
         # Small changes are not worth waking every writer.
         if abs(share - old) > old // 64 or least != old_least:
             volume.pace.share = (share, least)
-            volume.native.set_dirty_limit(share, min(floor, share))
+            volume.native.set_dirty_limit(share, min(least, share))
         if total > limit:
             volume.pace.done /= 2  # old completions decay
 

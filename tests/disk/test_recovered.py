@@ -711,6 +711,29 @@ def test_a_file_is_laid_beside_a_volume_that_has_most_of_the_memory(world: World
         after.settles(expected)
 
 
+@IN_PLACE
+def test_held_files_are_laid_beside_a_dead_volume_that_has_most_of_the_memory(world: World) -> None:
+    """Nor does a writer of their volume wait for it. [2.24]"""
+    expected = changed(0, b"new" * (1 << 19))
+    world.synced(b"new" * (1 << 19))
+    after = world.crash(on_recovery="hold")
+    store = RecordingBackend({"busy": b""})
+    busy = after.cache.attach(store).open("busy", "r+b")
+    busy.write(bytes(4 << 20))
+    busy.fsync()
+    eventually(lambda: after.volume.engine.pace.share[0] < 1 << 20)
+    store.gate("write_from", times=10_000)
+    writing = Task(busy.pwrite, bytes(12 << 20), 0)
+    eventually(lambda: after.cache.native.usage()["local"] > 7 << 20)
+    try:
+        assert after.read() == expected
+        after.synced(b"more", key="other", mode="x+b")
+    finally:
+        store.open_all_gates()
+    writing.result()
+    busy.close()
+
+
 def test_held_files_have_half_of_the_memory_for_dirty_bytes_whatever_other_volumes_do(world: World) -> None:
     """All volumes of a cache together; another one has all completions. What is resumed takes nothing from others."""
     options: dict[str, Any] = {"durability": "disk", "volume_id": "other", "on_recovery": "hold"}
