@@ -222,6 +222,7 @@ class Player:
         if call.fault and not commit:
             native = self.file._inode
             eventually(lambda: native.flush_pending(STAMP_MAX) & BACKOFF)
+            eventually(lambda: self.pending or native.pass_idle())  # a pass that is about to end would take the marks
             native.retry()
             native.flush_start(STAMP_MAX)
 
