@@ -47,6 +47,7 @@ from ..engine.foreign import as_os_error
 from ..engine.park import SLICE, Deadline, deadline_error, start_thread
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
+from ..engine.retryer import is_transient
 from ..engine.runner import Job
 from ..engine.throttle import sure_room
 from ..engine.volume import threads_of
@@ -159,13 +160,13 @@ class Recovery:
         self._left = left
         self._names: dict[Key, list[_Left]] = {}
         self._objects: dict[Hashable | None, list[_Left]] = {}  # by identity
-        self._unseen: dict[_Left, None] = {}  # those without one: `_see` asks the store for that of this process
+        self._unseen: dict[_Left, int] = {}  # those without one, and failed looks: `_see` asks for that of this process
         self._see_at, self._seen = 0.0, volume.engine.reconnects  # when it goes on; by which backend
         for each in left:
             if each.unsaved.state.identity is not None:
                 self._objects.setdefault(each.unsaved.state.identity, []).append(each)
             else:
-                self._unseen[each] = None
+                self._unseen[each] = 0
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
@@ -234,7 +235,7 @@ class Recovery:
         """Lay the bytes that were left of an object before its handle is used: it has come back, or has other names."""
         if self._seen != self._volume.engine.reconnects:  # another backend may give other identities
             self._seen = self._volume.engine.reconnects
-            self._unseen |= {each: None for each in self._left if each.unsaved.state.identity is None}
+            self._unseen |= {each: 0 for each in self._left if each.unsaved.state.identity is None}
         if self._unseen and inode.identity is not None:
             self._see(tries)
         identity = self._volume.engine.lasting_identity(inode.identity) if self._objects else None
@@ -247,13 +248,14 @@ class Recovery:
 
     def _see(self, tries: Attempts) -> None:
         """Note the objects of files without a lasting identity, once: opens by other names find their bytes. If a look
-        fails it is made again by an open some seconds later.
+        fails it is made again by an open some seconds later, behind those of others. A transient error ends the round:
+        a dead server costs one wait.
         """
-        engine = self._volume.engine
+        engine, fails = self._volume.engine, False
         if engine.clock.now() < self._see_at:
             return
-        for each in [*self._unseen]:
-            state = each.unsaved.state
+        for each, failed in sorted(self._unseen.items(), key=lambda one: one[1]):
+            state, seen = each.unsaved.state, True
             for name in () if each.over else dict.fromkeys((state.key, state.renaming or state.key)):
                 found = None
                 try:
@@ -262,11 +264,17 @@ class Recovery:
                     if isinstance(error, ShutdownError) or tries.deadline.passed():
                         raise
                     if error.errno not in GONE:
-                        self._see_at = engine.clock.now() + AGAIN
-                        return
-                if found is not None:
-                    self._objects.setdefault(found, []).append(each)
-            self._unseen.pop(each, None)
+                        seen, self._unseen[each] = False, failed + 1
+                        if is_transient(error):
+                            self._see_at = engine.clock.now() + AGAIN
+                            return
+                if found is not None and each not in (known := self._objects.setdefault(found, [])):
+                    known.append(each)
+            if seen:
+                self._unseen.pop(each, None)
+            fails |= not seen
+        if fails:  # at the end: an open beside this looks, too
+            self._see_at = engine.clock.now() + AGAIN
 
     def _below(self, name: str) -> list[str]:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")

@@ -255,15 +255,29 @@ def test_an_open_by_another_name_finds_bytes_of_an_object_without_a_lasting_iden
     assert (tmp_path / "store/d/k").read_bytes() == changed(0, b"last", LAID)
 
 
-def looks_fail(patch: pytest.MonkeyPatch, error: OSError) -> None:
-    look = DirectoryBackend.stat
+def looks_fail(patch: pytest.MonkeyPatch, error: OSError, *keys: Key) -> list[Key]:
+    """Have the looks for these objects fail, and return the list of those that have."""
+    look, failed = DirectoryBackend.stat, list[Key]()
 
     def stat(backend: DirectoryBackend, key: Key) -> Any:
-        if key == "d/k":
+        if key in keys:
+            failed.append(key)
             raise error
         return look(backend, key)
 
     patch.setattr(DirectoryBackend, "stat", stat)
+    return failed
+
+
+def another(store: Path, first: CachedFile) -> None:
+    """Write to a second object, `e/k`, which the store has by the name `other`, too."""
+    (store / "e").mkdir()
+    (store / "e/k").write_bytes(OLD)
+    os.link(store / "e/k", store / "other")
+    second = first.volume.open("e/k", "r+b")
+    second.pwrite(b"new", 0)
+    second.fsync()
+    second._leave()
 
 
 def test_a_look_that_fails_fails_no_open_and_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,9 +287,37 @@ def test_a_look_that_fails_fails_no_open_and_is_made_again(tmp_path: Path, monke
         os.link(tmp_path / "store/d/k", tmp_path / "store/other")
         (tmp_path / "store/free").write_bytes(FOREIGN)
         with monkeypatch.context() as patch:
-            looks_fail(patch, TimeoutError(errno.ETIMEDOUT, "the server does not answer"))
+            looks_fail(patch, TimeoutError(errno.ETIMEDOUT, "the server does not answer"), "d/k")
             assert read(volume, "free") == FOREIGN
         assert read(volume, "other") == LAID
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "refused"), OSError(errno.EIO, "a bad place")])
+def test_an_object_whose_look_always_fails_hides_no_bytes_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """An error that may be one of the server ends the round; the next one begins with the others."""
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)
+    monkeypatch.setattr(recovered, "AGAIN", 3600.0 if error.errno == errno.EACCES else 0.0)
+    with left(tmp_path, "d/k", partial(another, tmp_path / "store")) as volume:
+        (tmp_path / "store/free").write_bytes(FOREIGN)
+        with monkeypatch.context() as patch:
+            failed = looks_fail(patch, error, "d/k")
+            if error.errno == errno.EIO:
+                assert read(volume, "free") == FOREIGN
+            assert read(volume, "other") == changed(0, b"new")
+            looks = len(failed)
+            assert read(volume, "free") == FOREIGN
+            assert len(failed) == looks + (error.errno == errno.EIO)
+
+
+def test_a_round_of_looks_at_a_dead_server_waits_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)
+    with left(tmp_path, "d/k", partial(another, tmp_path / "store")) as volume:
+        (tmp_path / "store/free").write_bytes(FOREIGN)
+        with monkeypatch.context() as patch:
+            failed = looks_fail(patch, TimeoutError(errno.ETIMEDOUT, "the server does not answer"), "d/k", "e/k")
+            assert (read(volume, "free"), failed) == (FOREIGN, ["d/k"])
 
 
 @pytest.mark.parametrize("call", ["an open by its name", "resume"])
