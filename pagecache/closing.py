@@ -172,9 +172,19 @@ def end(cache: PageCache) -> None:
     try:
         withheld = withhold(cache)
         cache._begin_syncs([])  # a rollback that hangs keeps no other object from being saved
+        forsaken: list[tuple[Volume, Inode]] = []
+        failed: list[OSError] = []
         for volume, inode in withheld:
             then = "the next attach finds what fsync has put on disk" if inode.journaled.is_live() else "it is gone"
-            lifetimes.forsake(volume, inode, partial(_report_forsaken, name, then, inode))
+            try:
+                lifetimes.forsake(volume, inode, partial(_report_forsaken, name, then, inode))
+                forsaken.append((volume, inode))
+            except OSError as error:
+                failed.append(error)
+        for volume, inode in forsaken:  # all are listed by now: one may hang
+            lifetimes.roll_back(volume, inode)
+        if failed:
+            raise failed[0]
         cache.close()
     except OSError as error:
         ranges: list[FailedRange] = getattr(error, "ranges", [])

@@ -295,15 +295,26 @@ def withhold(volume: Volume) -> list[Inode]:
 
 
 def forsake(volume: Volume, inode: Inode, report: Record) -> None:
-    """Drop the local data of an object that cannot be published any longer. What the journal has stays. `report` gets
-    the losses before a call of the backend that may hang or fail.
+    """Drop the local data of an object that cannot be published any longer, also what was uploaded: `roll_back`
+    follows. What the journal has stays. `report` gets the losses before a call of the backend that may hang or fail.
     """
     inode.set_aside(abandoned=True)
-    rollback: Any = getattr(inode.backend_file, "rollback", None)
+    rolls_back = hasattr(inode.backend_file, "rollback")
     inode.run(TOKEN, "holding", inode.journaled.leave)  # after a commit that runs, which may have saved it
-    lost: list[LostRange] = []
-    drop_local(volume, inode, 0, END, lost.extend, cut=rollback is None)
-    report(lost)
+    reported: list[list[LostRange]] = []
+
+    def record(lost: list[LostRange]) -> None:
+        reported.append(lost)
+        report(lost)
+
+    inode.run(TOKEN, "drop_local", (0, END, record, not rolls_back, rolls_back))
+    if not reported:
+        report([])
+
+
+def roll_back(volume: Volume, inode: Inode) -> None:
+    """Have the backend forget what it was sent of an object that was forsaken."""
+    rollback: Any = getattr(inode.backend_file, "rollback", None)
     if rollback is not None:
         try:
             volume.engine.call(rollback, "rollback", inode.key)

@@ -5,6 +5,7 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import logging
@@ -25,6 +26,7 @@ from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.engine import flusher
 from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.volume import lifetimes
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .rig import FAST, KEY, ONCE, QUIET, Log, Patch, eventually, pattern, run_program
@@ -213,17 +215,65 @@ def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog:
     assert KEY in caplog.text
 
 
-def test_the_loss_of_a_dropped_cache_is_logged_though_its_rollback_fails(warned: list[str], caplog: Log) -> None:
-    before, backend = threads(), ObjectBackend({KEY: b"as it was"})
-    backend.fault("rollback", FULL)
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+@pytest.mark.parametrize("sent", [False, True])
+def test_the_losses_of_a_dropped_cache_are_logged_though_a_rollback(
+    warned: list[str], caplog: Log, how: str, *, sent: bool
+) -> None:
+    """`sent`: of an object whose bytes are uploaded in part. There is another one after it."""
+    before, backend = threads(), ObjectBackend({KEY: b"as it was", "z": b"as it was"})
+
+    def abandon() -> None:
+        volume = PageCache("1MiB", **{**QUIET, "retry": ONCE}).attach(backend)
+        for key in (KEY, "z"):
+            file = volume.open(key, "r+b")
+            file.pwrite(DATA, 0)
+            if sent:
+                file.flush()
+
+    def listed(key: str) -> bool:
+        gc.collect()
+        loglines.outlast(20.0)
+        return any(f"'{key}'" in line and "was never published; it is gone" in line for line in caplog.messages)
+
+    if how == "fails":
+        backend.fault("rollback", FULL, times=float("inf"))
     with caplog.at_level(logging.ERROR, "pagecache"):
-        collect(warned, backend, DATA, retry=ONCE)
-        eventually(lambda: backend.seen("rollback"))
+        with backend.gate("rollback") if how == "hangs" else contextlib.nullcontext():
+            abandon()
+            eventually(lambda: listed(KEY) and listed("z"))
         eventually(lambda: ended(before))
         loglines.outlast(20.0)
-        assert "was never published; it is gone" in caplog.text
         assert "not saved yet" not in caplog.text
-    assert backend.committed(KEY) == b"as it was"
+    assert len([line for line in caplog.messages if "was never published" in line]) == 2
+    assert (backend.committed(KEY), backend.committed("z")) == (b"as it was", b"as it was")
+
+
+def test_an_object_of_a_dropped_cache_that_cannot_be_dropped_keeps_no_other_one(
+    warned: list[str], caplog: Log, monkeypatch: Patch
+) -> None:
+    before, backend = threads(), ObjectBackend({KEY: b"as it was", "z": b"as it was"})
+    forsake, order = lifetimes.forsake, list[Any]()
+    policy = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.02)
+
+    def fails_once(volume: Any, inode: Any, report: Any) -> None:
+        order.append(inode.key)
+        if len(order) == 1:
+            raise OSError(errno.ENOMEM, "no memory for a view")
+        forsake(volume, inode, report)
+
+    def abandon() -> None:
+        volume = PageCache("1MiB", **{**QUIET, "retry": policy}).attach(backend)
+        for key in (KEY, "z"):
+            volume.open(key, "r+b").pwrite(DATA, 0)
+
+    monkeypatch.setattr(lifetimes, "forsake", fails_once)
+    with caplog.at_level(logging.ERROR, "pagecache"):
+        abandon()
+        eventually(lambda: ended(before))
+    first = order[0]
+    assert order == [first, *({KEY, "z"} - {first}), first]
+    assert len([line for line in caplog.messages if "was never published; it is gone" in line]) == 2
 
 
 def test_a_rollback_of_a_dropped_cache_that_hangs_keeps_no_other_volume_from_being_saved(warned: list[str]) -> None:
