@@ -164,16 +164,14 @@ class Journal:
                     device.sync_folder(place or os.curdir)
         self._sync, self._lock, self._waiting = threading.Lock(), threading.RLock(), threading.RLock()
         self._waiters: list[_Waiter] = []
-        self._void: list[tuple[int, int, OSError]] = []  # LSNs after the first up to the second do not count
+        self._void: list[tuple[int, int, OSError, int]] = []
+        """LSNs after the first up to the second do not count, and the generation since then."""
         self._attempt: _Attempt | None = None  # its result is not recorded
         self._attempted = 0  # last LSN of the last one
         self._closed = False
         self._readers = 0  # no segment is removed under them
         self._restates: set[int] = set()  # files with content whose records say something else than their state
         self._restated = 0  # LSN of the last state that was appended for that
-        self.generation = 0
-        """Changes when unconfirmed records stop to count: append all unsaved bytes anew. An fsync has succeeded if it
-        is the same after `confirm` as before the first `append`."""
         self.recovered: Recovered = recover(folder, device)
         """Unsaved files of earlier processes. They stay in the journal until they are saved or given up."""
         self._current: _Segment | None = None
@@ -538,7 +536,7 @@ class Journal:
                 self._roll(settles=True)
 
     def _is_confirmed(self, lsn: int) -> bool:
-        for after, last, error in self._void:
+        for after, last, error, _ in self._void:
             if after < lsn <= last:
                 raise self._failure(error, "cannot be synced")
         if lsn > self._confirmed:
@@ -547,10 +545,10 @@ class Journal:
 
     def has_void(self, lsn: int) -> bool:
         """Return whether any record before this one, or it, does not count."""
-        return any(after < lsn for after, _, _ in self._void)
+        return any(after < lsn for after, *_ in self._void)
 
     def _is_void(self, lsn: int) -> bool:
-        return any(after < lsn <= last for after, last, _ in self._void)
+        return any(after < lsn <= last for after, last, *_ in self._void)
 
     def _wait(self, lsn: int) -> None:
         waiter = _Waiter(lsn)
@@ -608,11 +606,15 @@ class Journal:
             self._device.close(fd)
 
     def _poison(self, error: OSError) -> None:
-        """After a failed sync the kernel may have dropped the bytes: no unconfirmed record counts."""
+        """After a failed sync the kernel may have dropped the bytes: no unconfirmed record counts.
+
+        Others look without the lock. The error and the generation change in one step, and first: who has appended
+        before finds either. `last` falls when it is known what is to be stated anew: before, its confirmation fails.
+        The calls of the disk come at the end.
+        """
         low, high = self._confirmed, self._lsn
         again = bool(self._void) and self._void[-1][0] == low
-        self._void[-1 if again else len(self._void) :] = [(low, high, error)]  # at once: others look
-        self._counts = self._confirmed
+        self._void[-1 if again else len(self._void) :] = [(low, high, error, self.generation + 1)]
         for number, file in list(self._files.items()):
             while file.undo and file.undo[-1][0] > self._confirmed:
                 _, segment, last, file.state.size = file.undo[-1]
@@ -626,10 +628,9 @@ class Journal:
             if not file.content:
                 self._restates.discard(number)
                 self._drop(file)
+        self._current, self._counts = None, self._confirmed
         while self._unsynced:
             self._finish(self._unsynced.popleft())
-        self._current = None
-        self.generation += 1
 
     # ------------------------------------------------------------------------------------------------ space
 
@@ -642,6 +643,13 @@ class Journal:
     def limit(self) -> int:
         """Most bytes of all segments."""
         return self._limit
+
+    @property
+    def generation(self) -> int:
+        """Changes when unconfirmed records stop to count: append all unsaved bytes anew. An fsync has succeeded if it
+        is the same after `confirm` as before the first `append`.
+        """
+        return self._void[-1][3] if self._void else 0
 
     @property
     def last(self) -> int:

@@ -32,7 +32,7 @@ from pagecache import (
 from pagecache.disk import records
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
-from pagecache.engine.commit.journaled import Journaled
+from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
 from pagecache.testing import Gate
@@ -1067,6 +1067,66 @@ def test_what_the_disk_has_lost_before_it_was_marked_is_appended_again(world: Wo
         raises(OSError, file.fsync, match="refused")
     file.fsync()
     assert world.crash().read() == changed(100, b"two", changed(0, b"one"))
+
+
+def beside_its_record(patch: Patch, journal: Any, place: str, change: Callable[[], object]) -> None:
+    """Make a change while a failed sync is recorded: of its files, or as its segments are closed."""
+    changes, due = journal._changes, [change]
+
+    def counted() -> Iterator[int]:
+        while True:
+            if journal._void and due:
+                due.pop()()
+            yield next(changes)
+
+    if place == "files":
+        patch.setattr(journal, "_changes", counted())
+    else:
+        beside(patch, Journal, "_finish", change)
+
+
+@pytest.mark.parametrize("place", ["files", "segments"])
+def test_an_fsync_beside_the_record_of_a_failed_sync_is_not_confirmed(world: World, place: str) -> None:
+    """That of another file. It has appended its bytes before."""
+    file, journal, appended = world.synced(b"one"), world.journal(), threading.Event()
+    world.store.fault("write_from", PermissionError(errno.EACCES, "refused"), key="k", times=float("inf"))
+    file.pwrite(b"two", 100)
+
+    def goes_on() -> None:
+        gate.release()
+        assert appended.wait(WAIT_LIMIT_S)
+
+    with losing_a_sync(world), pytest.MonkeyPatch.context() as patch, Gate() as gate:
+        beside(patch, Journaled, "begin", lambda: gate.enter(WAIT_LIMIT_S), after=True)
+        beside(patch, VolumeJournal, "append", appended.set, after=True)
+        _, fsync = at_gate(gate, file.fsync)
+        beside_its_record(patch, journal, place, goes_on)
+        raises(OSError, journal.confirm, journal.last)
+        raises(OSError, fsync.result, match="refused")
+    file.fsync()
+    assert world.crash().read() == changed(100, b"two", changed(0, b"one"))
+
+
+@pytest.mark.parametrize("place", ["files", "segments"])
+def test_names_are_not_confirmed_beside_the_record_of_a_failed_sync(world: World, place: str) -> None:
+    file, journal, stated = world.synced(b"one"), world.journal(), threading.Event()
+    assert world.volume.engine.journal is not None
+    confirm_all = world.volume.engine.journal.confirm_all
+    file.pwrite(b"two", 100)
+    file._inode.journal().begin()
+    file._inode.journaled.renamed("m")
+    tasks: list[Task[OSError | None]] = []
+
+    def look() -> None:
+        tasks.append(Task(confirm_all))
+        eventually(lambda: stated.is_set() or tasks[0].finished.is_set())
+
+    with losing_a_sync(world), pytest.MonkeyPatch.context() as patch:
+        beside(patch, Journal, "restate", stated.set)
+        beside_its_record(patch, journal, place, look)
+        raises(OSError, journal.confirm, journal.last)
+        assert (tasks[0].result(), journal.owes()) == (None, False)
+    assert world.crash(on_recovery="hold").left() == ["m"]
 
 
 @pytest.mark.parametrize("size", [100, 20000])
