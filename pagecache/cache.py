@@ -160,6 +160,7 @@ class PageCache:
         self.native = NativeCache(self.limits, _error)
         self.native.configure(self.limits, self.config.poison)
         self.closed = self.ended = False
+        self.given_up: list[LostRange] = []  # by ends that have not returned it
         self.ending = threading.RLock()  # held while threads end; a signal handler may close in between
         self._exited = False
         self._lock = threading.RLock()

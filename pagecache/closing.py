@@ -103,29 +103,27 @@ def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "
     for engine in cache._engine_volumes():
         engine.check_wait("close")
     deadline = Deadline(cache.clock, timeout)
-    lost: list[LostRange] = []
     while not cache.closed:
-        lost += _detach_all(cache, deadline, on_failed)
+        _detach_all(cache, deadline, on_failed)
         cache._retire()
     with cache.ending:
         _finish(cache, deadline)
     loglines.outlast(LINES_TIMEOUT_S)
+    lost, cache.given_up = cache.given_up, []
     return lost
 
 
-def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
-    lost: list[LostRange] = []
+def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> None:
     unsaved: list[UnsavedDataError] = []
     cache._begin_syncs([])  # concurrently: a dead backend does not delay the data of others
     # A volume may store into volumes that were attached earlier.
     for volume in reversed(cache.volumes()):
         try:
-            lost += volume.detach(timeout=deadline.timeout(), on_failed=on_failed)
+            cache.given_up.extend(volume.detach(timeout=deadline.timeout(), on_failed=on_failed))
         except UnsavedDataError as error:
             unsaved.append(error)
     if unsaved:
         raise together(UnsavedDataError, unsaved, "are not saved", unsaved[0].filename)
-    return lost
 
 
 def _finish(cache: PageCache, deadline: Deadline) -> None:

@@ -22,14 +22,14 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DataLossError, DeadlockError, PageCache, ShutdownError, WritebackError, loglines
+from pagecache import DataLossError, DeadlockError, PageCache, ShutdownError, Volume, WritebackError, closing, loglines
 from pagecache.backends import MemoryBackend
 from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
 from pagecache.native import NativeVolume
 from pagecache.volume import detach, lifetimes
 
-from ..stores import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .rig import KEY, ONCE, PAGE, Log, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises, raising
 
 DATA = pattern(8 * PAGE)
@@ -578,3 +578,29 @@ def test_a_signal_handler_that_writes_does_not_wait_behind_its_own_thread(make: 
     arguments = (bytes(512 << 10),) if verb == "append" else (bytes(512 << 10), 0)
     assert Task(interrupted_at, 1, partial(getattr(file, verb), *arguments), in_line, handler).result()
     assert locked or other.pread(6, 0) == b"a line"
+
+
+@pytest.mark.parametrize("where", ["the end of the cache", "another volume"])
+def test_a_close_after_an_interrupted_one_returns_all_losses(make: Make, monkeypatch: Patch, where: str) -> None:
+    rig = make({KEY: b""}, retry=ONCE)
+    first = RecordingBackend({KEY: b""})  # attached last, so it is detached first
+    volume = rig.cache.attach(first, name="last")
+    first.fault("write_from", OSError(errno.ENOSPC, "no room"), times=math.inf)
+    file = volume.open(KEY, "r+b")
+    file.pwrite(pattern(8 * 4096), 0)
+    raises(OSError, file.close)
+    with monkeypatch.context() as patch:
+        if where == "the end of the cache":
+            patch.setattr(closing, "_finish", raising(KeyboardInterrupt()))
+        else:
+            end: Any = Volume.detach
+
+            def interrupted(self: Volume, **how: object) -> object:
+                if self is not volume:
+                    raise KeyboardInterrupt
+                return end(self, **how)
+
+            patch.setattr(Volume, "detach", interrupted)
+        raises(KeyboardInterrupt, rig.cache.close, on_failed="discard")
+    lost = rig.cache.close(on_failed="discard")
+    assert {entry.volume for entry in lost} == {"last"}
