@@ -282,7 +282,9 @@ class Nodes:
     def _prune(self, node: Node) -> None:
         """Drop a node that neither the kernel nor an open file refers to, and directories that only it kept."""
         while node is not self.root and node.lookups <= 0 and not node.children and not node.opens:
-            self._nodes.pop(node.number, None)
+            if not self._is_known(node):
+                return
+            del self._nodes[node.number]
             if len(self._nodes) <= NAMES_MAX and self._prune_at < math.inf:
                 self._prune_at = NAMES_MAX
             links = node.links
@@ -297,6 +299,12 @@ class Nodes:
             if not parents:
                 return
             node = parents[0]
+
+    def _is_known(self, node: Node) -> bool:
+        """Return whether a node still has its number. A call that was answered early ends after the kernel has
+        forgotten its nodes: another one may have the number then.
+        """
+        return self._nodes.get(node.number) is node
 
     def removed(self, parent: Node, name: str) -> None:
         """Remove a name."""
@@ -334,8 +342,14 @@ class Nodes:
             del self._objects[node.identity]
 
     def linked(self, node: Node, parent: Node, name: str) -> None:
-        """Add a name to a node, and count one lookup of the kernel."""
+        """Add a name to a node, and count one lookup of the kernel.
+
+        Raises:
+            OSError: ESTALE: the kernel has forgotten the node.
+        """
         with self.lock:
+            if not self._is_known(node):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
             if parent.children.get(name) is not node:
                 self._unlink(parent, name)
             node.add_link((parent, name))

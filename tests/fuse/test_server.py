@@ -94,6 +94,36 @@ def test_an_open_file_keeps_its_number(server: Mount) -> None:
     assert len(server.nodes) == 1
 
 
+@pytest.mark.parametrize("call", ["open", "link", "lookup"])
+def test_a_call_that_ends_late_takes_no_number_from_the_next_node_that_has_it(
+    server: Mount, monkeypatch: Patch, call: str
+) -> None:
+    """The kernel had its answer at the deadline, has forgotten the nodes since, and has found them again."""
+    known = {name: server.lookup(1, name).number for name in ("d", "a")}
+
+    def forget_and_find() -> None:
+        for name, number in known.items():
+            server.forget(number)
+            assert server.lookup(1, name).number == number
+
+    if call == "open":
+        beside(monkeypatch, server.files, "open_file", forget_and_find)
+        server.release(server.open(known["a"], os.O_RDONLY)[0])
+    elif call == "lookup":
+        beside(monkeypatch, server.names, "status", forget_and_find)
+        server.forget(server.lookup(known["d"], "b").number)
+    else:
+        beside(monkeypatch, server.names, "link", forget_and_find)
+        assert code(server.link, known["a"], 1, "c") == errno.ESTALE
+        assert server.lookup(1, "c").number == known["a"]
+        server.forget(known["a"])
+    assert [server.getattr(number).number for number in known.values()] == list(known.values())
+    for number in known.values():
+        server.forget(number)
+        assert code(server.getattr, number) == errno.ESTALE
+    assert len(server.nodes) == 1
+
+
 def test_listed_entries_count_as_returned(server: Mount) -> None:
     listing = server.opendir(1)
     assert sorted(name for name, _ in listing.entries) == ["a", "d"]
