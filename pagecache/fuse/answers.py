@@ -287,7 +287,9 @@ class Answers:
                 self._loop.attributes_known(_values(found))
             delivered = self._loop.reply_open(request.token, opened, kept, None if made is None else _values(made))
         finally:
-            if not delivered:
+            if delivered and made is None:
+                self._optional("delivered")(number, fh)
+            elif not delivered:
                 self._files.give_up(fh)
                 self._method("release")(fh)
                 if made is not None:

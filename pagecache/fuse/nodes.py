@@ -62,7 +62,8 @@ class Node:
         link, more_links: its names: (directory, name), and those after the first.
         children: of a directory: those of its entries that have a number.
         opens: numbers of its open files.
-        kept: version of the object when the kernel's pages of it were last valid.
+        kept: version of the object when the kernel's pages of it were last valid; with the number of an open file: it
+            is that once the kernel has the answer of that open, and has dropped its pages.
         seen: its last status.
         losses: of a directory: number of names that it lost.
         lost: its last name, after it was lost: (directory, name).
@@ -89,7 +90,7 @@ class Node:
         self.more_links: Mapping[Link, None] = NONE
         self.children: dict[str, Node] = {} if kind == "dir" else NONE  # type: ignore[assignment]
         self.opens: Mapping[int, None] = NONE
-        self.kept: str | None = None
+        self.kept: str | tuple[int, str | None] | None = None
         self._seen: bytes | ObjectStat | None = None
         self.losses = 0
         self.lost: Link | None = None
@@ -262,6 +263,13 @@ class Nodes:
             if not node.opens:
                 node.opens = {}
             node.opens[fh] = None  # type: ignore[index]
+
+    def delivered(self, number: int, fh: int) -> None:
+        """Record that the kernel has the answer of an open. Another open since, or a change, has overwritten `kept`."""
+        with self.lock:
+            node = self._nodes.get(number)
+            if node is not None and isinstance(node.kept, tuple) and node.kept[0] == fh:
+                node.kept = node.kept[1]
 
     def released(self, node: Node, fh: int) -> None:
         with self.lock:

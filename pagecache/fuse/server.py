@@ -615,9 +615,15 @@ class Server:
                 raise
         inode = opened.file._inode
         version = None if inode.versions.stale else inode.versions.base
-        kept = version is not None and version == node.kept
-        node.kept = version
+        with self.nodes.lock:
+            kept = version is not None and version == node.kept
+            if not kept:
+                node.kept = opened.number, version
         return opened.number, kept
+
+    def delivered(self, number: int, fh: int) -> None:
+        """Record that the kernel has the result of `open`: the next one may report that its pages are valid."""
+        self.nodes.delivered(number, fh)
 
     def _by_name(self, node: Node, again: bool | None, call: Callable[[CheckedKey], T]) -> T | None:
         """Make a call with a key of a node.
@@ -736,8 +742,9 @@ class Server:
         for fh, opened in list(self.files.by_number.items()):
             if opened.file._inode.key == key and (node := self._nodes_of.get(fh)) is not None:
                 nodes[node.number] = node
-        for node in nodes.values():
-            node.kept = None
+        with self.nodes.lock:
+            for node in nodes.values():
+                node.kept = None
         return [number for number in nodes if number != ROOT]
 
     def close(self) -> None:

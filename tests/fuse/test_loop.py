@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -285,3 +286,41 @@ def test_an_open_that_is_answered_too_late_publishes_nothing(mnt: Path, new: boo
             eventually(lambda: not server.files.by_number)
             cache.sync(20)
             assert store.committed("a") == (None if new else b"confirmed")
+
+
+def test_an_open_that_is_answered_too_late_keeps_no_pages_of_the_version_before(
+    volume: Volume, mnt: Path, store: Path
+) -> None:
+    (store / "a").write_bytes(b"old")
+    server, ended, go_on = Server(volume), threading.Event(), threading.Event()
+    genuine = server.open
+
+    def held(*arguments: Any) -> tuple[int, bool]:
+        found = genuine(*arguments)
+        ended.set()
+        assert go_on.wait(LONG)
+        return found
+
+    with Loop(server, mnt, keep_pages=True, attr_timeout=3600, entry_timeout=3600, timeout=1.0) as loop:
+
+        def read() -> bytes:  # without fstat: by another time the kernel knows that its pages are old
+            fd = os.open(mnt / "a", os.O_RDONLY)
+            found = os.pread(fd, 3, 0)
+            os.close(fd)
+            assert loop.drain(LONG)
+            return found
+
+        assert read() == b"old"
+        (store / "a").write_bytes(b"new")
+        os.utime(store / "a", ns=(0, 0))
+        server.open = held  # type: ignore[method-assign, assignment]
+        task = Task(os.open, mnt / "a", os.O_RDONLY)
+        assert ended.wait(LONG)
+        assert code(task.result) == errno.EIO
+        go_on.set()
+        assert loop.drain(LONG)
+        assert read() == b"new"
+        before = loop.counts()
+        assert read() == b"new"  # from the kernel's pages
+        assert loop.counts()["reads"] == before["reads"]
+        assert loop.counts()["asked"] > before["asked"]

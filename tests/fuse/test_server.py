@@ -1070,3 +1070,30 @@ def test_a_call_that_fails_behind_its_open_publishes_nothing(monkeypatch: pytest
         cache.sync(20)
         assert not server.files.by_number
         assert (store.committed("a"), store.committed("new")) == (b"confirmed", None)
+
+
+def test_an_open_keeps_no_pages_until_the_answer_of_one_that_drops_them(server: Mount) -> None:
+    """Of two opens beside each other either may be answered first, and a change beside an open may be behind it."""
+    number = server.lookup(1, "a").number
+
+    def opened() -> tuple[int, bool]:
+        fh, kept = server.open(number, os.O_RDONLY)
+        server.release(fh)
+        return fh, kept
+
+    one, two = opened(), opened()
+    assert (one[1], two[1]) == (False, False)
+    server.delivered(number, one[0])
+    assert not opened()[1]
+    server.delivered(number, two[0])
+    third = opened()
+    assert not third[1]
+    server.delivered(number, third[0])
+    assert opened()[1]
+    assert opened()[1]
+    server.changed("a")
+    last = opened()
+    assert not last[1]
+    server.changed("a")
+    server.delivered(number, last[0])
+    assert not opened()[1]
