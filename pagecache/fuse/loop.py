@@ -167,12 +167,16 @@ class Loop:
         poll.register(self._native.ended_fd(), select.POLLIN)
         return bool(poll.poll(None if timeout is None else timeout * 1000))
 
-    def drain(self, timeout: float) -> bool:
-        """Wait until every call of the file system is over, as after an unmount; False: timed out."""
-        return self._native.drain(timeout)
+    def drain(self, timeout: float | None, *, only_saving: bool = False) -> bool:
+        """Wait until every call of the file system is over, as after an unmount; False: timed out. `only_saving`: only
+        flush, fsync and release, which also run after `stop`.
+        """
+        return self._native.drain(2**62 if timeout is None else _ns(timeout), only_saving)
 
     def stop(self, *, unmount: bool = True) -> None:
-        """Stop serving: pending requests get EIO. Files that programs had open stay in `system.files`. Idempotent."""
+        """Stop serving: pending requests get EIO, and releases are still made. Files that programs had open stay in
+        `system.files`. Idempotent.
+        """
         with self._lock:
             stopped, self._stopped = self._stopped, True
         if stopped:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,13 +30,14 @@ from ..disk.tier import DiskTier
 from ..errors import FailedRange
 from ..objects import Event
 from ..target import Target
+from ..volume.inode import Inode
 from ..volume.volume import Volume, largest_window
 from .daemon import notify
 from .loop import Loop
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
 from .server import Server
-from .serving import caught_signals, serve, why_cannot_serve
+from .serving import GRACE, caught_signals, serve, why_cannot_serve
 
 log = logging.getLogger("pagecache.fuse")
 
@@ -188,11 +190,18 @@ class Mount:
     def _save(self) -> int:
         """Save everything, by the deadline. Unclosed objects that only their writers may publish are not published."""
         notify("STOPPING=1")
-        kept = closing.withhold(self.cache)
-        over = threading.Event()
+        kept: list[tuple[Volume, Inode]] = []
+        timeout, began, over = self.options.drain_timeout, time.monotonic(), threading.Event()
         threading.Thread(target=self._report, args=(over,), daemon=True).start()
         try:
-            self.cache.close(timeout=self.options.drain_timeout)
+            if (
+                self.volume.engine.backend.limits.commit_on_close
+            ):  # programs do not wait for the releases of their files
+                self.loop.drain(timeout, only_saving=True)
+            kept = closing.withhold(self.cache)
+            if timeout is not None:  # what the releases have left, or a moment for other files
+                timeout = max(timeout - (time.monotonic() - began), min(timeout, GRACE))
+            self.cache.close(timeout=timeout)
         except OSError as error:
             over.set()
             self._list(error, {inode.key for _, inode in kept})

@@ -187,9 +187,9 @@ class NativeLoop:
         """Set the last known attributes of a file that is being opened."""
         _fuse.lib.pc_attributes_known(self._l, _attributes(attributes))
 
-    def drain(self, timeout: float) -> bool:
-        """Wait until every requested call is over; False: timed out."""
-        return bool(_fuse.lib.pc_loop_drain(self._l, int(timeout * 1e9)))
+    def drain(self, timeout_ns: int, only_saving: bool) -> bool:
+        """Wait until every requested call is over, or those that save files; False: timed out."""
+        return bool(_fuse.lib.pc_loop_drain(self._l, timeout_ns, only_saving))
 
     def stop(self, unmount: bool) -> None:
         """Stop serving. The memory is freed with the last reference, and the last handler."""
@@ -209,7 +209,7 @@ class NativeLoop:
         return bool(_fuse.lib.pc_loop_enter(self._l))
 
     def next(self, request: FuseRequest) -> bool:
-        """Wait for a request; False: the loop has stopped."""
+        """Wait for a request; False: the loop has stopped, and no release is left."""
         return bool(_fuse.lib.pc_loop_next(self._l, request._a))
 
     def forgotten(self, count: int) -> list[tuple[int, int]]:

@@ -23,9 +23,11 @@ import pytest
 from pagecache import PageCache, Volume
 from pagecache.fuse import Attributes, Files, Loop, Server, serving
 from pagecache.fuse import loop as loops
+from pagecache.fuse.mount import Mount
+from pagecache.fuse.options import MountOptions
 from tests.stores import ObjectBackend
 
-from ..file.rig import Task, eventually, raises
+from ..file.rig import Patch, Task, beside, eventually, raises
 from .mounts import code, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
@@ -227,6 +229,39 @@ def test_an_unmount_under_load(volume: Volume, mnt: Path, store: Path) -> None:
             assert program.stdout is not None
             program.stdout.close()
     system.files.close()
+
+
+def test_files_whose_releases_wait_for_a_thread_at_an_unmount_are_saved(mnt: Path, monkeypatch: Patch) -> None:
+    """Their programs have closed them without an error."""
+    monkeypatch.setattr(loops, "THREADS", 1)
+    store = ObjectBackend({})
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        loop = Loop(server, mnt, timeout=LONG)
+        fds = [os.open(mnt / name, os.O_CREAT | os.O_WRONLY) for name in "ab"]  # not written: a flush commits nothing
+        commit, go_on, genuine = store.gate("commit"), threading.Event(), server.flush
+
+        def flush(fh: int) -> None:
+            assert go_on.wait(LONG)
+            genuine(fh)
+
+        server.flush = flush  # type: ignore[method-assign]
+        before = loop.counts()["asked"]
+        programs = [Task(os.close, fd) for fd in fds]
+        eventually(lambda: loop.counts()["asked"] >= before + 2)
+        go_on.set()
+        for program in programs:
+            program.result()
+        commit.wait_entered()  # in the release of one file; that of the other is queued
+        run("fusermount3", "-u", mnt)
+        assert loop.wait(LONG)
+        loop.stop(unmount=False)
+        complaints: list[str] = []
+        mount = Mount(MountOptions(url="memory:", mountpoint=str(mnt)), print, complaints.append)
+        mount.cache, mount.volume, mount.server, mount.loop = cache, server.volume, server, loop
+        beside(monkeypatch, loop, "drain", commit.open)
+        assert (mount._save(), complaints) == (0, [])
+        assert (store.committed("a"), store.committed("b")) == (b"", b"")
 
 
 def test_without_the_extension_nothing_can_be_mounted(

@@ -137,7 +137,7 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 int pc_loop_mount(struct pc_loop *l, const char *path);
 int pc_loop_start(struct pc_loop *l);
 int pc_loop_ended_fd(struct pc_loop *l);
-bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns);
+bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns, bool only_saving);
 void pc_loop_stop(struct pc_loop *l, bool unmount);
 bool pc_loop_free(struct pc_loop *l);
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out);

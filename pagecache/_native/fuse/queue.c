@@ -127,12 +127,12 @@ void pc_loop_leave(struct pc_loop *l, struct pc_fuse_request *request)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Lock held: the request was answered while it was queued, so its call is skipped. Calls that end opens are always
- * made. */
-static bool needs_no_call(const struct slot *s)
+/* Lock held: the request was answered while it was queued, or the loop has ended, so its call is skipped. Calls that
+ * end opens are always made: a release publishes a file that its program has closed. */
+static bool needs_no_call(const struct pc_loop *l, const struct slot *s)
 {
 	u32 op = s->request.op;
-	return !s->req && op < PC_FUSE_FORGET && op != PC_FUSE_RELEASE && op != PC_FUSE_RELEASEDIR;
+	return op != PC_FUSE_RELEASE && op != PC_FUSE_RELEASEDIR && (l->closed || (!s->req && op < PC_FUSE_FORGET));
 }
 
 /* The slot's call has ended: it changes nothing from here on. */
@@ -161,18 +161,18 @@ static struct slot *unqueue(struct pc_loop *l)
 	return s;
 }
 
-/* Lock held. Return: the next request for a handler; NULL: the loop has stopped. */
+/* Lock held. Return: the next request for a handler; NULL: the loop has ended, and no release is left. */
 static struct slot *take(struct pc_loop *l)
 {
 	for (;;) {
 		struct slot *s = NULL;
 		l->idle++;
-		while (!l->stopped && !(s = unqueue(l)))
+		while (!(s = unqueue(l)) && !l->closed)
 			pthread_cond_wait(&l->queued, &l->lock);
 		l->idle--;
 		if (!s)
 			return NULL;
-		if (!needs_no_call(s))
+		if (!needs_no_call(l, s))
 			return s;
 		pthread_mutex_unlock(&l->lock);
 		call_over(l, s);
@@ -368,15 +368,17 @@ void *pc_clock_main(void *loop)
 	return NULL;
 }
 
-/* Wait until all requested calls have ended, up to a timeout. GIL: released. Return: whether they have. */
-bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns)
+/* Wait until all requested calls have ended, or those that save files, up to a timeout; also after the stop. GIL:
+ * released. Return: whether they have. */
+bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns, bool only_saving)
 {
+	const u32 *left = only_saving ? &l->saving : &l->busy;
 	i64 until_ns = now_ns(CLOCK_MONOTONIC) + timeout_ns;
 	struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
 	pthread_mutex_lock(&l->lock);
-	while (l->busy && !pthread_cond_timedwait(&l->sent, &l->lock, &until))
+	while (*left && !pthread_cond_timedwait(&l->sent, &l->lock, &until))
 		;
-	bool over = !l->busy;
+	bool over = !*left;
 	pthread_mutex_unlock(&l->lock);
 	return over;
 }
@@ -385,8 +387,6 @@ bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns)
 void pc_requests_end(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);
-	l->stopped = 1;
-	pthread_cond_broadcast(&l->queued);
 	for (u32 k = 0; k < l->nr_slots; k++) {
 		struct slot *s = l->slots[k];
 		u64 token = s->request.token;

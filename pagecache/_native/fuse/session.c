@@ -297,8 +297,8 @@ static bool senders_end(struct pc_loop *l)
 }
 
 /* Stop serving; idempotent. @unmount: also unmount; false if another process owns the mount, or it is gone. Pending
- * requests get EIO, and waiting handlers return. Waits for workers and, for moments, for answers that are being
- * sent. */
+ * requests get EIO, and handlers return once no release is queued. Waits for workers and, for moments, for answers that
+ * are being sent. */
 void pc_loop_stop(struct pc_loop *l, bool unmount)
 {
 	if (!l->session)
@@ -310,6 +310,7 @@ void pc_loop_stop(struct pc_loop *l, bool unmount)
 		fuse_session_unmount(l->session);
 	pthread_mutex_lock(&l->lock);
 	l->closed = 1;
+	pthread_cond_broadcast(&l->queued);
 	bool free_session = senders_end(l);
 	pthread_cond_broadcast(&l->clock);
 	pthread_mutex_unlock(&l->lock);

@@ -11,7 +11,7 @@
  * pc_slot_move() makes and asserts each of them; no other function writes `state`. An answer changes no state: it takes
  * `req` out of the slot. Invariants, which tests/native/fuse/tables.h checks:
  *
- *   busy counts the slots that are not free
+ *   busy counts the slots that are not free, saving those of them whose calls save files
  *   the queue has the queued slots, and the free list the free ones
  *   a free slot has no request and no memory
  *   `turns` has the slots with a turn, and each of them is queued or taken
@@ -74,6 +74,7 @@ void pc_slot_queue(struct pc_loop *l, struct slot *s)
 void pc_slot_free(struct pc_loop *l, struct slot *s)
 {
 	pc_turn_end(l, s);
+	bool last = saves(s) && --l->saving == 0;
 	free(s->request.memory);
 	s->request.memory = NULL;
 	s->req = NULL;
@@ -81,7 +82,7 @@ void pc_slot_free(struct pc_loop *l, struct slot *s)
 	s->generation++;
 	s->next = l->free;
 	l->free = s;
-	if (--l->busy == 0)
+	if (--l->busy == 0 || last)
 		pthread_cond_broadcast(&l->sent);
 }
 
@@ -150,6 +151,7 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_reque
 		u32 generation = s->generation, index = s->index;
 		l->busy++;
 		*s = (struct slot){.generation = generation, .index = index, .req = req, .request = request};
+		l->saving += saves(s);
 		pc_slot_move(s, SLOT_MADE);
 		s->request.token = (u64)generation << 32 | index;
 		s->due_ns = pc_slot_due(l, s);

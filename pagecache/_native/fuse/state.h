@@ -101,6 +101,7 @@ struct pc_loop {
 	struct slot *turns; /* turns.c */
 	_Atomic u32 nr_turns;
 	u32 nr_slots, handlers, idle, senders, busy; /* busy: slots that are not free */
+	u32 saving; /* those of them whose calls save files */
 	struct pc_forgotten *forgotten; /* nodes that handlers have yet to fetch */
 	u64 nr_forgotten, room_forgotten;
 	u8 forget_queued; /* a request that fetches them is queued */
@@ -133,6 +134,13 @@ static inline i64 now_ns(clockid_t clock)
 	struct timespec t;
 	clock_gettime(clock, &t);
 	return ns_of(t);
+}
+
+/* Whether a call saves a file: unlike others it is worth its time after the end, too. */
+static inline bool saves(const struct slot *s)
+{
+	u32 op = s->request.op;
+	return op == PC_FUSE_FLUSH || op == PC_FUSE_FSYNC || op == PC_FUSE_RELEASE;
 }
 
 static inline void count(u64 *counter)

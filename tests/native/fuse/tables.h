@@ -21,15 +21,16 @@ static u64 length_of(const struct slot *s, enum slot_state state, const char **w
 static const char *pc_slots_check(struct pc_loop *l)
 {
 	const char *wrong = NULL;
-	u64 in_state[SLOT_STATES] = {0}, turns = 0;
+	u64 in_state[SLOT_STATES] = {0}, turns = 0, saving = 0;
 	for (u32 k = 0; k < l->nr_slots; k++) {
 		const struct slot *s = l->slots[k];
 		in_state[s->state]++;
 		turns += s->turn;
+		saving += s->state != SLOT_FREE && saves(s);
 		if (s->state == SLOT_FREE && (s->req || s->request.memory || s->turn))
 			wrong = "a free slot with a request";
 	}
-	if (l->busy != l->nr_slots - in_state[SLOT_FREE])
+	if (l->busy != l->nr_slots - in_state[SLOT_FREE] || l->saving != saving)
 		wrong = "number of busy slots";
 	if (length_of(l->first, SLOT_QUEUED, &wrong) != in_state[SLOT_QUEUED] ||
 	    length_of(l->free, SLOT_FREE, &wrong) != in_state[SLOT_FREE])

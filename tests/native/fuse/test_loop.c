@@ -471,3 +471,26 @@ TEST(check_the_end_answers_all_waiters)
 	EQUAL(pc_notify_inode(kernel.loop, 9, 0, 0), (u64)-ENOTCONN);
 	end_cached(0);
 }
+
+/* A program does not wait for the release of its file, which may be the call that publishes it. */
+TEST(check_releases_are_taken_after_the_end)
+{
+	u64 fh = begin_with_pages();
+	send_getattr(&kernel, 9);
+	struct pc_fuse_request taken = set_aside(PC_FUSE_GETATTR);
+	send_fsync(&kernel, FILE_NODE, fh);
+	send_release(&kernel, FILE_NODE, fh);
+	wait_for_submitted(4);
+	pc_loop_stop(kernel.loop, true);
+	check_loop(kernel.loop);
+	CHECK(!pc_loop_drain(kernel.loop, 0, true));
+	EQUAL(next(), PC_FUSE_RELEASE);
+	CHECK(!pc_loop_drain(kernel.loop, 0, true));
+	done();
+	CHECK(pc_loop_drain(kernel.loop, 0, true));
+	CHECK(!pc_loop_drain(kernel.loop, 0, false));
+	CHECK(!pc_loop_next(kernel.loop, &request));
+	CHECK(pc_loop_done(kernel.loop, taken.token));
+	CHECK(pc_loop_drain(kernel.loop, 0, false));
+	end_cached(0);
+}

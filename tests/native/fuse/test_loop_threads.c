@@ -127,7 +127,7 @@ static void everything(bool direct, bool stopped)
 	start_threads(programs, PROGRAMS, program);
 	EQUAL(pthread_create(&other, NULL, changer, NULL), 0);
 	join_threads(programs, PROGRAMS);
-	CHECK(stopped || pc_loop_drain(kernel.loop, 60000000000ll));
+	CHECK(stopped || pc_loop_drain(kernel.loop, 60000000000ll, false));
 	if (!stopped) {
 		/* A handler whose reply was refused, as its request was interrupted, takes its count back after that. */
 		for (u32 k = 0; k < 10000000 && atomic_load(&counted); k++)
