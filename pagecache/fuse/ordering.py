@@ -9,16 +9,15 @@ kernel writes whole pages:
                                page dropped, READ [0, 4096)
     server   on a thread, since it has to wait for room         on the loop, since the page is cached
 
-So a request that overlaps an earlier, waiting write waits as well. Writes that complete on the loop are over before the
-next request is read, and do not come here.
+So a request that overlaps an earlier, waiting write waits as well, also after the deadline of that write: its call may
+still change the bytes. Writes that complete on the loop are over before the next request is read, and do not come here.
 """
 
 from __future__ import annotations
 
 import errno
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
@@ -67,14 +66,17 @@ class Turns:
         except trio.TooSlowError:
             raise OSError(errno.ETIMEDOUT, f"a write before it has no answer for {self._deadline:g} s") from None
 
-    @asynccontextmanager
-    async def write(self, inode: Inode, start: int, end: int) -> AsyncIterator[None]:
-        """Context of a write that may wait: it runs after earlier overlapping writes, and before later requests."""
+    async def begin(self, inode: Inode, start: int, end: int) -> Turn:
+        """Wait until a write may run: after earlier overlapping writes. Later requests wait until `end`."""
         before, turn = self.before(inode, start, end), Turn(inode, start, end, trio.Event())
         self.writes.append(turn)
         try:
             await self.wait(before)
-            yield
-        finally:
-            turn.over.set()
-            self.writes.remove(turn)
+        except BaseException:
+            self.end(turn)
+            raise
+        return turn
+
+    def end(self, turn: Turn) -> None:
+        turn.over.set()
+        self.writes.remove(turn)

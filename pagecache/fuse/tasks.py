@@ -6,6 +6,7 @@ result is undone. So a backend that hangs costs threads, never the loop: reads o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -39,40 +40,58 @@ class Aside:
         self.deadline = deadline
         self._limiter = trio.CapacityLimiter(threads)
 
-    async def call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    async def call(
+        self, call: Callable[[], T], undo: Callable[[T], object] | None = None, over: Callable[[], object] | None = None
+    ) -> T:
         """Make a call on a thread.
 
         Args:
             call: the function.
             undo: undoes a late result.
+            over: called on the loop when the call has ended, maybe late, or will not begin.
 
         Raises:
             OSError: of the call; or ETIMEDOUT.
         """
+        token = trio.lowlevel.current_trio_token()
         lock = threading.Lock()
-        left = False  # the waiter of the call is gone
+        left = begun = ended = False  # left: the waiter of the call is gone
         results: list[T] = []
 
         def run() -> None:
-            result = call()
+            nonlocal begun, ended
             with lock:
-                results.append(result)
-                late = left
+                if left:
+                    return
+                begun = True
+            done: list[T] = []
+            try:
+                done.append(call())
+            finally:
+                with lock:
+                    ended, late = True, left
+                    if not late:
+                        results.extend(done)
+                if late and over is not None:
+                    with contextlib.suppress(trio.RunFinishedError):
+                        token.run_sync_soon(over)
             if late and undo is not None:
-                undo(result)
+                undo(done[0])
 
         deadline = math.inf if self.deadline is None else self.deadline
         try:
-            with trio.fail_after(deadline):
-                await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._limiter)
+            try:
+                with trio.fail_after(deadline):
+                    await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._limiter)
+            finally:
+                with lock:
+                    left, runs = True, begun and not ended
+                if not runs and over is not None:
+                    over()
         except trio.TooSlowError:
-            with lock:
-                left = True
-                if not results:
-                    raise OSError(errno.ETIMEDOUT, f"no answer for {deadline:g} s") from None
+            if not results:
+                raise OSError(errno.ETIMEDOUT, f"no answer for {deadline:g} s") from None
         except trio.Cancelled:
-            with lock:
-                left = True
             if results and undo is not None:
                 undo(results[0])
             raise
@@ -123,8 +142,8 @@ class TrioFiles:
                 done = opened.write_now(buf, off)
                 if done is not None:
                     return done
-            async with self._turns.write(inode, off, end):
-                return await self._aside.call(partial(opened.write, buf, off))
+            turn = await self._turns.begin(inode, off, end)
+            return await self._aside.call(partial(opened.write, buf, off), over=partial(self._turns.end, turn))
         except Exception as error:
             raise self._error_of(error) from None
 

@@ -315,8 +315,28 @@ def test_requests_for_the_bytes_of_a_waiting_write_follow_it(volume: Volume) -> 
     on_trio(volume, program)
 
 
+def test_a_write_that_its_task_has_left_is_before_those_that_came_after_it(volume: Volume) -> None:
+    """Its call may still change the bytes: the later ones stay."""
+
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        with trio.CancelScope() as left:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(files.write, opened.number, 0, b"1" * 100)
+                await trio.to_thread.run_sync(opened.begun.acquire)
+                left.cancel()
+        assert len(files._turns.writes) == 1
+        nursery.start_soon(files.write, opened.number, 0, b"2" * 100)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not opened.begun.acquire(blocking=False)
+        opened.go_on.release(2)
+        assert await files.read(opened.number, 0, 100) == b"2" * 100
+        assert opened.order == [b"1" * 100, b"2" * 100]
+
+    on_trio(volume, program)
+
+
 def test_a_request_behind_a_write_goes_on_at_its_deadline(volume: Volume) -> None:
-    """EIO, as for the write itself; afterwards no request is blocked."""
+    """EIO, as for the write itself; no request is blocked after the call has ended."""
 
     async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
         codes: list[int | None] = []
@@ -328,9 +348,15 @@ def test_a_request_behind_a_write_goes_on_at_its_deadline(volume: Volume) -> Non
 
         async with trio.open_nursery() as inner:
             inner.start_soon(failing, files.write, opened.number, 100, b"n" * 100)
-            await trio.lowlevel.checkpoint()
+            while not opened.begun.acquire(blocking=False):
+                await trio.lowlevel.checkpoint()
             inner.start_soon(failing, files.read, opened.number, 0, PAGE)
         assert codes == [errno.EIO] * 2
+        await failing(files.read, opened.number, 0, PAGE)  # the call still runs
+        assert codes == [errno.EIO] * 3
+        opened.go_on.release()
+        while files._turns.writes:
+            await trio.lowlevel.checkpoint()
         assert len(await files.read(opened.number, 0, PAGE)) == PAGE
 
     on_trio(volume, program, deadline=5.0)
