@@ -313,6 +313,7 @@ static void give_up(struct pc_loop *l, u64 token, bool killed)
 	fuse_req_t req = pc_answer_begin(l, token, UINT64_MAX, &s, &error);
 	if (!req)
 		return;
+	pc_turn_early(l, token);
 	count(killed ? &l->counts.interrupted : &l->counts.expired);
 	if (killed)
 		fuse_reply_err(req, EINTR);

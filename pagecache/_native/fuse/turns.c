@@ -10,10 +10,11 @@
  *   a turn           a write that a handler does, until its call ends
  *   held             a request that touches the bytes of an earlier turn: it stays in the queue, and is no hit
  *
- * With direct I/O the kernel caches nothing: no turns, and many workers.
+ * With direct I/O the kernel caches nothing: many workers, and a turn only for a write that was answered early, which
+ * would land over the bytes of a later one.
  *
- * `lock` guards all data here. The worker also reads the number of turns without it, since only the worker increments
- * it.
+ * `lock` guards all data here. Workers also read the number of turns without it: it has grown before they receive a
+ * request that has to wait.
  */
 #include "state.h"
 
@@ -43,19 +44,36 @@ bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end)
 	return before;
 }
 
-/* Before a request is queued: a write takes its turn. */
-void pc_turn_begin(struct pc_loop *l, struct slot *s)
+/* A write takes its turn: by its order. Lock held. */
+static void turn_take(struct pc_loop *l, struct slot *s)
 {
 	struct slot **at = &l->turns;
-	s->order = l->counts.submitted;
-	if (l->options.direct_io || s->request.op != PC_FUSE_WRITE)
+	if (s->turn || s->request.op != PC_FUSE_WRITE)
 		return;
-	while (*at)
+	while (*at && (*at)->order < s->order)
 		at = &(*at)->next_turn;
 	s->turn = 1;
-	s->next_turn = NULL;
+	s->next_turn = *at;
 	*at = s;
 	atomic_fetch_add(&l->nr_turns, 1);
+}
+
+/* Before a request is queued. Lock held. */
+void pc_turn_begin(struct pc_loop *l, struct slot *s)
+{
+	s->order = l->counts.submitted;
+	if (!l->options.direct_io)
+		turn_take(l, s);
+}
+
+/* Before a request is answered early: its program may make the next one. */
+void pc_turn_early(struct pc_loop *l, u64 token)
+{
+	pthread_mutex_lock(&l->lock);
+	struct slot *s = pc_slot_of(l, token);
+	if (s)
+		turn_take(l, s);
+	pthread_mutex_unlock(&l->lock);
 }
 
 /* Whether an earlier write of its bytes holds a queued request. */

@@ -420,6 +420,30 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	end_cached(fh);
 }
 
+/* With direct I/O too: its program is told an error, and another write of these bytes must stay. */
+TEST(check_a_write_that_was_answered_early_is_before_later_ones)
+{
+	pid_t gone = ended_process();
+	u64 fh = begin_cached(plain);
+	struct fuse_write_in in = {.fh = fh, .size = 1};
+	pc_opened_set_mark(opened, PC_REPORTED, true);
+	u64 first = send_as(&kernel, (u32)gone, FUSE_WRITE, FILE_NODE, &in, sizeof(in), "a", 1);
+	struct pc_fuse_request writing = set_aside(PC_FUSE_WRITE);
+	pc_opened_set_mark(opened, PC_REPORTED, false);
+	send_interrupt(&kernel, first);
+	EQUAL(answer_to(&kernel, first).error, EINTR);
+	u64 submitted = counts().submitted, second = send_write(&kernel, FILE_NODE, fh, 0, "b", 1);
+	while (!has_answer(&kernel, second) && counts().submitted == submitted)
+		pc_yield();
+	CHECK(!has_answer(&kernel, second));
+	EQUAL(SERVED(send_getattr(&kernel, 9), PC_FUSE_GETATTR, pc_reply_error, ENOENT).error, ENOENT);
+	check_loop(kernel.loop);
+	CHECK(pc_loop_done(kernel.loop, writing.token));
+	free(writing.memory);
+	EQUAL(SERVED(second, PC_FUSE_WRITE, pc_reply_number, 1).error, 0);
+	end_cached(fh);
+}
+
 static void *serve_a_read(void *unused MAYBE)
 {
 	struct pc_fuse_request r = {0};
