@@ -251,7 +251,13 @@ class AsyncCachedFile:
             at: int = await self.append(data)
         else:
             at = self._file.tell()
-            await self.pwrite(data, at)
+            try:
+                await self.pwrite(data, at)
+            except OSError as error:
+                if accepted := written_before(error):
+                    with contextlib.suppress(OSError, ValueError):  # closed, or its volume was detached
+                        self._file.seek(at + accepted)
+                raise
         self._file.seek(at + count)
         return count
 

@@ -22,7 +22,7 @@ from pagecache import Advice, CachedFile, aio
 from pagecache.backends import MemoryBackend
 from pagecache.native import LOOP_PIECE
 
-from ..file.rig import KEY, PAGE, accepted_before, pattern
+from ..file.rig import KEY, ONCE, PAGE, accepted_before, pattern
 from ..stores import RecordingBackend
 from .conftest import SECONDS, Attach, run
 from .stores import Store
@@ -186,6 +186,23 @@ async def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach
         assert caught.value.errno == errno.EFAULT
         assert file.size == len(DATA)
         assert await file.pread(len(DATA), 0) == DATA
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_write_that_fails_moves_the_position_past_the_accepted_bytes(attach: Attach, direct: bool) -> None:
+    """The next one goes on behind them, as one of a thread does. [2.7]"""
+    store = memory(b"")
+    volume = attach(store, retry=ONCE)
+    async with aio.open(volume, KEY, "r+", write_through=True, direct=direct) as file:
+        store.fault("write_from", lambda backend_file, offset, buffers: backend_file.store(offset, buffers, 3))
+        store.fault("write_from", OSError(errno.ENOSPC, "full"))
+        with pytest.raises(OSError, match="full") as caught:
+            await file.write(b"first\n")
+        accepted = accepted_before(caught.value)
+        assert (await file.tell(), await file.pread(10, 0)) == (accepted, b"first\n"[:accepted])
+        await file.write(b"second\n")
+    assert accepted == (3 if direct else 6)
+    assert store.written(KEY) == b"first\n"[:accepted] + b"second\n"
 
 
 @pytest.mark.parametrize("direct", [False, True])
