@@ -17,6 +17,7 @@ threads for all other calls.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import types
 from collections.abc import Generator, Iterable, Sequence
@@ -215,8 +216,9 @@ class AsyncCachedFile:
     async def seek(self, offset: int, whence: int = 0, /) -> int:
         """Seek like CachedFile.seek; os.SEEK_DATA and os.SEEK_HOLE may wait for the backend."""
         if whence in (os.SEEK_DATA, os.SEEK_HOLE):
-            return await self._aside.run("read", partial(self._file.seek, offset, whence), key=self.key)
-        position: int = self._file.seek(offset, whence)
+            find = partial(self._file._find_data, operator.index(offset), whence)
+            offset, whence = await self._aside.run("read", find, key=self.key), os.SEEK_SET
+        position: int = self._file.seek(offset, whence)  # here: a call that its task has left moves nothing
         return position
 
     async def tell(self) -> int:
@@ -265,6 +267,7 @@ class AsyncCachedFile:
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut the file, or extend it by zeros; None: at the file position. The position is unchanged."""
+        size = self._file.tell() if size is None else size
         return await self._aside.run("change", partial(self._file.truncate, size), key=self.key)
 
     async def punch_hole(self, offset: int, length: int) -> None:

@@ -5,6 +5,7 @@ of a task beside a change of the name of its object, in a store that finds objec
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DataLossError, PageCache, Volume, aio
+from pagecache import CachedFile, DataLossError, PageCache, Volume, aio
 from pagecache.engine.file import EngineFile
-from pagecache.engine.io import reader
+from pagecache.engine.io import holes, reader
 
-from ..file.rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern
+from ..file.rig import FAST, KEY, PAGE, QUIET, Task, eventually, held, pattern
 from ..file.test_interrupts import interrupted_at
 from ..stores import RecordingBackend
 from .conftest import SECONDS, Attach, cancelled
@@ -127,6 +128,36 @@ async def test_a_loss_is_reported_to_the_call_that_is_left_not_to_the_cancelled_
             await getattr(file, call)()
         await file.fsync()  # once
     assert store.content(KEY)[:5] == b"dirty"
+
+
+async def test_a_search_for_data_that_its_task_has_left_moves_no_position(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later seek would be undone at any time. [T-56]"""
+    volume = attach(RecordingBackend({KEY: DATA}))
+    searching = held(monkeypatch, holes, "find_data")
+    async with aio.open(volume, KEY) as file:
+        await cancelled(searching, file.seek(PAGE, os.SEEK_DATA))
+        await file.seek(7)
+        searching.open()
+        lane = file._aside._lanes["read"]
+        await asyncio.to_thread(eventually, lambda: lane._idle == lane._threads)
+        assert await file.tell() == 7
+        assert await file.seek(PAGE, os.SEEK_DATA) == await file.tell() == PAGE
+
+
+async def test_a_truncate_at_the_position_takes_that_of_its_call(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that goes on after it has left the call moves the position. [T-56]"""
+    volume = attach(RecordingBackend({KEY: DATA}))
+    cutting = held(monkeypatch, CachedFile, "truncate")
+    async with aio.open(volume, KEY, "r+") as file:
+        await file.seek(PAGE)
+        await cancelled(cutting, file.truncate())
+        await file.seek(0)
+        cutting.open()
+        await asyncio.to_thread(eventually, lambda: file.size == PAGE)
 
 
 async def test_tasks_cancelled_while_they_wait_for_room(attach: Attach) -> None:
