@@ -194,30 +194,36 @@ class CachedFile(Handle, io.RawIOBase):
         self._resize(length, tries)
         return length
 
-    def _resize(self, size: int, tries: Attempts | None = None) -> None:
+    def _resize(self, size: int, tries: Attempts | None = None, check: Callable[[], None] | None = None) -> None:
+        """Truncate; `check`: called when it has its turn."""
         until = None if tries is None else tries.deadline.until()
         self._altered = True
-        self._inode.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable, tries), until)
+        self._inode.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, check or self._check_writable, tries), until)
 
     def _empty(self, tries: Attempts | None = None) -> None:
         """Truncate to nothing, as the end of an open."""
-        inode = self._inode
-        with self.volume.inodes_lock:
-            kept = inode.local_ranges() if inode.keeps_changes() else []
+        inode, local = self._inode, list[tuple[int, int]]()
+
+        def check() -> None:
+            self._check_writable()
+            local[:] = inode.local_ranges()
+
         try:
-            self._resize(0, tries)
+            self._resize(0, tries, check)
         except BaseException:
-            if self._inode.size:  # refused, or not begun
+            if inode.size:  # refused, or not begun
                 self._makes = self._altered = False
                 raise
-            self._supersede(kept)
+            self._supersede(local)
             raise
-        self._supersede(kept)
+        self._supersede(local)
 
-    def _supersede(self, kept: list[tuple[int, int]]) -> None:
-        self._superseded = tuple(LostRange(self.key, pos, length, 0, self.volume.name) for pos, length in kept)
+    def _supersede(self, local: list[tuple[int, int]]) -> None:
         with self.volume.inodes_lock:
+            kept = local if self._inode.keeps_changes() else []  # also those of a close beside the truncate
+            self._superseded = tuple(LostRange(self.key, pos, length, 0, self.volume.name) for pos, length in kept)
             self._inode.supersede_changes()
+            self._use.opened()  # from now on no close beside it publishes the emptied object
 
     def punch_hole(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, freeing the space if the backend can; the size is unchanged.

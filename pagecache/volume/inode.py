@@ -41,7 +41,7 @@ class Inode(EngineFile):
 
     __slots__ = (
         *("_kept", "_losses", "aliases", "collected", "handles", "hinted", "last_loss", "missed", "naming"),
-        *("open_handles", "owner", "writers", "written_ns"),
+        *("open_handles", "opening", "owner", "writers", "written_ns"),
     )
 
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
@@ -51,6 +51,7 @@ class Inode(EngineFile):
         self.hinted = 0  # `InodeTable.hints` when its names were last found
         self.handles = 0
         self.writers = 0
+        self.opening = 0  # of them: those whose open has not returned, and has emptied nothing
         self.naming: NameChange | None = None  # the call that changes its name; under the volume's lock
         self.missed = False  # a reconnect has left its file closed, because of that call
         self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own

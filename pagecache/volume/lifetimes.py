@@ -69,6 +69,7 @@ class Use:
     inode: Inode
     counted: bool = False
     writable: bool = False  # counted as a writer, too
+    opening: bool = False  # it may be given up, and publishes nothing then: a close beside it does
     left: bool = True  # nothing is left to be released
 
     def begin(self) -> None:
@@ -82,10 +83,17 @@ class Use:
     def write(self) -> None:
         """Count a writer. `inodes_lock` held."""
         self.inode.writers += 1
-        self.writable = True
+        self.inode.opening += 1
+        self.writable = self.opening = True
+
+    def opened(self) -> None:
+        """Record that its close is to publish what it finds. `inodes_lock` held."""
+        self.inode.opening -= self.opening
+        self.opening = False
 
     def end_writing(self) -> bool:
         """Count the writer no longer, and return whether it was the last one. `inodes_lock` held."""
+        self.opened()
         last = self.writable and self.inode.writers == 1
         self.inode.writers -= self.writable
         self.writable = False
@@ -97,7 +105,8 @@ class Use:
         inode.handles -= self.counted
         volume.handles -= self.counted
         inode.writers -= self.writable
-        self.counted = self.writable = False
+        inode.opening -= self.opening
+        self.counted = self.writable = self.opening = False
 
     def leave(self) -> None:
         """Record that the release is complete."""
@@ -146,6 +155,13 @@ def using(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:
             release(use)
 
 
+def opened(use: Use) -> None:
+    """Record that an open returns its handle to a program, which closes it."""
+    if use.opening:
+        with use.inode.owner.inodes_lock:
+            use.opened()
+
+
 def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> None:
     """Close a handle. The last writable handle flushes, and commits if the volume's options say so; the handle is
     closed in any case. `changed`: it has made changes. `timeout`: of the commit.
@@ -157,7 +173,9 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 _end_collected(inode)
             if changed or (use.writable and inode.writers == 1):
                 inode.keep_changes()  # first: the next handle may be abandoned before the end of the commit
-            last = use.writable and use.end_writing()
+            writable, last = use.writable, use.end_writing()
+            # Opens that are given up publish nothing; one that returns publishes what it changes.
+            last |= writable and inode.writers == inode.opening and inode.keeps_changes()
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.limits()
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close

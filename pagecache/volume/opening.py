@@ -230,7 +230,7 @@ def bind(
         with volume.inodes_lock:
             usable = not inode.abandoned and (nameless or not inode.removed)
             if usable and bits & os.O_ACCMODE != os.O_RDONLY:
-                use.write()  # from now on no other handle is the last
+                use.write()  # from now on no abandon drops its bytes
         if not usable:
             lifetimes.release(use)
             return None
@@ -275,9 +275,11 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     except BaseException:
         lifetimes.release(use)
         raise
-    if opened is not None and bits & os.O_TRUNC and inode.size:
+    if opened is not None:
         try:
-            opened._empty()
+            if bits & os.O_TRUNC and inode.size:
+                opened._empty()
+            lifetimes.opened(opened._use)
         except BaseException:
             opened._leave()
             raise

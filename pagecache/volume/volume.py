@@ -221,9 +221,10 @@ class Volume:
         tries: Attempts,
         *,
         lays: bool = False,
+        brief: bool = False,
     ) -> CachedFile:
         """Open an object, as a part of a call with a deadline. It is found anew if it was abandoned concurrently, or if
-        a remove or rename ended with an unknown result. `lays`: the bytes that were left of it.
+        a remove or rename ended with an unknown result. `lays`: the bytes that were left of it. `brief`: one change.
         """
         handle = None
         try:
@@ -243,6 +244,8 @@ class Volume:
                 handle._empty(tries)
             if bits & os.O_APPEND:
                 handle.seek(0, os.SEEK_END)
+            if not brief:
+                lifetimes.opened(handle._use)
         except BaseException:
             if handle is not None:
                 handle._never_opened()
@@ -395,7 +398,7 @@ class Volume:
         )
         canonical = self._canonical(key)
         self._recover_first(tries, canonical)
-        handle = self._open(key, canonical, os.O_RDWR, False, make, tries)
+        handle = self._open(key, canonical, os.O_RDWR, False, make, tries, brief=True)
         try:
             handle._truncate(size, tries)
         except TimeoutError:

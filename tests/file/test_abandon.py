@@ -23,7 +23,8 @@ from pagecache.volume import lifetimes
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, wait_for
+from .clock import HandClock
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, held, overlay, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -320,6 +321,78 @@ def test_an_open_that_times_out_before_its_truncate_leaves_unsaved_bytes(store: 
     assert store.backend.committed(KEY) == MINE
 
 
+GIVEN_UP: dict[str, Callable[[Rig], Any]] = {
+    "open": lambda rig: rig.volume.open(KEY, "wb", timeout=0.5),
+    "truncate": lambda rig: rig.volume.truncate(KEY, 2 * PAGE, timeout=0.5),
+}
+
+
+@pytest.mark.parametrize("calls", [("open",), ("truncate",), ("open", "open"), ("open", "truncate")], ids="+".join)
+@pytest.mark.parametrize("whole", [True, False], ids=["an object", "a file"])
+def test_a_close_beside_opens_that_are_given_up_publishes(
+    make: Make, whole: bool, calls: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for bytes in flight until their deadline, and publish nothing. [2.20]"""
+    count, counted = lifetimes.Use.write, threading.Semaphore(0)
+
+    def write(use: lifetimes.Use) -> None:
+        count(use)
+        counted.release()
+
+    rig = make(backend=BACKENDS["an object" if whole else "a file"](), retry=ONCE)
+    file = rig.volume.open(KEY, "r+b")
+    file.pwrite(b"mine", 0)
+    gate = rig.backend.gate("write_from")
+    ticket = rig.volume.begin_sync()
+    gate.wait_entered()
+    file.pwrite(b"more", PAGE)
+    inode = rig.volume.inodes[KEY]
+    monkeypatch.setattr(lifetimes.Use, "write", write)
+    given_up = [Task(GIVEN_UP[call], rig) for call in calls]
+    assert all(counted.acquire(timeout=WAIT_LIMIT_S) for _ in calls)
+    closing = Task(file.close)
+    for call in given_up:
+        raises(TimeoutError, call.result)
+    closing.result(opening=gate)
+    assert rig.backend.written(KEY) == overlay(overlay(DATA, 0, b"mine"), PAGE, b"more")
+    ticket.wait(20)
+    assert not whole or (rig.volume.unsaved() == [] and rig.backend.committed(KEY) == rig.backend.written(KEY))
+    assert (inode.writers, inode.opening) == (0, 0)
+
+
+def test_an_open_beside_which_a_close_has_published_publishes_its_own_changes(store: Rig) -> None:
+    """It returns after the close. [2.20]"""
+    file = store.volume.open(KEY, "r+b")
+    file.pwrite(b"mine", 0)
+    gate = store.backend.gate("write_from")
+    ticket = store.volume.begin_sync()
+    gate.wait_entered()
+    inode = store.volume.inodes[KEY]
+    opening = Task(store.volume.open, KEY, "wb")
+    eventually(lambda: inode.writers == 2)
+    closing = Task(file.close)
+    eventually(lambda: inode.writers == 1)
+    other = opening.result(opening=gate)
+    closing.result()
+    other.pwrite(b"theirs", 0)
+    other.close()
+    ticket.wait(20)
+    assert store.backend.committed(KEY) == b"theirs"
+
+
+def test_a_close_publishes_no_object_that_an_open_has_emptied(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The open may be given up still. [2.20]"""
+    file = store.dirtied(b"mine")
+    gate, opening = at_gate(held(monkeypatch, CachedFile, "_empty", after=True), store.volume.open, KEY, "wb")
+    file.pwrite(b"more", PAGE)
+    file.close()
+    assert store.backend.committed(KEY) == DATA
+    other = opening.result(opening=gate)
+    other.pwrite(b"theirs", 0)
+    other.close()
+    assert store.backend.committed(KEY) == b"theirs" + bytes(PAGE - 6) + b"more"
+
+
 @pytest.mark.parametrize("how", ["timed out", "cancelled"])
 def test_an_open_that_is_given_up_in_its_truncate_reports_the_bytes_that_it_has_cut_off(store: Rig, how: str) -> None:
     """The truncate is taken back. The bytes that it cut off are a loss, reported to the next opener. [2.16, 2.20]"""
@@ -343,6 +416,21 @@ def test_an_open_that_is_given_up_in_its_truncate_reports_the_bytes_that_it_has_
     with store.volume.open(KEY, "r+b") as file:
         assert [(lost.offset, lost.length) for lost in raises(DataLossError, file.fsync).ranges] == [(0, len(MINE))]
         assert file.pread(len(DATA), 0) == DATA
+
+
+def test_a_close_beside_an_open_that_is_given_up_reports_what_that_has_cut_off(make: Make, clock: HandClock) -> None:
+    """The close waits for the truncate. [2.16, 2.20]"""
+    rig = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
+    file = rig.volume.open(KEY, "r+b")
+    file.pwrite(MINE, 0)
+    gate, opening = at_gate(rig.backend.gate("truncate"), rig.volume.open, KEY, "wb", timeout=7.0)
+    closing, inode = Task(file.close), file._inode
+    eventually(lambda: inode.writers == 1)
+    clock.advance(8.0)
+    raises(TimeoutError, opening.result)
+    assert [lost.length for lost in raises(DataLossError, closing.result, opening=gate).ranges] == [len(MINE)]
+    eventually(lambda: not inode.abandoned)
+    assert rig.content() == rig.backend.committed(KEY) == DATA
 
 
 Leave = Callable[[CachedFile], Any]
