@@ -6,7 +6,8 @@ that would make room for them. A lane has as many threads as calls that the back
 start and end on demand, and calls beyond them wait in a queue.
 
 A task that stops waiting (cancelled, interrupted, its loop closed) leaves its call: a call that has not begun does not
-begin, a running call goes on, and its result is undone.
+begin, a running call goes on, and its result is undone. Of such calls 64 in each lane do not count as running: one hung
+object, of which tasks give up call after call, does not keep those of other objects from beginning.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ WHATS: dict[Lane, str] = {
 }
 THREADS = 8
 """Threads of one lane, at least."""
+LEFT = 64
+"""Further ones, at most, for running calls that their tasks have left."""
 IDLE = 5.0
 """Seconds after which an idle thread ends."""
 _numbers = itertools.count(-1, -1)  # those of waits of threads are positive
@@ -109,24 +112,52 @@ class _Lane:
         self._name = name
         self._most = most
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a task that is freed inside a call of the lane leaves its own
         self._threads = self._idle = 0
+        self._waiting = 0  # calls that no thread has taken
+        self._running = set[_Call]()  # for tasks that wait
+        self._left = 0  # running calls whose tasks do not wait any longer
 
     def submit(self, call: _Call) -> None:
         with self._lock:
-            more = self._idle <= self._calls.qsize() and self._threads < self._most()
-            self._threads += more
-            self._calls.put(call)  # under the lock: a thread that is about to end checks the queue under it
+            more = self._grow(self._waiting + 1)
+            self._waiting += 1
+            self._calls.put(call)  # under the lock: a thread that is about to end looks under it
         if more:
-            try:
-                thread = threading.Thread(target=self._work, name=f"pagecache-{self._name}", daemon=True)
-                start_thread(thread, f"for a call of a task ({self._name})")
-            except BaseException as error:
-                with self._lock:
-                    self._threads -= 1
-                    if self._threads and isinstance(error, BlockingIOError):
-                        return  # a thread of this lane makes the call when it gets to it
-                raise
+            self._start()
+
+    def leave(self, call: _Call, *, freed: bool) -> None:
+        """Count the call no longer, if it runs: its task has left it. One that waits may begin in its place. `freed`:
+        the task was freed, which happens inside any code, so no thread is started.
+        """
+        with self._lock:
+            running = call in self._running
+            self._left += running
+            self._running.discard(call)
+            more = running and not freed and self._grow(self._waiting)
+        if more:
+            with contextlib.suppress(BlockingIOError):
+                self._start()
+
+    def _grow(self, waiting: int) -> bool:
+        """Count one more thread, if so many calls wait for one and there may be one. The lock is held."""
+        more = self._idle < waiting and self._threads < self._limit()
+        self._threads += more
+        return more
+
+    def _limit(self) -> int:
+        return self._most() + min(self._left, LEFT)
+
+    def _start(self) -> None:
+        try:
+            thread = threading.Thread(target=self._work, name=f"pagecache-{self._name}", daemon=True)
+            start_thread(thread, f"for a call of a task ({self._name})")
+        except BaseException as error:
+            with self._lock:
+                self._threads -= 1
+                if self._threads and isinstance(error, BlockingIOError):
+                    return  # a thread of this lane makes the call when it gets to it
+            raise
 
     def _work(self) -> None:
         while True:
@@ -138,11 +169,20 @@ class _Lane:
                 call = None
             with self._lock:
                 self._idle -= 1
-                if call is None and self._calls.empty():
+                if call is not None:
+                    self._waiting -= 1
+                    self._running.add(call)
+                elif not self._waiting:
                     self._threads -= 1
                     return
             if call is not None:
                 call.run()
+                with self._lock:
+                    self._left -= call not in self._running
+                    self._running.discard(call)
+                    if self._threads > self._limit():
+                        self._threads -= 1
+                        return
             del call
 
     def stop(self) -> None:
@@ -198,8 +238,9 @@ class Aside:
             self._lanes[lane].submit(made)
             await made.over
             value: T = made.result()
-        except BaseException:
+        except BaseException as error:
             made.abandon()
+            self._lanes[lane].leave(made, freed=isinstance(error, GeneratorExit))
             raise
         finally:
             tasks.pop(made.number, None)

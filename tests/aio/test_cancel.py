@@ -18,6 +18,7 @@ import pagecache
 from pagecache import CachedFile, DataLossError, PageCache, Volume, aio
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import holes, reader
+from pagecache.testing import Gate
 
 from ..file.rig import FAST, KEY, PAGE, QUIET, Task, eventually, held, pattern
 from ..file.test_interrupts import interrupted_at
@@ -128,6 +129,37 @@ async def test_a_loss_is_reported_to_the_call_that_is_left_not_to_the_cancelled_
             await getattr(file, call)()
         await file.fsync()  # once
     assert store.content(KEY)[:5] == b"dirty"
+
+
+@pytest.mark.parametrize("queued", [False, True])
+async def test_calls_that_their_tasks_have_left_keep_no_other_from_beginning(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch, queued: bool
+) -> None:
+    """Of one object that hangs: as many as the lane has threads. `queued`: the other call has come before. [T-56]"""
+    volume, save = attach(store := RecordingBackend({KEY: DATA, "other": DATA})), CachedFile._save
+    lane, most = volume.aside._lanes["sync"], volume.aside._most()
+
+    def hanging(file: CachedFile, *arguments: Any) -> None:
+        if file.key == KEY:
+            gate.enter(SECONDS)
+        save(file, *arguments)
+
+    with Gate() as gate:
+        monkeypatch.setattr(CachedFile, "_save", hanging)
+        async with aio.open(volume, KEY, "r+") as file, aio.open(volume, "other", "r+") as other:
+            await other.pwrite(b"dirty", 0)
+            tasks = [asyncio.create_task(file.fsync()) for _ in range(most)]
+            await asyncio.to_thread(gate.wait_entered, calls=most)
+            saving = asyncio.create_task(other.fsync() if queued else asyncio.sleep(0))
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await asyncio.wait_for(other.fsync(), SECONDS / 4)
+            await saving
+            gate.release()
+            await asyncio.to_thread(eventually, lambda: lane._idle == lane._threads <= most)
+    assert store.written("other")[:5] == b"dirty"
 
 
 async def test_a_search_for_data_that_its_task_has_left_moves_no_position(
