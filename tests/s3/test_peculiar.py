@@ -6,16 +6,17 @@ The servers are moto and ministack, with one peculiarity of Ceph RGW or another 
 from __future__ import annotations
 
 import errno
+import math
 import queue
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from examples.proxy import FaultyProxy, ProxyRule
+from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import ConflictError, Event, PageCache, Volume, loglines
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
 from pagecache.backends.s3.conditions import TEXTS, Conditions
@@ -26,7 +27,7 @@ from pagecache.options import OpenMode
 from ..file.rig import Patch, raises, stored
 from . import imitation
 from .imitation import Imitation, Peculiarity, ignores
-from .requests import is_for
+from .requests import is_for, refusal
 from .servers import Bucket, Server, new_bucket
 
 SERVERS = ("ministack",)
@@ -216,6 +217,44 @@ def test_a_trial_that_fails_is_made_again(proxy: FaultyProxy, backend: S3Backend
         raises(ConnectionError, backend.honours)
     proxy.rules = []
     assert backend.honours() == Conditions()
+
+
+ERRORS = {"InternalError": 500, "RequestTimeout": 400, "BadDigest": 400, "ExpiredToken": 400, "NoSuchBucket": 404,
+          "QuotaExceeded": 507, "SlowDown": 200}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_an_error_that_passes_says_nothing_of_what_the_server_honours(
+    proxy: FaultyProxy, backend: S3Backend, code: str
+) -> None:
+    """At each request of the trial. An error in a good answer is told from one by copies and completions alone."""
+    nth, rule = 0, ProxyRule("status")
+    while rule.seen >= nth:
+        nth += 1
+        names = (
+            ("UploadPartCopy", "CompleteMultipartUpload") if ERRORS[code] == 200 else ("PutObject", "UploadPartCopy")
+        )
+        rule = ProxyRule("status", is_for(*names), nth=nth, status=ERRORS[code], body=refusal(code))
+        backend._honoured._found.clear()
+        proxy.rules = [rule]
+        with suppress(OSError):
+            backend.honours(of="put")
+        with suppress(OSError):
+            backend.honours()
+        proxy.rules = []
+        assert backend.honours(of="put") == backend.honours() == Conditions(), nth
+    assert nth > 3
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_condition_that_always_makes_a_server_fail_is_not_honoured(
+    proxy: FaultyProxy, backend: S3Backend, status: int
+) -> None:
+    def conditional(call: ProxyCall) -> bool:
+        return is_for("CompleteMultipartUpload")(call) and "if-match" in {word.lower() for word in call.headers}
+
+    proxy.rules = [ProxyRule("status", conditional, times=math.inf, status=status, body=refusal("InternalError"))]
+    assert backend.honours() == Conditions(complete=False)
 
 
 def test_an_upload_of_a_trial_whose_beginning_was_not_answered_is_ended(

@@ -210,15 +210,29 @@ class _Answer:
 
 
 def _answer(request: Callable[..., str], *arguments: Any) -> _Answer:
-    """Make a request. An error that says nothing about what the server supports is raised."""
+    """Make a request. An error that says nothing about what the server supports is raised: the next call tries again.
+    A failure (500) is such an error, unless it is what the server answers each time.
+    """
     try:
         return _Answer(request(*arguments))
     except ServerError as error:
-        if error.status in (401, 403, 408, 409, 425, 429, 502, 503, 504):
+        if error.status == 500 and error.retry and error.retry_after is None:
+            if not _fails_again(partial(request, *arguments)):
+                raise  # the first one may have been carried out
+        elif error.retry or error.status in (401, 403) or error.errno in (errno.EACCES, errno.ENOSPC, errno.ENXIO):
             raise
         return _Answer(None, error.status)
     except NoETag:
         return _Answer(None)
+
+
+def _fails_again(request: Callable[[], str]) -> bool:
+    """Return whether a request that has failed fails each time."""
+    try:
+        patiently(request)
+    except ServerError as error:
+        return error.status == 500
+    return False
 
 
 class _Key:
