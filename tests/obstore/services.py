@@ -78,6 +78,7 @@ class Google:
     Attributes:
         lose_answers: so many next PUTs are carried out, and the connection is closed.
         ignores: it does not check conditions.
+        missing: the bucket is not there.
     """
 
     def __init__(self) -> None:
@@ -87,7 +88,7 @@ class Google:
         self.generation = 1000
         self.lose_answers = 0
         self.statuses: list[int] = []
-        self.ignores = False
+        self.ignores = self.missing = False
         self.asked: list[str] = []
 
     def store(self, name: str, data: bytes, headers: dict[str, str]) -> int:
@@ -122,6 +123,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         google = self.google
         google.asked.append(f"{self.command} {name}")
+        if google.missing:
+            return self.refuse(404, "NoSuchBucket")
         if google.statuses and name:
             return self.refuse(google.statuses.pop(), "Planted")
         with google.lock:

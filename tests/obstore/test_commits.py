@@ -80,6 +80,20 @@ def test_a_foreign_version_is_a_conflict_and_stays(google: tuple[Google, str], t
     assert content(other, "a") == b"foreign"
 
 
+@pytest.mark.parametrize("ignores", [False, True])
+def test_a_bucket_that_is_missing_for_a_while_is_no_other_version(google: tuple[Google, str], ignores: bool) -> None:
+    """Neither in the answer to the PUT, nor in that to a look, which has no body."""
+    google[0].ignores = ignores
+    backend = made(google)
+    written(backend, "a", b"one").commit()
+    file = written(backend, "a", b"two")
+    google[0].missing = True
+    assert raises(OSError, file.commit, match="NoSuchBucket").errno == errno.ENXIO
+    google[0].missing = False
+    file.commit()
+    assert content(backend, "a") == b"two"
+
+
 def test_a_read_never_mixes_versions_though_the_service_ignores_the_condition(google: tuple[Google, str]) -> None:
     google[0].ignores = True
     backend = made(google)

@@ -6,6 +6,7 @@ tests/fsspec_below has what every store of whole objects keeps in a rename and a
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import threading
 from contextlib import closing, suppress
@@ -22,6 +23,7 @@ from pagecache import (
     CachedFile,
     ConflictError,
     DataLossError,
+    PageCache,
     RetryPolicy,
     ShutdownError,
     Volume,
@@ -197,6 +199,28 @@ def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
         proxy.rules.clear()
         file.commit()
     assert bucket.get("k") == b"first" + OLD[5 : 2 * PART] + b"second" + OLD[2 * PART + 6 :]
+
+
+@pytest.mark.parametrize("body", [refusal("NoSuchBucket"), b""], ids=["said", "unsaid"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
+def test_a_bucket_that_is_missing_for_a_while_is_no_other_version(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, policy: Literal["fail", "take_remote"], body: bytes
+) -> None:
+    """Whether the answer to the publishing request says so, or only that to the look after it. [2.14, 2.19]"""
+    bucket.put("k", b"old")
+    backend.honours(of="put")
+    with PageCache("1MiB", retry=RetryPolicy(attempts=1)) as cache, contextlib.ExitStack() as stack:
+        volume = cache.attach(backend, on_conflict=policy)
+        file = volume.open("k", "r+")
+        stack.callback(file.abandon)
+        file.pwrite(b"new", 0)
+        proxy.rules = [ProxyRule("status", status=404, body=body, times=float("inf"))]
+        raised = raises(WritebackError, file.fsync)
+        proxy.rules = []
+        assert raised.errno == (errno.ENXIO if body else errno.EIO)
+        volume.retry_failed()
+        file.fsync()
+    assert bucket.get("k") == b"new"
 
 
 def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:

@@ -28,6 +28,8 @@ CLASSES = (
 )
 BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 409: errno.ESTALE, 412: errno.ESTALE,
              413: errno.EFBIG, 416: errno.ERANGE, 501: errno.ENOTSUP, 507: errno.ENOSPC}  # fmt: skip
+BY_CODE = {"NoSuchBucket": errno.ENXIO, "ContainerNotFound": errno.ENXIO}
+"""The status alone says that an object is missing."""
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 THROTTLED = frozenset({429, 503})
 PAUSE = 1.0
@@ -48,7 +50,8 @@ def translated(error: Exception, what: str) -> RequestError:
     found, body = STATUS.search(text), BODY.search(text)
     status = int(found[1]) if found else 0
     said = ": ".join(part for part in body.groups() if part) if body else text.partition("<?xml")[0].strip()
-    number = next((code for classes, code in CLASSES if isinstance(error, classes)), BY_STATUS.get(status))
+    by_class = next((code for classes, code in CLASSES if isinstance(error, classes)), BY_STATUS.get(status))
+    number = BY_CODE.get(body[1], by_class) if body else by_class
     if number is None and "StartTooLarge" in debug:
         number = errno.ERANGE
     refused = number is not None or (400 <= status < 500 and status not in TRY_AGAIN)

@@ -38,6 +38,12 @@ class ObstoreObject(SpooledFile[Stored]):
     def _mark_of(self, stored: Stored) -> str:
         return stored.id
 
+    def _stored(self) -> Stored | None:
+        found = super()._stored()
+        if found is None and self.draft.over is not None:
+            self._requests.check_container()
+        return found
+
     # ---------------------------------------------------------------- commit
 
     def _publish(self) -> Stored:

@@ -97,6 +97,17 @@ class Requests(Store[Stored]):
                 return None
             raise
 
+    def check_container(self) -> None:
+        """ENXIO: there is no container, so that a missing object says nothing. A refusal to list it is no answer."""
+        try:
+            with self._asking("LIST", ""):
+                next(iter(self._reads.list(None, chunk_size=1)), None)
+        except RequestError as error:
+            if error.errno in (errno.ENOENT, errno.ENXIO):
+                raise RequestError(errno.ENXIO, str(error.strerror), retry=False) from error
+            if not error.refused:
+                raise
+
     def get(self, name: str, offset: int, buffers: Sequence[memoryview], base: Stored) -> int:
         """Fill buffers with bytes of this version; ESTALE, ENOENT: it is gone."""
         end = min(offset + sum(map(len, buffers)), base.size)

@@ -117,7 +117,13 @@ class S3Object(ObjectFile[Stored]):
         return self._bucket.get(name, offset, buffers, base.etag)
 
     def _stored(self) -> Stored | None:
-        return self._bucket.head(self.name)
+        found = self._bucket.head(self.name)
+        if found is None and self.draft.over is not None:
+            try:
+                self._bucket.check_bucket()
+            except FileNotFoundError as error:  # that says nothing about the object
+                raise BackendError(errno.ENXIO, str(error.strerror), retry=False) from error
+        return found
 
     def _mark_of(self, stored: Stored) -> str:
         return stored.id
@@ -337,7 +343,8 @@ class S3Object(ObjectFile[Stored]):
         """
         answered = error if isinstance(error, ServerError) else None
         gone = answered is not None and (answered.code in ("NoSuchUpload", "InvalidPart") or answered.status == 409)
-        refused = answered is not None and answered.status in (404, 412) and answered.code != "NoSuchUpload"
+        elsewhere = ("NoSuchUpload", "NoSuchBucket")
+        refused = answered is not None and answered.status in (404, 412) and answered.code not in elsewhere
         if not (gone or refused or unclear(error)):
             raise error
         try:
