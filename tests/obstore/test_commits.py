@@ -256,6 +256,29 @@ def test_without_the_package_the_error_names_the_extra(tmp_path: Path) -> None:
     assert "[obstore]" in run_program(tmp_path, code).stderr
 
 
+def test_a_look_that_does_not_show_a_stored_version_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer of the PUT has no version, and the look shows the replaced one."""
+    backend = ObstoreBackend(MemoryStore())
+    monkeypatch.setattr(type(backend), "honours", lambda self, condition: True)
+    written(backend, "k", b"old").commit()
+    file, put, head = written(backend, "k", b"new"), backend.requests.put, backend.requests.head
+    earlier = head("k")
+
+    def unanswered(*arguments: Any) -> None:
+        put(*arguments)
+        monkeypatch.setattr(backend.requests, "head", late)
+
+    def late(name: str) -> Any:
+        monkeypatch.setattr(backend.requests, "head", head)
+        return earlier
+
+    monkeypatch.setattr(backend.requests, "put", unanswered)
+    error = raises(BackendError, file.commit)
+    assert (error.errno, error.retry, error.kept) == (errno.EIO, True, True)
+    file.commit()
+    assert content(backend, "k") == b"new"
+
+
 def test_a_409_over_the_version_that_was_opened_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = ObstoreBackend(MemoryStore())
     monkeypatch.setattr(type(backend), "honours", lambda self, condition: True)

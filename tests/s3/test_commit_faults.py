@@ -30,6 +30,9 @@ from pagecache import (
     WritebackError,
 )
 from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.calls import QUESTIONS
+from pagecache.backends.s3.conditions import Conditions
+from pagecache.backends.s3.errors import SendAgain
 from pagecache.engine.retryer import is_refusal
 from pagecache.testing import Gate
 
@@ -470,6 +473,59 @@ def lose(proxy: FaultyProxy, fault: Any) -> None:
     """Fail a completion, and every later request."""
     failed = ProxyRule(fault, is_for("CompleteMultipartUpload"))
     proxy.rules = [ProxyRule("reset", lambda call: failed.seen > 0, times=1000), failed]
+
+
+@MINISTACK
+@pytest.mark.parametrize(
+    ("shown", "looks"),
+    [("the replaced version", 1), ("no length", QUESTIONS), ("an interrupt", 1), ("an interrupt", 2)],
+)
+@pytest.mark.parametrize("size", [PART // 2, 3 * PART], ids=["a PUT", "an upload"])
+def test_a_look_that_does_not_show_a_published_version_is_no_conflict(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, shown: str, size: int, looks: int
+) -> None:
+    """So many looks after a commit whose answer has no version. [2.14, 2.19]"""
+    backend = bucket.backend(conditions=Conditions(etags=False, put_etags=False))
+    bucket.put("k", OLD[:size])
+    part = PART if size > PART else 100
+    with closing(backend), closing(backend.open("k")) as file:
+        ask = backend.bucket.http.ask
+        earlier, left = ask("HEAD", "k"), [looks]
+
+        def asked(method: str, name: str = "", **how: Any) -> Any:
+            if method != "HEAD" or not name or left[0] in (0, looks + 1):
+                answer = ask(method, name, **how)
+                if left[0] == looks + 1 and (
+                    method == "PUT" if size < PART else ("uploadId", upload()) in how["query"]
+                ):
+                    left[0] -= 1
+                return answer
+            left[0] -= 1
+            if shown == "an interrupt":
+                raise KeyboardInterrupt
+            return earlier if shown == "the replaced version" else replace(earlier, headers={"etag": '"1"'})
+
+        def upload() -> str:
+            return "" if file.draft.upload is None else file.draft.upload.upload
+
+        write = partial(file.write_from, 0, [memoryview(b"n" * part)])
+        write()
+        left[0] += 1
+        monkeypatch.setattr(backend.bucket.http, "ask", asked)
+        for _ in range(looks + 2):
+            try:
+                file.commit()
+                break
+            except SendAgain:
+                write()
+            except KeyboardInterrupt:
+                pass
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+        assert (left[0], file.draft.changed) == (0, False)
+        assert file.draft.base == backend.bucket.head("k")
+    assert bucket.get("k") == b"n" * part + OLD[part:size]
 
 
 @MOTO_SMALL

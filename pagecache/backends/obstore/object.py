@@ -79,22 +79,24 @@ class ObstoreObject(SpooledFile[Stored]):
         """Find out the result of a publishing request that failed, or whose answer has no version (`error` is None).
         Return the stored version if the request was carried out; ESTALE: another client's version is stored.
         """
-        refused = error is not None and error.refused
-        if error is not None and refused and error.errno not in (errno.ESTALE, errno.ENOENT):
+        if error is None:
+            error = RequestError(errno.EIO, "it is stored, and its version is not known", retry=True)
+        refused = error.refused
+        if refused and error.errno not in (errno.ESTALE, errno.ENOENT):
             raise _kept(error)
         try:
             stored = self._stored()
-        except OSError as unknown:
+        except BaseException as unknown:
             self.draft.attempted(id)
-            raise BackendError(
-                errno.EIO, f"{error or 'it is stored'}; then {unknown}", retry=True, kept=True
-            ) from error
+            if not isinstance(unknown, OSError):
+                raise
+            raise BackendError(errno.EIO, f"{error}; then {unknown}", retry=True, kept=True) from error
         if stored is not None and stored.id == id:
             return stored
         if stored is not None and stored.id in self.draft.attempts:
             self.draft.land(stored.id, stored)
             raise BackendError(errno.EIO, "an earlier commit was carried out", retry=True, kept=True) from error
-        if error is None or not self.draft.replaces(stored):
+        if not self.draft.replaces(stored):
             raise self._conflict(stored) from error
         if refused:  # another request for the name ran (409), or what it had stored is gone
             raise BackendError(errno.EIO, f"{error}; no other version is stored", retry=True, kept=True) from error

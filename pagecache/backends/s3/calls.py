@@ -96,15 +96,17 @@ class Stored:
         return self.etag.strip('"')
 
 
-def _stored(headers: Mapping[str, str], name: str, size: int) -> Stored:
+def _stored(headers: Mapping[str, str], name: str, size: str) -> Stored:
     """Return the version that the headers of an answer describe."""
+    if "etag" not in headers or not size.isdecimal():
+        raise Unreadable("the answer has no ETag, or no size")
     carried = {word: headers[word] for word in KEPT if word in headers}
     metadata = {word.lower(): value for word, value in headers.items() if word.lower().startswith(META)}
     id = metadata.pop(META + ID, "")
     if headers.get("x-amz-tagging-count", "0") != "0":
         carried[TAGS] = name
     when = _seconds(headers.get("last-modified"))
-    return Stored(headers["etag"], size, when, id, carried | metadata, headers.get("date", ""))
+    return Stored(headers["etag"], int(size), when, id, carried | metadata, headers.get("date", ""))
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -177,15 +179,19 @@ class Bucket:
 
     def head(self, name: str, *, once: bool = False) -> Stored | None:
         """Return the stored version; None: nothing. `once`: no retries."""
+
+        def ask() -> Stored:
+            headers = self.http.ask("HEAD", name).headers
+            return _stored(headers, name, headers.get("content-length", ""))
+
         try:
-            answer = self._query("HEAD", name, lambda: self.http.ask("HEAD", name), once=once)
+            return self._query("HEAD", name, ask, once=once)
         except ServerError as error:
             if error.code == "NoSuchBucket":
                 raise self._no_bucket("HEAD") from error
             if error.status == 404:
                 return None
             raise
-        return _stored(answer.headers, name, int(answer.headers["content-length"]))
 
     def beginning(self, name: str, length: int) -> tuple[Stored | None, bytes]:
         """Return the stored version and its first bytes, at most `length`; None: nothing is stored."""
@@ -199,7 +205,7 @@ class Bucket:
                         raise self._no_ranges(name)
                     room = memoryview(bytearray(min(length, int(size))))
                     with room:
-                        return _stored(answer.headers, name, int(size)), bytes(room[: _filled(body, [room])])
+                        return _stored(answer.headers, name, size), bytes(room[: _filled(body, [room])])
         except ServerError as error:
             if error.code == "NoSuchBucket":
                 raise self._no_bucket("GET") from error

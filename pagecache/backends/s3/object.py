@@ -195,6 +195,10 @@ class S3Object(ObjectFile[Stored]):
             super()._commit()
         except OSError as error:
             raise keeping(error) from error
+        except BaseException:
+            if (sending := self.draft.sending) is not None:  # it may be carried out
+                self._attempted(sending(), self.draft.upload)
+            raise
         self._clear()
 
     def _settle_attempts(self) -> None:
@@ -237,7 +241,7 @@ class S3Object(ObjectFile[Stored]):
             except OSError as error:
                 return self._judged(error, id, None)
         known = self._backend.honours(self.name, "put").put_etags
-        stored = self._published(Stored(etag, size, when, id, self._carried()), known=known)
+        stored = self._published(Stored(etag, size, when, id, self._carried()), None, known=known)
         self._keep_tags(stored, extra.get(TAGS, ""))
         return stored
 
@@ -266,9 +270,9 @@ class S3Object(ObjectFile[Stored]):
             return self._judged(error, upload.id, upload)
         if upload.failures:  # an earlier completion may have succeeded, and the object been replaced since
             return self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
-        self.draft.upload = None
         known = etag != "" and self._backend.honours(self.name).etags
-        stored = self._published(Stored(etag, assembler.size, when, upload.id, self._carried()), known=known)
+        stored = self._published(Stored(etag, assembler.size, when, upload.id, self._carried()), upload, known=known)
+        self.draft.upload = None
         self._keep_tags(stored, upload.tags)
         return stored
 
@@ -301,18 +305,11 @@ class S3Object(ObjectFile[Stored]):
             what = f"{self.key!r} was replaced, and put back, while its parts were copied"
             raise BackendError(errno.EAGAIN, what, retry=True)
 
-    def _published(self, stored: Stored, *, known: bool) -> Stored:
+    def _published(self, stored: Stored, upload: Upload | None, *, known: bool) -> Stored:
         """Return the version with its actual etag, which some servers do not send. `known`: it has it."""
         if known:
             return stored
-        try:
-            found = self._stored()
-        except OSError as error:
-            self.draft.attempted(stored.id)
-            raise BackendError(errno.EIO, f"it is stored; then {error}", retry=True, kept=True) from error
-        if found is None or found.id != stored.id:
-            raise self._conflict(found)
-        return found
+        return self._judged(OSError(errno.EIO, "it is stored"), stored.id, upload)
 
     def _carried(self) -> dict[str, str]:
         return {} if self.draft.base is None else dict(self.draft.base.carried)
@@ -372,7 +369,7 @@ class S3Object(ObjectFile[Stored]):
         after = answered.retry_after if answered is not None else None
         raise BackendError(errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
 
-    def _attempted(self, id: str, upload: Upload | None) -> None:
+    def _attempted(self, id: Hashable, upload: Upload | None) -> None:
         """Record a commit with unknown result, by a completion of this upload, if by one."""
         self.draft.attempted(id)
         if upload is not None:
