@@ -380,6 +380,41 @@ def test_a_rename_without_replacing_goes_on_after_the_lost_reply_of_its_copy(
     assert (bucket.keys(), bucket.get("b")) == (["b"], OLD)
 
 
+@pytest.mark.parametrize("delete", ["answered", "lost"])
+@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("large", [False, True], ids=["one copy", "in parts"])
+def test_a_version_that_is_stored_over_the_copy_of_a_rename_is_mixed_with_nothing(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, dirty: bool, large: bool, delete: str
+) -> None:
+    """It is as long as the copy. The open file keeps its own version, which is gone. [2.19, 2.20]"""
+    backend = cast(S3Backend, volume.backend)
+    if large:  # as an object above the largest size of one copy
+        backend.sizes = backend.requests.sizes = replace(backend.sizes, part_most=4 * PART, copied=PART)
+    for key, theirs in (("a", False), ("c", True)):
+        bucket.put(key, OLD)
+        with contextlib.ExitStack() as stack:
+            file = volume.open(key, "r+b", read_ahead=0)
+            stack.callback(file.abandon)
+            file.pread(4, 0)
+            if dirty:
+                file.pwrite(b"W", 0)
+            store = ProxyRule("call", lambda call: name_of(call) == "HeadObject" and call.path.endswith("/b"), nth=2)
+            store.action = partial(bucket.put, "b", OLD[::-1]) if theirs else lambda: None
+            proxy.rules = [store, ProxyRule("lost", is_for("DeleteObject"))] if delete == "lost" else [store]
+            volume.rename(key, "b")
+            assert store.seen >= 2
+            proxy.rules = []
+            if theirs:
+                raises(ConflictError, file.pread, 4, len(OLD) - 4)
+            else:
+                assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+            if dirty and theirs:
+                raises(ConflictError, file.fsync)
+            elif dirty:
+                file.fsync()
+            assert bucket.get("b") == (OLD[::-1] if theirs else b"W" * dirty + OLD[dirty:])
+
+
 # ---------------------------------------------------------------- a volume that is aborted and reconnected in a commit
 
 MINISTACK = pytest.mark.parametrize("server", ["ministack"], indirect=True)

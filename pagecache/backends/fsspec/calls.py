@@ -275,9 +275,9 @@ class Calls(Store[ObjectStat]):
         if self.found(old) is not None:
             raise self.replaces_nothing()
 
-    def copy(self, old: str, new: str, version: ObjectStat | None = None) -> bool:
+    def copy(self, old: str, new: str, version: ObjectStat | None = None) -> ObjectStat | None:
         self.call("cp_file", old, new)
-        return False
+        return None
 
     def rename(self, old: str, new: str) -> None:
         self.call("mv", old, new)

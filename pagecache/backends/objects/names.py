@@ -130,7 +130,7 @@ class Names(Generic[V]):
         same = self._store.same
         if same(found, change.stored):
             return False
-        if change.new is None or change.now is not None:
+        if change.new is None or not self._store.renames:
             return True
         now = self._store.head(change.new)
         if now is None or now.size != change.stored.size or (same(now, change.there) and not same(now, change.stored)):
@@ -212,7 +212,9 @@ class Names(Generic[V]):
             found = self.look(old)
             if self._store.same(found, stored):
                 self._make(change, partial(self._store.delete, old))
-            else:  # it is gone, or newer than the copy
+            else:  # it is gone, or newer than the copy; or it was copied, too: not all stores check what they copy
+                if change.now is not None and not self._store.is_copy(change.now, stored):
+                    change.now = None
                 change.finish()
 
     def _rename(self, change: _Change[V]) -> None:
@@ -226,13 +228,14 @@ class Names(Generic[V]):
         if now is not None and now.size == stored.size:
             change.now = now
 
-    def _copied(self, change: _Change[V]) -> V:
+    def _copied(self, change: _Change[V]) -> V | None:
         """Copy the version of a rename to its new name. Return the copy; if no open file has the object, and the answer
-        proves the copy, the copied version stands for it.
+        proves the copy, the copied version stands for it. None: another client has replaced the copy.
         """
         old, new, stored, there = change.old, str(change.new), change.stored, change.there
         try:
-            if self._store.copy(old, new, stored) and not change.files:
+            made = self._store.copy(old, new, stored)
+            if made is not None and self._store.same(made, stored) and not change.files:
                 return stored
         except Exception as error:
             if not self._store.is_refusal(error):
@@ -244,4 +247,6 @@ class Names(Generic[V]):
         now = self._store.head(new)
         if now is None or now.size != stored.size:
             raise OSError(errno.EIO, f"the copy of {old} is not there as it was made")
-        return now
+        if made is None or self._store.same(now, made) or self._store.is_copy(now, made):
+            return now
+        return now if self._store.is_copy(now, stored) else None

@@ -37,9 +37,9 @@ class Store(ABC, Generic[V]):
         """Return the stored version; None: there is no object; EISDIR: the name is that of a directory."""
 
     @abstractmethod
-    def copy(self, old: str, new: str, version: V) -> bool:
+    def copy(self, old: str, new: str, version: V) -> V | None:
         """Copy this version to another name, with its properties; refused, if possible, if another one is stored.
-        Return whether the answer proves that all of it was copied.
+        Return what the answer says of the copy; None: nothing. The `same` version proves that all of it was copied.
         """
 
     @abstractmethod

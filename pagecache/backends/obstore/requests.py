@@ -161,13 +161,13 @@ class Requests(Store[Stored]):
             attributes = {**carried, ID: id}
             self._writes.put(name, file, attributes=attributes, use_multipart=True, chunk_size=PART, max_concurrency=4)
 
-    def copy(self, old: str, new: str, version: Stored) -> bool:
+    def copy(self, old: str, new: str, version: Stored) -> Stored | None:
         """Copy in the service. It checks no version, so the source is compared afterwards."""
         with self._asking("COPY", old):
             self._writes.copy(old, new)
         if not self.same(self.head(old), version):
             raise _stale(f"COPY of {self.where}/{old}: another version was stored at that time")
-        return False
+        return None
 
     def delete(self, name: str) -> None:
         try:

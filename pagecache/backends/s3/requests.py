@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from ..objects.parallel import side_by_side
@@ -39,23 +40,24 @@ class Requests(Store[Stored]):
         self._seen_bucket = True
         return found
 
-    def copy(self, old: str, new: str, version: Stored) -> bool:
+    def copy(self, old: str, new: str, version: Stored) -> Stored | None:
         if version.size <= self.sizes.part_most:
-            etag = self._bucket.copy_object(old, new, version)
-            return etag.strip('"') == version.version  # otherwise it may be a checksum of parts
+            return Stored(self._bucket.copy_object(old, new, version), version.size)
         step = self.sizes.copied
         ranges = [(n, at, min(at + step, version.size)) for n, at in enumerate(range(0, version.size, step), 1)]
-        upload = self._uploads.begin(new, version.id, self._bucket.properties(version, version.id))
+        id = version.id or secrets.token_hex(16)  # not all answers have the ETag of the copy
+        upload = self._uploads.begin(new, id, self._bucket.properties(version, id))
 
         def copy(span: tuple[int, int, int]) -> tuple[int, str]:
             return span[0], self._bucket.copy(new, upload.upload, span[0], old, span[1], span[2], version.etag)
 
         try:
-            self._bucket.complete(new, upload.upload, side_by_side(copy, ranges, self._concurrent, may_pass), {})
+            parts = side_by_side(copy, ranges, self._concurrent, may_pass)
+            etag, _ = self._bucket.complete(new, upload.upload, parts, {})
         except BaseException:
             self._uploads.give_up(new, upload.upload)
             raise
-        return False
+        return Stored(etag, version.size, id=id)
 
     def delete(self, name: str) -> None:
         self._bucket.delete(name)
