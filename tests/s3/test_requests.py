@@ -13,7 +13,7 @@ import pytest
 from examples.proxy import FaultyProxy, ProxyCall
 from pagecache import ConflictError, DataLossError, PageCache, Volume
 from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3.beginnings import KEPT, LENGTH, Beginnings
+from pagecache.backends.s3.beginnings import KEPT, LEAST, LENGTH, Beginnings
 from pagecache.backends.s3.conditions import Of
 from pagecache.engine import volume as engine_volume
 
@@ -216,3 +216,13 @@ def test_first_bytes_that_nobody_reads_are_dropped_at_the_limit() -> None:
     assert kept[0].fill(0, [room]) == 0
     assert kept[-1].fill(LENGTH - 4, [room]) == 4
     assert kept[-1].data == b""
+
+
+def test_first_bytes_of_small_objects_are_limited_in_number_too() -> None:
+    """Also those that were read, or whose file is gone: their entries take memory."""
+    beginnings = Beginnings()
+    kept = [beginnings.keep(b"x") for _ in range(KEPT // LEAST + 2)]
+    assert [len(one.data) for one in kept] == [0, 0] + [1] * (KEPT // LEAST)
+    for _ in range(2 * KEPT // LEAST):
+        beginnings.keep(b"x")
+    assert len(beginnings._kept) <= KEPT // LEAST

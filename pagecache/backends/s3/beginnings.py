@@ -18,6 +18,8 @@ LENGTH = 1 << 20
 """Most bytes of a beginning: an object that has no more is opened and read by one request."""
 KEPT = 16 << 20
 """Most bytes of all beginnings that were not read yet."""
+LEAST = 4 << 10
+"""Bytes that each of them counts at least, as it takes memory of its own."""
 
 
 class Beginning:
@@ -45,13 +47,13 @@ class Beginnings:
 
     def keep(self, data: bytes) -> Beginning:
         """Keep the first bytes of an object; drop those of others where there are too many."""
-        made = Beginning(data)
+        made, counted = Beginning(data), max(len(data), LEAST)
         with self._lock:
-            self._kept.append((weakref.ref(made), len(data)))
-            self._bytes += len(data)
+            self._kept.append((weakref.ref(made), counted))
+            self._bytes += counted
             while self._bytes > KEPT:
-                oldest, length = self._kept.popleft()
-                self._bytes -= length
+                oldest, counted = self._kept.popleft()
+                self._bytes -= counted
                 if (dropped := oldest()) is not None:
                     dropped.data = b""
         return made
