@@ -9,6 +9,7 @@ import contextlib
 import errno
 import random
 import threading
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -41,6 +42,7 @@ from .requests import counted, is_for, name_of, refusal
 from .servers import PART, SMALL_PARTS, Bucket
 
 SERVERS = tuple(SMALL_PARTS)
+MINISTACK = pytest.mark.parametrize("server", ["ministack"], indirect=True)
 OLD = b"".join(bytes([i]) * PART for i in range(12))
 CACHE = {"capacity": "1MiB", "retry": RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)}
 SPEC: dict[str, dict[str, Any]] = {
@@ -415,9 +417,55 @@ def test_a_version_that_is_stored_over_the_copy_of_a_rename_is_mixed_with_nothin
             assert bucket.get("b") == (OLD[::-1] if theirs else b"W" * dirty + OLD[dirty:])
 
 
+@MINISTACK
+@pytest.mark.parametrize("there", [False, True])
+def test_the_completion_of_a_copy_replaces_only_what_was_there_before(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, volume: Volume, there: bool
+) -> None:
+    """Another program stores an object right before it. Without `replace` it stays, otherwise it is replaced. [2.20]"""
+    backend.sizes = backend.requests.sizes = replace(backend.sizes, part_most=4 * PART, copied=PART)
+    bucket.put("a", OLD)
+    if there:
+        bucket.put("b", b"earlier")
+    store = partial(bucket.put, "b", b"theirs")
+    completes = is_for("CompleteMultipartUpload")
+    proxy.rules = [ProxyRule("call", lambda call: completes(call) and ".pagecache" not in call.path, action=store)]
+    if there:
+        volume.rename("a", "b")
+        assert counted(proxy.taken())["CopyObject"] == 0
+        assert (bucket.keys(), bucket.get("b")) == (["b"], OLD)
+    else:
+        raises(FileExistsError, volume.rename, "a", "b", replace=False)
+        assert (bucket.get("b"), bucket.get("a")) == (b"theirs", OLD)
+
+
+@MINISTACK
+def test_a_copy_that_is_completed_late_replaces_no_later_commit(bucket: Bucket, backend: S3Backend) -> None:
+    """The first completion has no answer, and is carried out after the second try and a commit. [2.20]"""
+    backend.sizes = backend.requests.sizes = replace(backend.sizes, part_most=4 * PART, copied=PART)
+    backend.uploads.give_up = lambda *upload: None  # type: ignore[method-assign] # the abort is lost, too
+    bucket.put("a", OLD)
+    backend.honours()
+    complete, late = backend.bucket.complete, list[Callable[[], object]]()
+
+    def first(*arguments: Any) -> Any:
+        backend.bucket.complete = complete  # type: ignore[method-assign]
+        late.append(partial(complete, *arguments))
+        raise ConnectionResetError(104, "no answer")
+
+    backend.bucket.complete = first  # type: ignore[method-assign, assignment]
+    with closing(backend.open("a")) as file:
+        raises(ConnectionResetError, backend.rename, "a", "b")
+        backend.rename("a", "b")
+        file.write_from(0, [memoryview(b"W")])
+        file.commit()
+        raises(OSError, late[0], match="PreconditionFailed")
+        assert bucket.get("b") == b"W" + OLD[1:]
+    bucket.end_uploads()
+
+
 # ---------------------------------------------------------------- a volume that is aborted and reconnected in a commit
 
-MINISTACK = pytest.mark.parametrize("server", ["ministack"], indirect=True)
 SHORT = OLD[: 4 * PART]
 NEW = random.Random(2).randbytes(20 * PART)
 PAGES, HOLE = 3 * 4096, 5 * PART  # start of the hole, and its length

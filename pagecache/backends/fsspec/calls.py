@@ -275,7 +275,9 @@ class Calls(Store[ObjectStat]):
         if self.found(old) is not None:
             raise self.replaces_nothing()
 
-    def copy(self, old: str, new: str, version: ObjectStat | None = None) -> ObjectStat | None:
+    def copy(
+        self, old: str, new: str, version: ObjectStat | None = None, there: ObjectStat | None = None
+    ) -> ObjectStat | None:
         self.call("cp_file", old, new)
         return None
 

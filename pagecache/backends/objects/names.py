@@ -234,7 +234,7 @@ class Names(Generic[V]):
         """
         old, new, stored, there = change.old, str(change.new), change.stored, change.there
         try:
-            made = self._store.copy(old, new, stored)
+            made = self._store.copy(old, new, stored, there)
             if made is not None and self._store.same(made, stored) and not change.files:
                 return stored
         except Exception as error:

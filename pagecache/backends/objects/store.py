@@ -37,9 +37,10 @@ class Store(ABC, Generic[V]):
         """Return the stored version; None: there is no object; EISDIR: the name is that of a directory."""
 
     @abstractmethod
-    def copy(self, old: str, new: str, version: V) -> V | None:
-        """Copy this version to another name, with its properties; refused, if possible, if another one is stored.
-        Return what the answer says of the copy; None: nothing. The `same` version proves that all of it was copied.
+    def copy(self, old: str, new: str, version: V, there: V | None) -> V | None:
+        """Copy this version to another name, with its properties; refused, if possible, if another one is stored, or
+        under the new name another than `there`. Return what the answer says of the copy; None: nothing. The `same`
+        version proves that all of it was copied.
         """
 
     @abstractmethod

@@ -161,7 +161,7 @@ class Requests(Store[Stored]):
             attributes = {**carried, ID: id}
             self._writes.put(name, file, attributes=attributes, use_multipart=True, chunk_size=PART, max_concurrency=4)
 
-    def copy(self, old: str, new: str, version: Stored) -> Stored | None:
+    def copy(self, old: str, new: str, version: Stored, there: Stored | None) -> Stored | None:
         """Copy in the service. It checks no version, so the source is compared afterwards."""
         with self._asking("COPY", old):
             self._writes.copy(old, new)

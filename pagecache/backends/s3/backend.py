@@ -110,7 +110,7 @@ class S3Backend(BucketBackend[Stored]):
         self._honoured = Honoured(self.bucket, self.prefix + PRIVATE, parse_conditions(conditions))
         self._required = flag(require_conditions, "require_conditions")
         self.uploads = Uploads(self.bucket, self.prefix)
-        self.requests = Requests(self.bucket, self.uploads, self.sizes, int(self.limits.max_inflight))
+        self.requests = Requests(self.bucket, self.uploads, self._honoured, self.sizes, int(self.limits.max_inflight))
         self.names: Names[Stored] = Names(self.requests)
         self._beginnings = Beginnings()
 

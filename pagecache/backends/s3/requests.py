@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from typing import TYPE_CHECKING
 
+from ...errors import BackendError
 from ..objects.parallel import side_by_side
 from ..objects.store import Store
 from .calls import Bucket, Stored
-from .errors import may_pass, unclear
+from .errors import ServerError, may_pass, unclear
 
 if TYPE_CHECKING:
+    from .conditions import Honoured
     from .plan import Sizes
     from .uploads import Uploads
 
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
 class Requests(Store[Stored]):
     """The requests to one bucket, as coroutines that never suspend; a copy makes `concurrent` of them at a time."""
 
-    def __init__(self, bucket: Bucket, uploads: Uploads, sizes: Sizes, concurrent: int) -> None:
-        self._bucket, self._uploads, self.sizes, self._concurrent = bucket, uploads, sizes, concurrent
+    def __init__(self, bucket: Bucket, uploads: Uploads, honoured: Honoured, sizes: Sizes, concurrent: int) -> None:
+        self._bucket, self._uploads, self._honoured = bucket, uploads, honoured
+        self.sizes, self._concurrent = sizes, concurrent
         self._seen_bucket = False
 
     def head(self, name: str) -> Stored | None:
@@ -40,11 +44,14 @@ class Requests(Store[Stored]):
         self._seen_bucket = True
         return found
 
-    def copy(self, old: str, new: str, version: Stored) -> Stored | None:
+    def copy(self, old: str, new: str, version: Stored, there: Stored | None) -> Stored | None:
         if version.size <= self.sizes.part_most:
             return Stored(self._bucket.copy_object(old, new, version), version.size)
         step = self.sizes.copied
         ranges = [(n, at, min(at + step, version.size)) for n, at in enumerate(range(0, version.size, step), 1)]
+        condition = {}
+        if self._honoured.conditions("upload").complete:
+            condition = {"If-None-Match": "*"} if there is None else {"If-Match": there.etag}
         id = version.id or secrets.token_hex(16)  # not all answers have the ETag of the copy
         upload = self._uploads.begin(new, id, self._bucket.properties(version, id))
 
@@ -53,7 +60,12 @@ class Requests(Store[Stored]):
 
         try:
             parts = side_by_side(copy, ranges, self._concurrent, may_pass)
-            etag, _ = self._bucket.complete(new, upload.upload, parts, {})
+            try:
+                etag, _ = self._bucket.complete(new, upload.upload, parts, condition)
+            except ServerError as error:
+                if error.status != 412:
+                    raise
+                raise BackendError(errno.EAGAIN, str(error.strerror), retry=True) from error  # over the one there now
         except BaseException:
             self._uploads.give_up(new, upload.upload)
             raise
