@@ -110,7 +110,7 @@ class World:
         return self.cache.tier.journal()
 
     def copied(self, **options: Any) -> Self:
-        """Start another process over what is on disk and in the store now."""
+        """Start another process over the present content of the disk and the store."""
         copy_tier(self.tier, self.folder / f"tier{self.number + 1}")
         return type(self)(self.folder, self._after(), self.number + 1, **options)
 
@@ -214,7 +214,7 @@ def world(make: Make) -> World:
 
 @contextlib.contextmanager
 def losing_a_sync(world: World) -> Iterator[list[int]]:
-    """Context in which the first sync of the journal fails, and loses what was appended in it."""
+    """Context in which the first sync of the journal fails, and loses the records of it."""
     journal, lost, sync = world.journal(), list[int](), OS.fdatasync
     end = journal._current.used
 
@@ -742,7 +742,7 @@ def test_a_sync_whose_save_the_disk_cannot_record_has_its_error(world: World) ->
 
 
 def free(world: World) -> None:
-    """Wait until a file that nobody has open is freed."""
+    """Wait until a file without handles is freed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
 

@@ -735,7 +735,7 @@ def test_held_files_are_laid_beside_a_dead_volume_that_has_most_of_the_memory(wo
 
 
 def test_held_files_have_half_of_the_memory_for_dirty_bytes_whatever_other_volumes_do(world: World) -> None:
-    """All volumes of a cache together; another one has all completions. What is resumed takes nothing from others."""
+    """All volumes of a cache together; another one has all completions. Resumed bytes take nothing from others."""
     options: dict[str, Any] = {"durability": "disk", "volume_id": "other", "on_recovery": "hold"}
     other = RecordingBackend()
     with world.cache.attach(other, **options).open("o", "x+b") as file:

@@ -521,7 +521,7 @@ def in_kept(frame: FrameType) -> bool:
 
 
 def test_a_signal_handler_writes_to_a_full_cache_beside_a_failure_of_its_thread(make: Make) -> None:
-    """The thread records the failure of its own write-back; the handler writes to another volume. [2.22, 2.23]"""
+    """The thread records the failure of its write-back; the handler writes to another volume. [2.22, 2.23]"""
     places: list[str] = []
     while "" not in places:
         rig, file = make({KEY: DATA}, capacity="256KiB", retry=ONCE, limits={"prompt": True}).written(b"new", 0)

@@ -199,7 +199,7 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
 
 @pytest.mark.parametrize("by", ["another version", "a remove", "another version that is copied"])
 def test_object_that_another_client_changes_while_it_is_copied_has_its_new_name(by: str) -> None:
-    """Another version stays, and the rename has succeeded. Which version was copied cannot be told: the open file keeps
+    """Another version stays, and the rename has succeeded. The copied version is unknown: the open file keeps
     its own, and nothing is mixed. [2.19, 2.20]
     """
     place = Place(Whole(), "bucket", key=OLD)
@@ -430,7 +430,7 @@ def fail_to_commit(place: Place, backend: FaultyBackend, file: CachedFile, how: 
 def test_a_commit_without_an_answer_beside_a_rename_is_told_from_a_version_of_another_client(
     place: Place, faulty: Faulty, first: str, theirs: str, how: str
 ) -> None:
-    """The backend's file knows its commit in the copy, too: nothing is in conflict, and all is saved. A version that
+    """The backend's file finds its commit in the copy, too: nothing is in conflict, and all is saved. A version that
     another client stores before the rename or after it is a conflict: neither name hides it. [2.19, 2.20]
     """
     volume, backend, handles = faulty
