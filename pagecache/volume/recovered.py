@@ -334,6 +334,9 @@ class Recovery:
             with self._starting:
                 each.laying = None if each.laying is job else each.laying
             return self._lay(each, tries)
+        if joins and isinstance(job.error, ShutdownError):  # of an abort, and the volume was reconnected since
+            tries.alive()
+            return self._lay(each, tries)
         if job.error is not None:
             raise job.error
         return joins

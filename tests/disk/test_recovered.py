@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy, Volume
+from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk import records
 from pagecache.disk.backend import TieredFile
@@ -629,6 +629,34 @@ def test_an_abort_beside_the_laying_of_a_file_leaves_it_to_the_next_call(world: 
     assert after.read() == expected
     after.volume.resume()
     after.settles(expected)
+
+
+def test_a_call_that_joins_a_laying_of_before_a_reconnect_gets_no_error_of_the_abort(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The laying has failed, and has not ended yet. [2.17, 2.28]"""
+    world.synced(b"new")
+    after = world.crash(on_recovery="hold")
+    failed, end, lay = threading.Event(), threading.Event(), recovered._lay
+
+    def late(*arguments: Any) -> Any:
+        try:
+            return lay(*arguments)
+        except ShutdownError:
+            failed.set()
+            assert end.wait(WAIT_LIMIT_S)
+            raise
+
+    monkeypatch.setattr(recovered, "_lay", late)
+    with before_read(lambda offset: after.volume.abort()):
+        raises(ShutdownError, after.read)
+        assert failed.wait(WAIT_LIMIT_S)
+    after.store = after._after()
+    after.volume.reconnect(after.store)
+    joined = Task(after.read)
+    eventually(lambda: any("recovery" in str(wait) for wait in after.cache.waits()))
+    end.set()
+    assert joined.result() == changed(0, b"new")
 
 
 @IN_PLACE
