@@ -194,9 +194,8 @@ class Mount:
         timeout, began, over = self.options.drain_timeout, time.monotonic(), threading.Event()
         threading.Thread(target=self._report, args=(over,), daemon=True).start()
         try:
-            if (
-                self.volume.engine.backend.limits.commit_on_close
-            ):  # programs do not wait for the releases of their files
+            # Programs do not wait for the releases of their files.
+            if self.volume.engine.backend.limits.commit_on_close:
                 self.loop.drain(timeout, only_saving=True)
             kept = closing.withhold(self.cache)
             if timeout is not None:  # what the releases have left, or a moment for other files
