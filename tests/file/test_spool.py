@@ -22,7 +22,7 @@ from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 from pagecache.engine.commit.versions import Versions
 
-from ..stores import Action, PublishingBackend, RecordingBackend, StoredObject, failing_commit
+from ..stores import Action, PublishingBackend, RecordingBackend, StoredObject, failing_commit, short
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, held, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
@@ -225,6 +225,51 @@ def test_bytes_sent_again_before_an_error_are_not_sent_once_more(make: Make, mon
     broken.clear()
     assert rig.backend.committed(KEY) == content
     assert [call.offset // PAGE for call in rig.backend.seen("write_from")] == [*range(0, 24, 4), *range(20, 40, 4)]
+
+
+def after_a_failed_commit(make: Make, base: bytes, unit: int) -> tuple[Rig, Any]:
+    """A file whose page 8 is in the spool; a commit has failed, and a call is answered behind the first unit, later."""
+    backend = PublishingBackend(write_unit=unit, read_back=False)
+    backend.put(KEY, base)
+    rig = make(backend=backend, **{**SMALL, **TIGHT, "retry": ONCE})
+    file = rig.open("r+b")
+    file.pwrite(b"8" * PAGE, 8 * PAGE)
+    file.sync_range(0, len(base))
+    assert staged(file) == PAGE
+    rig.cache.configure(**CALM)
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
+    raises(CommitError, file.fsync)
+    return rig, file
+
+
+def test_bytes_of_a_call_that_the_store_has_taken_in_pieces_are_not_sent_again(make: Make) -> None:
+    """A commit had failed before. [2.14, 2.23]"""
+    rig, file = after_a_failed_commit(make, bytes(16 * PAGE), 4 * PAGE)
+    file.pwrite(b"n" * 12 * PAGE, 0)
+    rig.backend.fault("write_from", short(4 * PAGE))
+    file.sync_range(0, 16 * PAGE)
+    assert staged(file) == 12 * PAGE
+    rig.backend.forget_calls()
+    file.fsync()
+    assert sent(rig) == 0
+    assert rig.backend.committed(KEY) == b"n" * 12 * PAGE + bytes(4 * PAGE)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["sent", "sent again"])
+def test_a_unit_that_is_in_the_spool_in_part_is_saved_with_what_was_sent_of_it_before(make: Make, again: bool) -> None:
+    """The store shows it only after a commit: an older page was sent over it. [2.12, 2.14, 2.23]"""
+    rig, file = after_a_failed_commit(make, bytes(16 * PAGE), 4 * PAGE)
+    file.pwrite(b"0" * PAGE, 0)
+    file.sync_range(0, PAGE)
+    assert (staged(file), file.stats().unstable) == (PAGE, PAGE)
+    file.pwrite(b"n" * 8 * PAGE, PAGE)
+    rig.backend.fault("write_from", short(4 * PAGE))
+    file.sync_range(0, 16 * PAGE)
+    assert (staged(file), file.stats().unstable) == (8 * PAGE, PAGE)
+    if again:
+        file._inode.staging._unsent.add(0, 4 * PAGE)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"0" * PAGE + b"n" * 8 * PAGE + bytes(7 * PAGE)
 
 
 @pytest.mark.parametrize("late", [False, True])

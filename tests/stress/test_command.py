@@ -47,12 +47,12 @@ def test_a_finding_is_exit_status_1_and_a_replay_and_with_shrink_a_small_one(tmp
     assert (report["ok"], report["kind"], report["shrunk"]["kind"]) == (False, "data", "data")
     assert "enough: 1 operation of 1 worker, of " in report["shrunk"]["story"]
     assert {"kinds", "steps", "replay"} <= report.keys()
-    stories = {"": "python:mine:factory, round 0 of seed 7: data", "-small": "writer 1, write 1"}
-    for more, story in stories.items():
+    for more in ("", "-small"):
         file = tmp_path / f"pagecache-stress-7-0{more}.json"
         assert f"--replay {file}" in ran.stderr
         again = stress(tmp_path, "--replay", file.name)
-        assert (again.returncode, story in again.stdout) == (1, True), again.stdout
+        found = "python:mine:factory, round 0 of seed 7: data" in again.stdout
+        assert (again.returncode, found) == (1, True), again.stdout
 
 
 @pytest.mark.long

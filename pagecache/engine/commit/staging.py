@@ -11,8 +11,8 @@ decides which reads are of them (`Op.staged`), and those read the spool.
 
 Whatever makes unstable bytes dirty again makes staged ones *unsent*: a failed commit, a rollback, another base, a
 reconnect. Before the next commit they are sent again from the spool, in whole write units and with a bounded amount of
-memory; bytes of such a unit that are not staged are read from the backend. `_unsent` may be larger than S: only its
-part in S counts.
+memory; bytes of such a unit that are not staged come from the cache, or from the backend. `_unsent` may be larger than
+S: only its part in S counts.
 
 A file may *spill* besides: dirty bytes are put into the spool, and become staged and unsent at once, as if the backend
 had taken and forgotten them. So it may hang or fail while they leave the memory limit.
@@ -300,8 +300,8 @@ class Staging:
                     begin = done
 
     def _assembled(self, calls: Transfers, begin: int, end: int, epoch: int) -> bytearray:
-        """Return the bytes [begin, end): staged ones from the spool, others as the backend has them. They count as
-        sent: what is spilled over them from here on is not.
+        """Return the bytes [begin, end): staged ones from the spool, others from memory, or as the backend has them.
+        They count as sent: what is spilled over them from here on is not.
         """
         room = bytearray(end - begin)
         if list(self.parts(begin, end)) != [(begin, end)]:
@@ -309,6 +309,7 @@ class Staging:
             start = begin - begin % unit
             stored = calls.fetch(start, -(-end // unit) * unit - start)[begin - start : end - start]
             room[: len(stored)] = stored
+            self._file.read_local(begin, room)  # the backend may show what it has acknowledged only after a commit
         with memoryview(room) as whole, self._lock:
             if epoch == self.epoch:
                 self._unsent.cut(begin, end)

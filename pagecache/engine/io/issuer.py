@@ -65,9 +65,10 @@ def write(self: EngineFile, op: Op) -> None:
                 if mirror is not None:
                     mirror.take(self, offset, buffers)
                 copied = stop
-            taken = _taken(self, op, op.complete(send(offset, buffers)))
+            count = send(offset, buffers)
+            taken = _taken(self, op, op.complete(count))
             if staging is not None:
-                staging.sent(epoch, offset, end if taken else op.offset)
+                staging.sent(epoch, offset, end if taken else offset + count)
             if taken:
                 break
     except BaseException as error:
