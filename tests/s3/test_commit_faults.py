@@ -440,6 +440,24 @@ def test_the_completion_of_a_copy_replaces_only_what_was_there_before(
 
 
 @MINISTACK
+def test_a_renamed_object_is_completed_over_one_that_is_removed_meanwhile(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, volume: Volume
+) -> None:
+    """AWS answers If-Match of a missing key with 404 NoSuchKey, not 412. [2.20]"""
+    backend.sizes = backend.requests.sizes = replace(backend.sizes, part_most=4 * PART, copied=PART)
+    bucket.put("a", OLD)
+    bucket.put("b", b"earlier")
+    backend.honours()
+    completes = is_for("CompleteMultipartUpload")
+    proxy.rules = [
+        ProxyRule("call", completes, action=partial(backend.bucket.delete, "b"), times=1),
+        ProxyRule("status", completes, status=404, body=refusal("NoSuchKey"), times=1),
+    ]
+    volume.rename("a", "b")
+    assert (bucket.keys(), bucket.get("b")) == (["b"], OLD)
+
+
+@MINISTACK
 def test_a_copy_that_is_completed_late_replaces_no_later_commit(bucket: Bucket, backend: S3Backend) -> None:
     """The first completion has no answer, and is carried out after the second try and a commit. [2.20]"""
     backend.sizes = backend.requests.sizes = replace(backend.sizes, part_most=4 * PART, copied=PART)

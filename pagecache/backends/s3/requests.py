@@ -63,7 +63,7 @@ class Requests(Store[Stored]):
             try:
                 etag, _ = self._bucket.complete(new, upload.upload, parts, condition)
             except ServerError as error:
-                if error.status != 412:
+                if error.status not in (404, 412) or error.code in ("NoSuchUpload", "NoSuchBucket"):
                     raise
                 raise BackendError(errno.EAGAIN, str(error.strerror), retry=True) from error  # over the one there now
         except BaseException:
