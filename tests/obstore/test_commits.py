@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore import exceptions
 from obstore.store import MemoryStore
 
 from pagecache import BackendError, PageCache
@@ -92,6 +93,28 @@ def test_a_bucket_that_is_missing_for_a_while_is_no_other_version(google: tuple[
     google[0].missing = False
     file.commit()
     assert content(backend, "a") == b"two"
+
+
+def test_a_container_that_cannot_be_asked_for_is_no_proof_of_a_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service answers 404 to the look, and is gone at the next request."""
+    backend = ObstoreBackend(MemoryStore())
+    monkeypatch.setattr(type(backend), "honours", lambda self, condition: True)
+    written(backend, "k", b"old").commit()
+    file, requests = written(backend, "k", b"new"), backend.requests
+    requests.delete("k")
+
+    class Ending:
+        def __getattr__(self, method: str) -> Any:
+            return getattr(reads, method)
+
+        def list(self, *_: object, **__: object) -> Any:
+            raise exceptions.GenericError("error sending request\n\nDebug source:\nHttpError { kind: Connect }")
+
+    reads, requests._reads = requests._reads, Ending()
+    error = raises(BackendError, file.commit, match="error sending request")
+    assert (error.errno, error.retry, error.kept) == (errno.EIO, True, True)
+    requests._reads = reads
+    assert raises(OSError, file.commit, match="no object is stored").errno == errno.ESTALE
 
 
 def test_a_read_never_mixes_versions_though_the_service_ignores_the_condition(google: tuple[Google, str]) -> None:

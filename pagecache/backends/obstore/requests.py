@@ -105,7 +105,7 @@ class Requests(Store[Stored]):
         except RequestError as error:
             if error.errno in (errno.ENOENT, errno.ENXIO):
                 raise RequestError(errno.ENXIO, str(error.strerror), retry=False) from error
-            if not error.refused:
+            if error.retry or not error.refused:
                 raise
 
     def get(self, name: str, offset: int, buffers: Sequence[memoryview], base: Stored) -> int:
