@@ -228,6 +228,22 @@ def test_a_bucket_that_is_missing_for_a_while_is_no_other_version(
     assert bucket.get("k") == b"new"
 
 
+@MINISTACK
+@pytest.mark.parametrize("status", [401, 403, 405])
+def test_a_removal_is_a_conflict_though_the_bucket_may_not_be_looked_at(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, status: int
+) -> None:
+    """The credentials may only touch objects. [2.14]"""
+    bucket.put("k", b"old")
+    backend.honours(of="put")
+    with closing(backend.open("k")) as file:
+        file.write_from(0, [memoryview(b"new")])
+        backend.bucket.delete("k")
+        proxy.rules = [ProxyRule("status", is_for("HeadBucket"), status=status, times=float("inf"))]
+        assert raises(OSError, file.commit, match="no object is stored").errno == errno.ESTALE
+    assert bucket.keys() == []
+
+
 def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     """Its parts are sent again; nothing is lost or left half done."""
     bucket.put("k", OLD)
