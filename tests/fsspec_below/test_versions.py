@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError
+from pagecache import BackendError, CachedFile, ConflictError, DataLossError
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import Patch, attached, raises
 from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, get, put
@@ -236,6 +236,45 @@ def test_a_version_that_is_shown_late_is_that_of_the_commit(monkeypatch: Patch, 
     file.truncate(1)
     file.commit()
     assert place.content("key") == b"n"
+
+
+@PUBLISH
+@pytest.mark.parametrize("late", [1, 2], ids=["one look", "two looks"])
+def test_a_look_that_shows_the_replaced_version_is_no_conflict(monkeypatch: Patch, publish: str, late: int) -> None:
+    """It has the same size, and its own tag."""
+    fs = Whole("ETag", asynchronous=False)
+    fs.put("bucket/key", b"old")
+    file, left = Place(fs, "bucket", publish=publish).backend.open("key"), [late]
+    calls = file._calls
+    earlier, found = calls.found("bucket/key"), calls.found
+
+    def shown(path: str) -> Any:
+        if fs.content("bucket/key") != b"new" or not left[0]:
+            return found(path)
+        left[0] -= 1
+        return earlier
+
+    monkeypatch.setattr(calls, "found", shown)
+    put(file, 0, b"new")
+    if late > 1:  # the bytes are looked at between two looks
+        error = raises(BackendError, file.commit, match="the replaced version")
+        assert (error.errno, error.retry, error.kept) == (errno.EIO, True, True)
+    assert file.commit() == found("bucket/key").version
+    put(file, 0, b"N")
+    file.commit()
+    assert (fs.content("bucket/key"), left[0]) == (b"New", 0)
+
+
+@PUBLISH
+def test_equal_bytes_may_have_an_equal_tag(monkeypatch: Patch, publish: str) -> None:
+    fs = Whole("ETag", asynchronous=False)
+    monkeypatch.setattr(fs, "_entry", lambda path: {"name": path, "type": "file", "size": 3, "ETag": fs.content(path)})
+    fs.put("bucket/key", b"old")
+    file = Place(fs, "bucket", publish=publish).backend.open("key")
+    for content in b"old", b"old", b"new":
+        put(file, 0, content)
+        file.commit()
+        assert fs.content("bucket/key") == content
 
 
 @PUBLISH

@@ -29,7 +29,7 @@ from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING
 
-from ...errors import Key
+from ...errors import BackendError, Key
 from ..objects.draft import Draft
 from ..objects.extents import OLD, Piece
 from ..objects.spooled import SpooledFile
@@ -122,16 +122,22 @@ class FsspecObject(SpooledFile[ObjectStat]):
         self._complete(spool, objects.step, int(objects.limits.max_inflight))
         for _ in range(TICKS):
             stored = self._replace(spool)
-            if not self._looks_replaced(stored):
+            if stored.version is None or stored.version != self.draft.version():
                 break
             mark = self._sum(spool)
             self.draft.attempted(mark)
-            sleep(TICK)  # the clock of versions has not advanced
+            if not tagged(stored):
+                sleep(TICK)  # the clock of versions has not advanced
             found = self._stored()
-            if not self.draft.replaces(found):
-                if found is None or self._mark_of(found) != mark:
-                    raise self._conflict(found)
-                return found  # the store shows a version late
+            replaces = self.draft.replaces(found)
+            if replaces and not tagged(stored):
+                continue
+            if found is not None and self._mark_of(found) == mark:
+                return found  # the store shows a version late, or the bytes are equal
+            if not replaces:
+                raise self._conflict(found)
+            what = f"{self._calls.name} the replaced version is shown where the next one was stored"
+            raise BackendError(errno.EIO, what, retry=True, kept=True)
         return stored
 
     def _looks_replaced(self, stored: ObjectStat) -> bool:
