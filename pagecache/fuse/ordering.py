@@ -11,6 +11,9 @@ kernel writes whole pages:
 
 So a request that overlaps an earlier, waiting write waits as well, also after the deadline of that write: its call may
 still change the bytes. Writes that complete on the loop are over before the next request is read, and do not come here.
+
+A truncate writes all bytes from its size on. Reads do not wait for it: cached ones go on while the store
+is silent.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ from ..volume.inode import Inode
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """A running write of the bytes [start, end) of a file."""
+    """A running write of the bytes [start, end) of a file; `end` of a truncate: infinity."""
 
     inode: Inode
     start: int
-    end: int
+    end: float
     over: trio.Event
 
 
@@ -49,7 +52,7 @@ class Turns:
         self.writes: list[Turn] = []
         self._deadline = math.inf if deadline is None else deadline
 
-    def before(self, inode: Inode, start: int, end: int) -> list[Turn]:
+    def before(self, inode: Inode, start: int, end: float) -> list[Turn]:
         """Return the earlier writes that overlap these bytes."""
         return [turn for turn in self.writes if turn.inode is inode and turn.start < end and start < turn.end]
 
@@ -66,7 +69,7 @@ class Turns:
         except trio.TooSlowError:
             raise OSError(errno.ETIMEDOUT, f"a write before it has no answer for {self._deadline:g} s") from None
 
-    async def begin(self, inode: Inode, start: int, end: int) -> Turn:
+    async def begin(self, inode: Inode, start: int, end: float) -> Turn:
         """Wait until a write may run: after earlier overlapping writes. Later requests wait until `end`."""
         before, turn = self.before(inode, start, end), Turn(inode, start, end, trio.Event())
         self.writes.append(turn)

@@ -127,7 +127,8 @@ class TrioFiles:
         try:
             opened = self.files.get(fh)
             if self._turns.writes:
-                await self._turns.wait(self._turns.before(opened.file._inode, off, off + size))
+                turns = self._turns.before(opened.file._inode, off, off + size)
+                await self._turns.wait([turn for turn in turns if turn.end < math.inf])
             data = opened.try_pread(size, off)
             return await self._aside.call(partial(opened.file.pread, size, off)) if data is None else data
         except Exception as error:
@@ -162,10 +163,10 @@ class TrioFiles:
         await self._call(partial(self.files.fsync, fh, datasync))
 
     async def truncate(self, fh: int, size: int) -> None:
-        await self._call(partial(self.files.truncate, fh, size))
+        await self._cut(fh, size, partial(self.files.truncate, fh, size))
 
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
-        await self._call(partial(self.files.fallocate, fh, mode, offset, length))
+        await self._cut(fh, offset, partial(self.files.fallocate, fh, mode, offset, length))
 
     async def release(self, fh: int) -> None:
         await self._call(partial(self.files.release, fh))
@@ -173,6 +174,14 @@ class TrioFiles:
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
         """Invalidate cached bytes after a foreign change of the object. Never waits."""
         self.files.invalidate(key, offset, length, version=version)
+
+    async def _cut(self, fh: int, start: int, call: Callable[[], None]) -> None:
+        """Make a call that changes all bytes from `start` on, in its turn."""
+        try:
+            turn = await self._turns.begin(self.files.get(fh).file._inode, start, math.inf)
+            await self._aside.call(call, over=partial(self._turns.end, turn))
+        except Exception as error:
+            raise self._error_of(error) from None
 
     async def _call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         try:

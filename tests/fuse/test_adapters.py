@@ -21,11 +21,11 @@ from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError, ShutdownError
 from pagecache.fuse import Files, TrioFiles, errno_of
-from pagecache.fuse.files import OpenFile
+from pagecache.fuse.files import ZERO_RANGE, OpenFile
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 from .mounts import code, needs_mounts
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -331,6 +331,57 @@ def test_a_write_that_its_task_has_left_is_before_those_that_came_after_it(volum
         opened.go_on.release(2)
         assert await files.read(opened.number, 0, 100) == b"2" * 100
         assert opened.order == [b"1" * 100, b"2" * 100]
+
+    on_trio(volume, program)
+
+
+@pytest.mark.parametrize("call", ["truncate", "fallocate"])
+def test_a_truncate_that_its_task_has_left_is_before_later_writes(
+    volume: Volume, monkeypatch: Patch, call: str
+) -> None:
+    """It cuts off nothing that was written since. Reads go on."""
+
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        genuine = getattr(files.files, call)
+
+        def late(*arguments: int) -> None:
+            opened.begun.release()
+            assert opened.go_on.acquire(timeout=60)
+            genuine(*arguments)
+
+        monkeypatch.setattr(files.files, call, late)
+        arguments = (100,) if call == "truncate" else (ZERO_RANGE, 100, PAGE)
+        with trio.CancelScope() as left:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(getattr(files, call), opened.number, *arguments)
+                await trio.to_thread.run_sync(opened.begun.acquire)
+                left.cancel()
+        assert len(files._turns.writes) == 1
+        nursery.start_soon(files.write, opened.number, 100, b"2" * 100)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not opened.begun.acquire(blocking=False)
+        assert await files.read(opened.number, PAGE, PAGE) == b"o" * PAGE
+        opened.go_on.release(2)
+        assert await files.read(opened.number, 0, 200) == b"o" * 100 + b"2" * 100
+
+    on_trio(volume, program)
+
+
+def test_a_truncate_is_behind_a_write_that_its_task_has_left(volume: Volume) -> None:
+    """The bytes of that write do not come back."""
+
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        with trio.CancelScope() as left:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(files.write, opened.number, PAGE, b"1" * 100)
+                await trio.to_thread.run_sync(opened.begun.acquire)
+                left.cancel()
+        async with trio.open_nursery() as inner:
+            inner.start_soon(files.truncate, opened.number, 100)
+            await trio.testing.wait_all_tasks_blocked()
+            assert opened.file.size == 2 * PAGE
+            opened.go_on.release()
+        assert opened.file.size == 100
 
     on_trio(volume, program)
 

@@ -42,7 +42,7 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 	struct worker *w = pc_worker;
 	if (!atomic_load_explicit(&o->marks[PC_WAS_READ], memory_order_relaxed))
 		atomic_store_explicit(&o->marks[PC_WAS_READ], 1, memory_order_relaxed);
-	if (o->hit && size <= PC_REPLY_MAX && !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
+	if (o->hit && size <= PC_REPLY_MAX && !pc_turn_before(l, PC_FUSE_READ, number, (u64)offset, size)) {
 		u64 marker;
 		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
 		if (marker != UINT64_MAX)
@@ -62,7 +62,7 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
 	if (o->hit && !atomic_load_explicit(&o->marks[PC_REPORTED], memory_order_relaxed) &&
-	    !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
+	    !pc_turn_before(l, PC_FUSE_WRITE, number, (u64)offset, size)) {
 		pc_opened_set_mark(o, PC_WRITTEN_NS, now_ns(CLOCK_REALTIME));
 		pc_opened_set_mark(o, PC_WROTE, 1);
 		if (l->calls->write(o->hit, (u64)offset, data, size) == (i64)size) {

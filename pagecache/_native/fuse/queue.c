@@ -145,7 +145,7 @@ static void call_over(struct pc_loop *l, struct slot *s)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Lock held. Return: the first request in the queue that no earlier write holds (turns.c); NULL: none. */
+/* Lock held. Return: the first request in the queue that no earlier turn holds (turns.c); NULL: none. */
 static struct slot *unqueue(struct pc_loop *l)
 {
 	struct slot **at = &l->first, *s;

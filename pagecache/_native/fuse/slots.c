@@ -4,7 +4,7 @@
  *   free ──> made ──> queued ──> taken ──> free
  *
  *   free → made       pc_slot_new      a request has arrived, from the kernel or from the loop itself
- *   made → queued     pc_submit        a handler may take it once no earlier write of the same bytes runs (turns.c)
+ *   made → queued     pc_submit        a handler may take it once no earlier turn of the same bytes runs (turns.c)
  *   queued → taken    unqueue          a handler makes its call, or skips it if the request was answered early
  *   taken → free      pc_slot_free     the call has ended
  *

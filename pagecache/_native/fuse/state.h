@@ -184,7 +184,7 @@ void *pc_clock_main(void *loop);
 void pc_requests_end(struct pc_loop *l);
 
 /* turns.c */
-bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end);
+bool pc_turn_before(struct pc_loop *l, u32 op, u64 number, u64 offset, u64 size);
 bool pc_turn_holds(const struct pc_loop *l, const struct slot *s);
 void pc_turn_begin(struct pc_loop *l, struct slot *s);
 void pc_turn_early(struct pc_loop *l, u64 token);

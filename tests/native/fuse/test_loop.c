@@ -420,11 +420,10 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	end_cached(fh);
 }
 
-/* With direct I/O too: its program is told an error, and another write of these bytes must stay. */
-TEST(check_a_write_that_was_answered_early_is_before_later_ones)
+/* A write whose program is killed, and whose call goes on. */
+static struct pc_fuse_request write_given_up(u64 fh)
 {
 	pid_t gone = ended_process();
-	u64 fh = begin_cached(plain);
 	struct fuse_write_in in = {.fh = fh, .size = 1};
 	pc_opened_set_mark(opened, PC_REPORTED, true);
 	u64 first = send_as(&kernel, (u32)gone, FUSE_WRITE, FILE_NODE, &in, sizeof(in), "a", 1);
@@ -432,16 +431,108 @@ TEST(check_a_write_that_was_answered_early_is_before_later_ones)
 	pc_opened_set_mark(opened, PC_REPORTED, false);
 	send_interrupt(&kernel, first);
 	EQUAL(answer_to(&kernel, first).error, EINTR);
-	u64 submitted = counts().submitted, second = send_write(&kernel, FILE_NODE, fh, 0, "b", 1);
-	while (!has_answer(&kernel, second) && counts().submitted == submitted)
+	return writing;
+}
+
+/* Send a write of a byte, which is held. */
+static u64 write_held(u64 fh, u64 offset)
+{
+	u64 submitted = counts().submitted, unique = send_write(&kernel, FILE_NODE, fh, offset, "b", 1);
+	while (!has_answer(&kernel, unique) && counts().submitted == submitted)
 		pc_yield();
-	CHECK(!has_answer(&kernel, second));
+	CHECK(!has_answer(&kernel, unique));
 	EQUAL(SERVED(send_getattr(&kernel, 9), PC_FUSE_GETATTR, pc_reply_error, ENOENT).error, ENOENT);
 	check_loop(kernel.loop);
-	CHECK(pc_loop_done(kernel.loop, writing.token));
-	free(writing.memory);
+	return unique;
+}
+
+static void leave_unanswered(struct pc_fuse_request r)
+{
+	CHECK(pc_loop_done(kernel.loop, r.token));
+	free(r.memory);
+}
+
+/* With direct I/O too: its program is told an error, and another write of these bytes must stay. */
+TEST(check_a_write_that_was_answered_early_is_before_later_ones)
+{
+	u64 fh = begin_cached(plain);
+	struct pc_fuse_request writing = write_given_up(fh);
+	u64 second = write_held(fh, 0);
+	leave_unanswered(writing);
 	EQUAL(SERVED(second, PC_FUSE_WRITE, pc_reply_number, 1).error, 0);
 	end_cached(fh);
+}
+
+/* Send a truncate, or an open that truncates to 0. */
+static u64 send_truncate(pid_t pid, bool opens, u64 size)
+{
+	struct fuse_setattr_in in = {.valid = FATTR_SIZE, .size = size};
+	struct fuse_open_in open = {.flags = O_RDWR | O_TRUNC};
+	return opens ? send_as(&kernel, (u32)pid, FUSE_OPEN, FILE_NODE, &open, sizeof(open), NULL, 0)
+		     : send_as(&kernel, (u32)pid, FUSE_SETATTR, FILE_NODE, &in, sizeof(in), NULL, 0);
+}
+
+/* The bytes of that write must not come back. */
+TEST(check_a_truncate_is_behind_a_write_that_was_answered_early)
+{
+	struct pc_attributes a = attributes(FILE_NODE);
+	for (u32 kind = 0; kind < 4; kind++) {
+		bool opens = kind & 1;
+		u64 fh = kind & 2 ? begin_with_pages() : begin_cached(plain);
+		struct pc_fuse_request writing = write_given_up(fh);
+		u64 held = send_truncate(getpid(), opens, 0);
+		u64 behind = send_truncate(getpid(), false, 1); /* it has none of its bytes */
+		wait_for_submitted(4);
+		EQUAL(SERVED(behind, PC_FUSE_SETATTR, pc_reply_attributes, &a).error, 0);
+		CHECK(!has_answer(&kernel, held));
+		check_loop(kernel.loop);
+		leave_unanswered(writing);
+		EQUAL(SERVED(held, opens ? PC_FUSE_OPEN : PC_FUSE_SETATTR, pc_reply_error, ENOENT).error, ENOENT);
+		end_cached(fh);
+	}
+}
+
+/* It must cut nothing off that was written since. Reads, and writes before its size, go on. */
+TEST(check_writes_are_behind_a_truncate_that_was_answered_early)
+{
+	pid_t gone = ended_process();
+	for (u32 kind = 0; kind < 4; kind++) {
+		bool opens = kind & 1;
+		u64 fh = kind & 2 ? begin_with_pages() : begin_cached(plain), unique = send_truncate(gone, opens, PAGE);
+		struct pc_fuse_request truncating = set_aside(opens ? PC_FUSE_OPEN : PC_FUSE_SETATTR);
+		send_interrupt(&kernel, unique);
+		EQUAL(answer_to(&kernel, unique).error, EINTR);
+		u64 written = write_held(fh, PAGE), again = send_truncate(getpid(), !opens, PAGE);
+		wait_for_submitted(5);
+		EQUAL(answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 2 * PAGE, 1)).len, 1);
+		if (!opens)
+			EQUAL(answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, 0, "c", 1)).error, 0);
+		EQUAL(SERVED(send_getattr(&kernel, 9), PC_FUSE_GETATTR, pc_reply_error, ENOENT).error, ENOENT);
+		check_loop(kernel.loop);
+		leave_unanswered(truncating);
+		EQUAL(SERVED(written, PC_FUSE_WRITE, pc_reply_number, 1).error, 0);
+		EQUAL(SERVED(again, opens ? PC_FUSE_SETATTR : PC_FUSE_OPEN, pc_reply_error, ENOENT).error, ENOENT);
+		end_cached(fh);
+	}
+}
+
+/* Early, as every request, and at the end of the loop. Its call is not made, and holds no other. */
+TEST(check_a_truncate_that_is_held_is_answered)
+{
+	u64 fh = begin_cached(plain);
+	struct pc_fuse_request writing = write_given_up(fh);
+	u64 killed = send_truncate(ended_process(), false, 0);
+	send_interrupt(&kernel, killed);
+	EQUAL(answer_to(&kernel, killed).error, EINTR);
+	EQUAL(answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, PAGE, "b", 1)).error, 0);
+	u64 held = send_truncate(getpid(), true, 0);
+	wait_for_submitted(4);
+	pc_loop_stop(kernel.loop, true);
+	EQUAL(answer_to(&kernel, held).error, EIO);
+	leave_unanswered(writing);
+	CHECK(!pc_loop_next(kernel.loop, &request));
+	CHECK(pc_loop_drain(kernel.loop, 0, false));
+	end_cached(0);
 }
 
 static void *serve_a_read(void *unused MAYBE)
