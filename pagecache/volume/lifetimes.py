@@ -25,7 +25,7 @@ from ..engine.io import barrier
 from ..engine.io.sizes import Record
 from ..engine.report.notices import cause, spans
 from ..errors import LostRange
-from ..native import END, TOKEN
+from ..native import END, TOKEN, Op
 from .inode import Inode
 
 if TYPE_CHECKING:
@@ -325,7 +325,12 @@ def forsake(volume: Volume, inode: Inode, report: Record) -> None:
         reported.append(lost)
         report(lost)
 
-    inode.run(TOKEN, "drop_local", (0, END, record, not rolls_back, rolls_back))
+    def drop(op: Op) -> None:
+        inode.drop_local(op, (0, END, record, not rolls_back, rolls_back))
+        inode.forget_uncommitted()  # the end of the cache may be repeated
+
+    inode.run(TOKEN, "lending", drop)
+    inode.set_unclosed(False)
     if not reported:
         report([])
 

@@ -276,6 +276,32 @@ def test_an_object_of_a_dropped_cache_that_cannot_be_dropped_keeps_no_other_one(
     assert len([line for line in caplog.messages if "was never published; it is gone" in line]) == 2
 
 
+def test_an_object_that_a_dropped_cache_has_given_up_is_not_given_up_again(warned: list[str], caplog: Log) -> None:
+    """Its bytes were uploaded; another object cannot be saved for a while, so the end of the cache is repeated."""
+    before, backend = threads(), ObjectBackend({KEY: b"as it was", "z": b"as it was"})
+    fault = backend.fault("commit", FULL, times=float("inf"))
+    policy = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.02)
+
+    def abandon() -> None:
+        volume = PageCache("1MiB", **{**QUIET, "retry": policy}).attach(backend)
+        closed = volume.open("z", "r+b")
+        closed.pwrite(DATA, 0)
+        with contextlib.suppress(OSError):
+            closed.close()  # the commit fails
+        file = volume.open(KEY, "r+b")
+        file.pwrite(DATA, 0)
+        file.flush()
+
+    with caplog.at_level(logging.ERROR, "pagecache"):
+        abandon()
+        eventually(lambda: gc.collect() >= 0 and caplog.text.count("not saved yet: ") > 6)
+        fault.clear()
+        eventually(lambda: ended(before))
+        loglines.outlast(20.0)
+    assert len([line for line in caplog.messages if "was never published" in line]) == 1
+    assert (backend.committed(KEY), backend.committed("z")) == (b"as it was", DATA)
+
+
 def test_a_rollback_of_a_dropped_cache_that_hangs_keeps_no_other_volume_from_being_saved(warned: list[str]) -> None:
     before, backend, other = threads(), ObjectBackend({KEY: b"as it was"}), RecordingBackend({KEY: b""})
     gate = backend.gate("rollback")
