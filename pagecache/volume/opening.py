@@ -270,13 +270,13 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
             use.begin()
         lifetimes.settle_abandoned(inode, tries)
         opened = bind(use, key, bits, make, nameless=True)
-        if volume.recovery is not None and opened is not None and bits & (os.O_ACCMODE | os.O_TRUNC):
-            volume.recovery.opened_for_writing(inode)
     except BaseException:
         lifetimes.release(use)
         raise
     if opened is not None:
         try:
+            if volume.recovery is not None and bits & (os.O_ACCMODE | os.O_TRUNC):
+                volume.recovery.opened_for_writing(inode, tries)
             if bits & os.O_TRUNC and inode.size:
                 opened._empty()
             lifetimes.opened(opened._use)

@@ -22,8 +22,9 @@ Whether the stored object is the one that they were written over:
 
 No call gets an open file of the object before that, by whatever name: bytes are laid beside no others. A call for the
 name of a gone object, or an open by another one, looks again; without identities its bytes are given up when a call of
-this cache gives that away. A thread of its own lays each file, and callers wait for that: no deadline or interrupt of
-theirs strikes in the middle.
+this cache gives that away. If no look tells which object a file belongs to, all that are opened for writing are noted:
+bytes are laid over none of these, unless a program resumes them by name. A thread of its own lays each file, and
+callers wait for that: no deadline or interrupt of theirs strikes in the middle.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ PAUSE = 1.0
 """Most seconds after the attach, in which a program can look at the files that were found."""
 VISIT = 1.0
 """Most seconds that the thread waits for one file before it begins the next one."""
+LOOKS = 8
+"""Maximum failed looks that a round makes again."""
 TICK = 0.02
 """Seconds between two checks whether all is laid."""
 STEP = 1 << 20
@@ -114,6 +117,7 @@ class _Left:
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
+        self.written = set[Hashable | None]()  # objects that may have newer bytes than these, by identity
 
     def has_memory(self) -> bool:
         """Return whether it has bytes in memory that nothing writes back."""
@@ -162,11 +166,12 @@ class Recovery:
         self._objects: dict[Hashable | None, list[_Left]] = {}  # by identity
         self._unseen: dict[_Left, int] = {}  # those without one, and failed looks: `_see` asks for that of this process
         self._see_at, self._seen = 0.0, volume.engine.reconnects  # when it goes on; by which backend
+        self._written = set[Hashable | None]()  # objects that were opened for writing while looks were left
         for each in left:
             if each.unsaved.state.identity is not None:
                 self._objects.setdefault(each.unsaved.state.identity, []).append(each)
             else:
-                self._unseen[each] = 0
+                self._unseen[each], each.written = 0, self._written
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
@@ -248,13 +253,17 @@ class Recovery:
 
     def _see(self, tries: Attempts) -> None:
         """Note the objects of files without a lasting identity, once: opens by other names find their bytes. If a look
-        fails it is made again by an open some seconds later, behind those of others. A transient error ends the round:
-        a dead server costs one wait.
+        fails it is made again by an open some seconds later, behind those of others, a few at a time. A transient error
+        ends the round: a dead server costs one wait.
         """
         engine, fails = self._volume.engine, False
-        if engine.clock.now() < self._see_at:
+        if (now := engine.clock.now()) < self._see_at:
             return
-        for each, failed in sorted(self._unseen.items(), key=lambda one: one[1]):
+        unseen = sorted(self._unseen.items(), key=lambda one: one[1])
+        first = sum(not failed for _, failed in unseen)
+        if not first:  # all have failed: no open beside this makes the looks again, too
+            self._see_at = now + AGAIN
+        for each, failed in unseen[: first + LOOKS]:
             state, seen = each.unsaved.state, True
             for name in () if each.over else dict.fromkeys((state.key, state.renaming or state.key)):
                 found = None
@@ -273,7 +282,7 @@ class Recovery:
             if seen:
                 self._unseen.pop(each, None)
             fails |= not seen
-        if fails:  # at the end: an open beside this looks, too
+        if fails:  # at the end: an open beside the first looks makes them, too
             self._see_at = engine.clock.now() + AGAIN
 
     def _below(self, name: str) -> list[str]:
@@ -480,8 +489,17 @@ class Recovery:
                 found = [other for other in found if other is not each]
         return found
 
-    def opened_for_writing(self, inode: Inode) -> None:
-        """End the hold of a file, before a handle can change it: so no file that is held has unsaved changes."""
+    def opened_for_writing(self, inode: Inode, tries: Attempts) -> None:
+        """End the hold of a file, before a handle can change it: so no file that is held has unsaved changes. Nothing
+        is laid later over the object of one that was not found.
+        """
+        if inode.identity is not None:
+            files = [*self._unseen, *self._objects.get(inode.identity, ())]  # in this order: a look moves them
+            if any(not each.over for each in files):
+                self._written.add(inode.identity)  # first: `_adopt` looks at it after `begun`
+            for each in files:
+                if each.begun is inode:
+                    self._lay(each, tries)
         if (each := self._laid.get(inode)) is not None and each.held:
             each.held = False
             inode.set_aside(withheld=False)
@@ -493,6 +511,8 @@ class Recovery:
     def resume(self, name: Key | None) -> None:
         found = self._left
         if name is not None:
+            for each in self._names.get(name, ()):
+                each.written = set()  # a program has decided
             found = [each for each in self._named(name) if each.inode is None or each.inode.key == name]
             if (inode := self._volume.inodes.get(name)) in self._laid:  # it had another name
                 found.append(self._laid[inode])
@@ -713,9 +733,12 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     inode: Inode = handle._inode
     unsaved, state = each.unsaved, each.unsaved.state
     inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
-    if inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"]):
-        raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
-    each.begun, each.size_before = inode, inode.size
+    each.begun, each.size_before = inode, inode.size  # first: an open by another name waits for it
+    changed = inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"])
+    if changed or inode.identity in each.written:
+        each.begun = None
+        what = "unsaved changes that were made since" if changed else "perhaps newer bytes: resume or discard it"
+        raise OSError(errno.EBUSY, f"the object has {what}", state.key)
     inode.set_recovering(True)
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)

@@ -239,7 +239,7 @@ class Volume:
             if self.recovery is not None and not lays:
                 self.recovery.opened(canonical, handle._inode, tries)
                 if bits & (os.O_ACCMODE | os.O_TRUNC):
-                    self.recovery.opened_for_writing(handle._inode)
+                    self.recovery.opened_for_writing(handle._inode, tries)
             if bits & os.O_TRUNC and handle._inode.size:
                 handle._empty(tries)
             if bits & os.O_APPEND:
@@ -462,7 +462,7 @@ class Volume:
         """Begin to save what was recovered; for `on_recovery="hold"`, and for objects that were gone.
 
         Args:
-            key: of one object; None: all.
+            key: of one object, also over perhaps newer bytes; None: of all others.
 
         Raises:
             PermissionError: on a read-only volume.

@@ -311,6 +311,115 @@ def test_an_object_whose_look_always_fails_hides_no_bytes_of_others(
             assert len(failed) == looks + (error.errno == errno.EIO)
 
 
+REFUSED = PermissionError(errno.EACCES, "refused")
+
+
+@contextmanager
+def unseen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Volume]:
+    """A volume with bytes that were left of `d/k`, which has the name `other`, too: no open by that name finds them."""
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)
+    monkeypatch.setattr(recovered, "AGAIN", 3600.0)
+    with left(folder, "d/k") as volume:
+        os.link(folder / "store/d/k", folder / "store/other")
+        with monkeypatch.context() as patch:
+            looks_fail(patch, REFUSED, "d/k")
+            assert read(volume, "other") == OLD
+        yield volume
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_bytes_that_were_left_are_not_laid_over_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    """Those were confirmed by another name. `again`: by a second handle of its file."""
+    store = tmp_path / "store/d/k"
+    with unseen(tmp_path, monkeypatch) as volume:
+        with ExitStack() as handles:
+            other: Any = handles.enter_context(volume.open("other", "rb" if again else "r+b"))
+            if again:
+                monkeypatch.setattr(recovered, "AGAIN", 0.0)
+                volume.recovery._see_at = 0.0  # type: ignore[union-attr]
+                (tmp_path / "store/free").write_bytes(FOREIGN)
+                read(volume, "free")  # a round that finds the object
+                other = handles.enter_context(opening.open_again(other, os.O_RDWR))  # type: ignore[arg-type]
+            other.pwrite(b"later", 0)
+            other.fsync(durability="backend")
+        assert raises(OSError, read, volume, "d/k").errno == errno.EBUSY
+        volume.resume()
+        assert raises(OSError, volume.sync, durability="backend").errno == errno.EBUSY
+        assert (listed(volume), store.read_bytes()) == (["d/k"], changed(0, b"later"))
+        volume.resume("d/k")  # the program decides
+        volume.sync(durability="backend")
+        assert (listed(volume), store.read_bytes()) == ([], changed(0, b"newer", LAID))
+
+
+def test_bytes_that_were_left_are_given_up_for_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with unseen(tmp_path, monkeypatch) as volume:
+        with volume.open("other", "r+b") as other:
+            other.pwrite(b"later", 0)
+            other.fsync(durability="backend")
+        assert volume.discard("d/k")
+        assert (listed(volume), read(volume, "d/k")) == ([], changed(0, b"later"))
+
+
+def test_an_open_for_writing_by_another_name_waits_for_a_laying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has not found what is laid."""
+    gate = Gate()
+    hold = before_read(lambda offset: gate.enter(WAIT_LIMIT_S) if offset else None)
+    with unseen(tmp_path, monkeypatch) as volume, hold:
+        _, laying = at_gate(gate, read, volume, "d/k")
+        other = Task(volume.open, "other", "r+b")
+        assert other.waits()
+        gate.release()
+        with other.result() as file:
+            assert file.read() == laying.result() == LAID
+
+
+def test_an_fsync_beside_a_laying_confirms_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program has resumed the file, though it writes by another name."""
+    gate = Gate()
+    with unseen(tmp_path, monkeypatch) as volume, volume.open("other", "r+b") as other:
+        with before_read(lambda offset: gate.enter(WAIT_LIMIT_S) if offset else None):
+            volume.resume("d/k")
+            gate.wait_entered()
+            other.pwrite(b"later", 0)
+            Task(other.fsync).result()
+            assert (tmp_path / "store/d/k").read_bytes()[:5] == b"later"
+            gate.release()
+            volume.sync(durability="backend")
+        assert (tmp_path / "store/d/k").read_bytes() == changed(0, b"later", LAID)
+
+
+def test_looks_that_have_failed_are_made_again_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by no open beside another one."""
+    monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)
+    monkeypatch.setattr(recovered, "AGAIN", 0.0)
+    monkeypatch.setattr(recovered, "LOOKS", 1)
+    with left(tmp_path, "d/k", partial(another, tmp_path / "store")) as volume:
+        (tmp_path / "store/free").write_bytes(FOREIGN)
+        with monkeypatch.context() as patch:
+            failed = looks_fail(patch, REFUSED, "d/k", "e/k")
+            for _ in range(2):
+                assert read(volume, "free") == FOREIGN
+            assert failed == ["d/k", "e/k", "d/k"]
+            patch.setattr(recovered, "AGAIN", 3600.0)
+            gate, look = Gate(), DirectoryBackend.stat
+
+            def stat(backend: DirectoryBackend, key: Key) -> Any:
+                if key in ("d/k", "e/k"):
+                    gate.enter(WAIT_LIMIT_S)
+                return look(backend, key)
+
+            patch.setattr(DirectoryBackend, "stat", stat)
+            _, first = at_gate(gate, read, volume, "free")
+            assert Task(read, volume, "free").result() == FOREIGN
+            gate.release()
+            assert first.result() == FOREIGN
+            assert failed == ["d/k", "e/k", "d/k", "e/k"]
+
+
 def test_a_round_of_looks_at_a_dead_server_waits_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)
     with left(tmp_path, "d/k", partial(another, tmp_path / "store")) as volume:

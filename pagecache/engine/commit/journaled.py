@@ -175,7 +175,10 @@ class VolumeJournal:
         left: list[EngineFile] = []
         clean: list[EngineFile] = []
         for file in files:
-            if file.freed or file.removed or file.abandoned or file.recovering:
+            if file.freed or file.removed or file.abandoned:
+                continue
+            if file.recovering:  # it has no marks yet
+                left.append(file)
                 continue
             if not (file.has_local() or file.journaled.is_live()):
                 clean.append(file)
