@@ -117,7 +117,7 @@ class _Left:
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
-        self.written = set[Hashable | None]()  # objects that may have newer bytes than these, by identity
+        self.newer = set[Hashable | None]()  # objects that may have newer bytes than these, by identity
 
     def has_memory(self) -> bool:
         """Return whether it has bytes in memory that nothing writes back."""
@@ -171,7 +171,7 @@ class Recovery:
             if each.unsaved.state.identity is not None:
                 self._objects.setdefault(each.unsaved.state.identity, []).append(each)
             else:
-                self._unseen[each], each.written = 0, self._written
+                self._unseen[each], each.newer = 0, self._written
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
@@ -512,7 +512,7 @@ class Recovery:
         found = self._left
         if name is not None:
             for each in self._names.get(name, ()):
-                each.written = set()  # a program has decided
+                each.newer = set()  # a program has decided
             found = [each for each in self._named(name) if each.inode is None or each.inode.key == name]
             if (inode := self._volume.inodes.get(name)) in self._laid:  # it had another name
                 found.append(self._laid[inode])
@@ -735,7 +735,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
     each.begun, each.size_before = inode, inode.size  # first: an open by another name waits for it
     changed = inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"])
-    if changed or inode.identity in each.written:
+    if changed or inode.identity in each.newer:
         each.begun = None
         what = "unsaved changes that were made since" if changed else "perhaps newer bytes: resume or discard it"
         raise OSError(errno.EBUSY, f"the object has {what}", state.key)
