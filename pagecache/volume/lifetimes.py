@@ -330,7 +330,6 @@ def forsake(volume: Volume, inode: Inode, report: Record) -> None:
         inode.forget_uncommitted()  # the end of the cache may be repeated
 
     inode.run(TOKEN, "lending", drop)
-    inode.set_unclosed(False)
     if not reported:
         report([])
 

@@ -494,17 +494,22 @@ class Recovery:
         is laid later over the object of one that was not found.
         """
         if inode.identity is not None:
-            files = [*self._unseen, *self._objects.get(inode.identity, ())]  # in this order: a look moves them
-            if any(not each.over for each in files):
-                self._written.add(inode.identity)  # first: `_adopt` looks at it after `begun`
-            for each in files:
-                if each.begun is inode:
-                    self._lay(each, tries)
+            if self._unseen or not all(each.over for each in self._objects.get(inode.identity, ())):
+                self._written.add(inode.identity)  # first: a laying looks at it after `has_begun`
+            for left in self._objects.get(inode.identity, ()):
+                if left.begun is inode:
+                    self._lay(left, tries)
         if (each := self._laid.get(inode)) is not None and each.held:
             each.held = False
             inode.set_aside(withheld=False)
             with _taking:
                 self._count()
+
+    def has_begun(self, each: _Left, inode: Inode) -> None:
+        """Note the object that a file is laid over: that was a look, too."""
+        if each in self._unseen and inode.identity is not None:
+            self._objects.setdefault(inode.identity, []).append(each)
+            self._unseen.pop(each, None)
 
     # -- in the background
 
@@ -733,7 +738,9 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     inode: Inode = handle._inode
     unsaved, state = each.unsaved, each.unsaved.state
     inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
-    each.begun, each.size_before = inode, inode.size  # first: an open by another name waits for it
+    each.begun, each.size_before = inode, inode.size
+    if volume.recovery is not None:  # first: an open by another name waits for it
+        volume.recovery.has_begun(each, inode)
     changed = inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"])
     if changed or inode.identity in each.newer:
         each.begun = None

@@ -16,6 +16,7 @@ import pytest
 
 import pagecache
 from pagecache import CachedFile, DataLossError, PageCache, Volume, aio
+from pagecache.engine import aside
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import holes, reader
 from pagecache.testing import Gate
@@ -160,6 +161,32 @@ async def test_calls_that_their_tasks_have_left_keep_no_other_from_beginning(
             gate.release()
             await asyncio.to_thread(eventually, lambda: lane._idle == lane._threads <= most)
     assert store.written("other")[:5] == b"dirty"
+
+
+async def test_calls_that_their_tasks_have_left_have_a_bound(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of threads; others wait. [T-56, 1.3]"""
+    monkeypatch.setattr(aside, "LEFT", 2)
+    volume, save = attach(RecordingBackend({KEY: DATA})), CachedFile._save
+    lane, most = volume.aside._lanes["sync"], volume.aside._most()
+
+    def hanging(file: CachedFile, *arguments: Any) -> None:
+        gate.enter(SECONDS)
+        save(file, *arguments)
+
+    with Gate() as gate:
+        monkeypatch.setattr(CachedFile, "_save", hanging)
+        async with aio.open(volume, KEY, "r+") as file:
+            for calls in (most, most + 2):
+                tasks = [asyncio.create_task(file.fsync()) for _ in range(most)]
+                await asyncio.to_thread(gate.wait_entered, calls=calls)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            waiting = asyncio.create_task(file.fsync())
+            await asyncio.sleep(0)
+            assert (lane._threads, lane._waiting) == (most + 2, 1 + most - 2)
+            gate.release()
+            await asyncio.wait_for(waiting, SECONDS)
 
 
 async def test_a_search_for_data_that_its_task_has_left_moves_no_position(

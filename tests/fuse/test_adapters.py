@@ -285,6 +285,16 @@ def on_trio(volume: Volume, program: Callable[[TrioFiles, Held, trio.Nursery], A
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0) if "deadline" in how else None)
 
 
+async def leave(files: TrioFiles, opened: Held, call: Callable[..., Awaitable[object]], *arguments: Any) -> None:
+    """Cancel the task of a call that runs, and goes on: it keeps its turn."""
+    with trio.CancelScope() as left:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, opened.number, *arguments)
+            await trio.to_thread.run_sync(opened.begun.acquire)
+            left.cancel()
+    assert len(files._turns.writes) == 1
+
+
 def test_requests_for_the_bytes_of_a_waiting_write_follow_it(volume: Volume) -> None:
     """In the order of their arrival: the later bytes stay, and are read. Requests for other bytes are not delayed."""
 
@@ -319,12 +329,7 @@ def test_a_write_that_its_task_has_left_is_before_those_that_came_after_it(volum
     """Its call may still change the bytes: the later ones stay."""
 
     async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
-        with trio.CancelScope() as left:
-            async with trio.open_nursery() as inner:
-                inner.start_soon(files.write, opened.number, 0, b"1" * 100)
-                await trio.to_thread.run_sync(opened.begun.acquire)
-                left.cancel()
-        assert len(files._turns.writes) == 1
+        await leave(files, opened, files.write, 0, b"1" * 100)
         nursery.start_soon(files.write, opened.number, 0, b"2" * 100)
         await trio.testing.wait_all_tasks_blocked()
         assert not opened.begun.acquire(blocking=False)
@@ -351,12 +356,7 @@ def test_a_truncate_that_its_task_has_left_is_before_later_writes(
 
         monkeypatch.setattr(files.files, call, late)
         arguments = (100,) if call == "truncate" else (ZERO_RANGE, 100, PAGE)
-        with trio.CancelScope() as left:
-            async with trio.open_nursery() as inner:
-                inner.start_soon(getattr(files, call), opened.number, *arguments)
-                await trio.to_thread.run_sync(opened.begun.acquire)
-                left.cancel()
-        assert len(files._turns.writes) == 1
+        await leave(files, opened, getattr(files, call), *arguments)
         nursery.start_soon(files.write, opened.number, 100, b"2" * 100)
         await trio.testing.wait_all_tasks_blocked()
         assert not opened.begun.acquire(blocking=False)
@@ -371,11 +371,7 @@ def test_a_truncate_is_behind_a_write_that_its_task_has_left(volume: Volume) -> 
     """The bytes of that write do not come back."""
 
     async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
-        with trio.CancelScope() as left:
-            async with trio.open_nursery() as inner:
-                inner.start_soon(files.write, opened.number, PAGE, b"1" * 100)
-                await trio.to_thread.run_sync(opened.begun.acquire)
-                left.cancel()
+        await leave(files, opened, files.write, PAGE, b"1" * 100)
         async with trio.open_nursery() as inner:
             inner.start_soon(files.truncate, opened.number, 100)
             await trio.testing.wait_all_tasks_blocked()
