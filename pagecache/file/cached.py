@@ -197,8 +197,12 @@ class CachedFile(Handle, io.RawIOBase):
     def _resize(self, size: int, tries: Attempts | None = None, check: Callable[[], None] | None = None) -> None:
         """Truncate; `check`: called when it has its turn."""
         until = None if tries is None else tries.deadline.until()
-        self._altered = True
-        self._inode.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, check or self._check_writable, tries), until)
+
+        def begin() -> None:
+            (check or self._check_writable)()
+            self._altered = True
+
+        self._inode.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, begin, tries), until)
 
     def _empty(self, tries: Attempts | None = None) -> None:
         """Truncate to nothing, as the end of an open."""
@@ -211,7 +215,7 @@ class CachedFile(Handle, io.RawIOBase):
         try:
             self._resize(0, tries, check)
         except BaseException:
-            if inode.size:  # refused, or not begun
+            if inode.size or not self._altered:  # refused, or not begun
                 self._makes = self._altered = False
                 raise
             self._supersede(local)
@@ -499,7 +503,7 @@ class CachedFile(Handle, io.RawIOBase):
         try:
             if not self.volume.cache.native.forked:
                 self._unbind()  # calls that wait for the file's lock find it closed
-                lifetimes.abandon_handle(self._use, list(cut_off), changed=self._changed())
+                lifetimes.abandon_handle(self._use, cut_off, changed=self._changed())
         finally:
             self._end()
 

@@ -40,8 +40,8 @@ class Inode(EngineFile):
     """One object of a volume, independent of its names and the number of its handles."""
 
     __slots__ = (
-        *("_kept", "_losses", "aliases", "collected", "handles", "hinted", "last_loss", "missed", "naming"),
-        *("open_handles", "opening", "owner", "writers", "written_ns"),
+        *("_kept", "_losses", "aliases", "collected", "cut_off", "given_up", "handles", "hinted", "last_loss"),
+        *("missed", "naming", "open_handles", "opening", "owner", "writers", "written_ns"),
     )
 
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
@@ -52,6 +52,8 @@ class Inode(EngineFile):
         self.handles = 0
         self.writers = 0
         self.opening = 0  # of them: those whose open has not returned, and has emptied nothing
+        self.given_up = False  # its local data was abandoned beside opens: it is dropped if these are given up as well
+        self.cut_off: tuple[LostRange, ...] = ()  # unsaved bytes that abandoned handles have cut off
         self.naming: NameChange | None = None  # the call that changes its name; under the volume's lock
         self.missed = False  # a reconnect has left its file closed, because of that call
         self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own
@@ -76,6 +78,7 @@ class Inode(EngineFile):
         """Record the close of a handle that has made changes, which later handles do not give up."""
         if self.has_local():
             self._kept = self.volume.native.take_epoch()
+            self.given_up, self.cut_off = False, ()
 
     def keeps_changes(self) -> bool:
         """Return whether changes of closed handles are unsaved: uncommitted, if a commit publishes the object;

@@ -126,6 +126,8 @@ def release(use: Use) -> None:
     inode, volume = use.inode, use.inode.owner
     if use.left:
         return
+    if use.opening and inode.given_up:
+        _end_given_up(use)
     with volume.inodes_lock:
         use.end()
         used, doomed = inode.handles > 0, inode in volume.orphans
@@ -159,6 +161,7 @@ def opened(use: Use) -> None:
     """Record that an open returns its handle to a program, which closes it."""
     if use.opening:
         with use.inode.owner.inodes_lock:
+            use.inode.given_up = False  # what was abandoned beside it is its own now
             use.opened()
 
 
@@ -200,7 +203,7 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
         release(use)
 
 
-def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None:
+def abandon_handle(use: Use, cut_off: tuple[LostRange, ...], *, changed: bool) -> None:
     """Abandon a handle without waiting: uncommitted data is dropped once the file's token is free. No handle is made
     before.
 
@@ -208,22 +211,40 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
     `cut_off`: unsaved bytes that its open has cut off. They are a loss if that is given up.
     """
     inode, volume = use.inode, use.inode.owner
-    local = inode.has_local() or inode.lock_busy()  # the holder of the lock may still change it
-    dropped = False
+    local = _may_be_local(inode)
     with volume.inodes_lock:
         _end_collected(inode)
+        inode.cut_off += cut_off
+        writes = use.writable
         last = use.end_writing()
-        if last and local and inode.keeps_changes():
-            if changed:
+        if writes and local and inode.writers == inode.opening:
+            if not inode.keeps_changes():
+                inode.given_up = True  # and dropped now, or with the last open that is given up
+            elif last and changed:
                 inode.set_unclosed(True)  # only an explicit call publishes it
-        elif last and local and not inode.removed:
+    _end_given_up(use)
+    release(use)
+
+
+def _may_be_local(inode: Inode) -> bool:
+    """Return whether there is local data, or the holder of the file's lock may still make some."""
+    return inode.has_local() or inode.lock_busy()
+
+
+def _end_given_up(use: Use) -> None:
+    """Count a writer no longer; drop what was given up if it was the last one."""
+    inode, volume = use.inode, use.inode.owner
+    local = _may_be_local(inode)
+    with volume.inodes_lock:
+        use.end_writing()
+        dropped = inode.given_up and not inode.writers and local and not (inode.removed or inode.keeps_changes())
+        if dropped:
             inode.set_aside(abandoned=True)  # from now on none of it is written back
-            dropped = True
+            cut_off, inode.cut_off, inode.given_up = list(inode.cut_off), (), False
     if dropped:
         inode.report_loss(cut_off, "an open that was given up had emptied the object")
         inode.settle(partial(_go_back, inode))
         inode.give_up_copy("the file was abandoned")
-    release(use)
 
 
 def settle_abandoned(inode: Inode, tries: Attempts) -> None:

@@ -360,6 +360,52 @@ def test_a_close_beside_opens_that_are_given_up_publishes(
     assert (inode.writers, inode.opening) == (0, 0)
 
 
+@pytest.mark.parametrize("other", GIVEN_UP)
+def test_an_abandon_beside_an_open_that_is_given_up_publishes_nothing(store: Rig, other: str) -> None:
+    """Both have given up what they made: nobody publishes the abandoned bytes. [2.20]"""
+    file = store.volume.open(KEY, "r+b")
+    inode, gate = file._inode, Gate()
+    inode.settle(lambda: gate.enter(WAIT_LIMIT_S))  # work of the volume has the token
+    gate.wait_entered()
+    with pytest.raises(KeyError), file:
+        file.pwrite(b"half", 0)
+        task = Task(GIVEN_UP[other], store)
+        eventually(lambda: inode.writers == 2)
+        raise KeyError
+    raises(TimeoutError, task.result)
+    gate.release()
+    store.cache.close()
+    assert store.backend.committed(KEY) == DATA  # has b"half" in front
+
+
+def test_an_open_that_is_given_up_beside_another_one_empties_no_object(store: Rig) -> None:
+    """Volume.truncate has not begun. [2.20]"""
+    gate, opening = at_gate(store.backend.gate("truncate"), store.volume.open, KEY, "wb", timeout=0.5)
+    cutting = Task(store.volume.truncate, KEY, 2 * PAGE, timeout=1.5)
+    inode = store.volume.inodes[KEY]
+    eventually(lambda: inode.writers == 2)
+    raises(TimeoutError, opening.result)
+    raises(TimeoutError, cutting.result)
+    gate.open()
+    store.cache.close()
+    assert store.backend.committed(KEY) == DATA  # is b""
+
+
+def test_two_opens_that_are_given_up_report_what_the_first_has_cut_off(store: Rig) -> None:
+    """[2.16, 2.20]"""
+    kept(store)  # MINE of a closed handle; its commit has failed
+    gate, first = at_gate(store.backend.gate("truncate"), store.volume.open, KEY, "wb", timeout=0.5)
+    second = Task(store.volume.open, KEY, "wb", timeout=1.5)
+    inode = store.volume.inodes[KEY]
+    eventually(lambda: inode.writers == 2)
+    raises(TimeoutError, first.result)
+    raises(TimeoutError, second.result)
+    gate.open()
+    with store.volume.open(KEY, "r+b") as file:
+        assert file.pread(len(DATA), 0) == DATA  # MINE is gone
+        assert [lost.length for lost in raises(DataLossError, file.fsync).ranges] == [len(MINE)]  # nothing is raised
+
+
 def test_an_open_beside_which_a_close_has_published_publishes_its_own_changes(store: Rig) -> None:
     """It returns after the close. [2.20]"""
     file = store.volume.open(KEY, "r+b")
