@@ -117,7 +117,9 @@ class _Left:
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
-        self.newer = set[Hashable | None]()  # objects that may have newer bytes than these, by identity
+        self.resumed: int | None = (
+            None  # `_resumes` when a program decided for these bytes; None: their object was seen
+        )
 
     def has_memory(self) -> bool:
         """Return whether it has bytes in memory that nothing writes back."""
@@ -166,12 +168,13 @@ class Recovery:
         self._objects: dict[Hashable | None, list[_Left]] = {}  # by identity
         self._unseen: dict[_Left, int] = {}  # those without one, and failed looks: `_see` asks for that of this process
         self._see_at, self._seen = 0.0, volume.engine.reconnects  # when it goes on; by which backend
-        self._written = set[Hashable | None]()  # objects that were opened for writing while looks were left
+        self._written: dict[Hashable, int] = {}  # objects opened for writing while looks were left; `_resumes` then
+        self._resumes = 0  # of names
         for each in left:
             if each.unsaved.state.identity is not None:
                 self._objects.setdefault(each.unsaved.state.identity, []).append(each)
             else:
-                self._unseen[each], each.newer = 0, self._written
+                self._unseen[each] = each.resumed = 0
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
@@ -495,7 +498,7 @@ class Recovery:
         """
         if inode.identity is not None:
             if self._unseen or not all(each.over for each in self._objects.get(inode.identity, ())):
-                self._written.add(inode.identity)  # first: a laying looks at it after `has_begun`
+                self._written[inode.identity] = self._resumes  # first: a laying looks at it after `has_begun`
             for left in self._objects.get(inode.identity, ()):
                 if left.begun is inode:
                     self._lay(left, tries)
@@ -504,6 +507,17 @@ class Recovery:
             inode.set_aside(withheld=False)
             with _taking:
                 self._count()
+
+    def has_newer(self, each: _Left, inode: Inode) -> bool:
+        """Return whether the object that a laying has opened may have newer bytes than a file, by another name, or may
+        get some meanwhile: handles from before ask nobody.
+        """
+        written = self._written.get(inode.identity)
+        if written is None or each.resumed is None:
+            return False
+        if inode.writers > inode.opening + 1:
+            each.resumed = 0  # what they write counts as newer
+        return written >= each.resumed
 
     def has_begun(self, each: _Left, inode: Inode) -> None:
         """Note the object that a file is laid over: that was a look, too."""
@@ -516,8 +530,9 @@ class Recovery:
     def resume(self, name: Key | None) -> None:
         found = self._left
         if name is not None:
+            self._resumes += 1
             for each in self._names.get(name, ()):
-                each.newer = set()  # a program has decided
+                each.resumed = None if each.resumed is None else self._resumes
             found = [each for each in self._named(name) if each.inode is None or each.inode.key == name]
             if (inode := self._volume.inodes.get(name)) in self._laid:  # it had another name
                 found.append(self._laid[inode])
@@ -739,12 +754,14 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     unsaved, state = each.unsaved, each.unsaved.state
     inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
     each.begun, each.size_before = inode, inode.size
-    if volume.recovery is not None:  # first: an open by another name waits for it
-        volume.recovery.has_begun(each, inode)
+    newer = False
+    if volume.recovery is not None:
+        volume.recovery.has_begun(each, inode)  # first: an open by another name waits for it
+        newer = volume.recovery.has_newer(each, inode)
     changed = inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"])
-    if changed or inode.identity in each.newer:
+    if changed or newer:
         each.begun = None
-        what = "unsaved changes that were made since" if changed else "perhaps newer bytes: resume or discard it"
+        what = "unsaved changes that were made since" if changed else "perhaps newer bytes: close, resume or discard it"
         raise OSError(errno.EBUSY, f"the object has {what}", state.key)
     inode.set_recovering(True)
     stored = None if inode.undone()["created"] else inode.versions.base

@@ -377,19 +377,30 @@ def test_an_open_for_writing_by_another_name_waits_for_a_laying(
             assert file.read() == laying.result() == LAID
 
 
-def test_an_fsync_beside_a_laying_confirms_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program has resumed the file, though it writes by another name."""
-    gate = Gate()
-    with unseen(tmp_path, monkeypatch) as volume, volume.open("other", "r+b") as other:
-        with before_read(lambda offset: gate.enter(WAIT_LIMIT_S) if offset else None):
-            volume.resume("d/k")
-            gate.wait_entered()
-            other.pwrite(b"later", 0)
-            Task(other.fsync).result()
-            assert (tmp_path / "store/d/k").read_bytes()[:5] == b"later"
-            gate.release()
-            volume.sync(durability="backend")
-        assert (tmp_path / "store/d/k").read_bytes() == changed(0, b"later", LAID)
+@pytest.mark.parametrize("since", [False, True])
+def test_bytes_that_were_left_are_not_laid_beside_a_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, since: bool
+) -> None:
+    """By another name: not before its handle is closed, and the file is resumed once more. `since`: it has opened the
+    object after the first time, and closed it.
+    """
+    store = tmp_path / "store/d/k"
+    with unseen(tmp_path, monkeypatch) as volume:
+        if since:
+            with monkeypatch.context() as patch:
+                patch.setattr(recovered.Recovery, "start", lambda _: None)
+                volume.resume("d/k")
+        with volume.open("other", "r+b") as other:
+            if not since:
+                volume.resume("d/k")
+                assert raises(OSError, volume.sync, durability="backend").errno == errno.EBUSY
+            other.pwrite(b"later", 9000)
+            other.fsync(durability="backend")
+        assert raises(OSError, volume.sync, durability="backend").errno == errno.EBUSY
+        assert store.read_bytes()[9000:9005] == b"later"
+        volume.resume("d/k")
+        volume.sync(durability="backend")
+        assert (listed(volume), store.read_bytes()) == ([], changed(9004, b"r", LAID))
 
 
 def test_looks_that_have_failed_are_made_again_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
