@@ -117,9 +117,7 @@ class _Left:
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
-        self.resumed: int | None = (
-            None  # `_resumes` when a program decided for these bytes; None: their object was seen
-        )
+        self.resumed: int | None = None  # `_resumes` when a program decided; None: the object was seen
 
     def has_memory(self) -> bool:
         """Return whether it has bytes in memory that nothing writes back."""

@@ -19,8 +19,9 @@ import pytest
 import pagecache
 from pagecache import BackendError, CachedFile, CommitError, ConflictError, DataLossError, ShutdownError, WritebackError
 from pagecache.backends.spool import Spool
-from pagecache.engine.commit import staging
+from pagecache.engine.commit import overdue, staging
 from pagecache.engine.commit.versions import Versions
+from pagecache.native import TOKEN
 
 from ..stores import Action, PublishingBackend, RecordingBackend, StoredObject, failing_commit, short
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, held, overlay, pattern, raises
@@ -627,3 +628,19 @@ def test_another_version_after_a_lost_answer_is_a_conflict_that_loses_nothing(ri
     assert file.pread(len(expected), 0)[: len(expected)] == expected
     rig.volume.resolve(KEY, "rebase")
     assert rig.saved(file) == expected + newer[60 * PAGE :]
+
+
+def test_a_retry_does_not_publish_what_is_written_beside_its_sending(make: Make) -> None:
+    """The write lies in a unit of which a part is in the spool. [2.14, 2.22]"""
+    rig, file = after_a_failed_commit(make, bytes(16 * PAGE), 4 * PAGE)
+    inode = file._inode
+    gate = rig.backend.gate("read_into")  # of the other pages of the unit
+    overdue.resume(inode)
+    gate.wait_entered()
+    file.pwrite(b"h" * PAGE, 9 * PAGE)  # the first half of a change
+    gate.open()
+    inode.run(TOKEN, "holding", bool)  # after the retry
+    assert rig.backend.committed(KEY) == bytes(16 * PAGE)
+    file.pwrite(b"h" * PAGE, 10 * PAGE)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(bytes(16 * PAGE), 8 * PAGE, b"8" * PAGE + b"h" * 2 * PAGE)

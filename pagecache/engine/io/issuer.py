@@ -191,10 +191,15 @@ def _commit_named(self: EngineFile, op: Op) -> None:
             _commit(self, op)
         return
     with self.publishing() as allowed:
-        if allowed and not (self.commits.trying and overdue.is_blocked(self)):
+        if allowed and not _is_unwanted(self):
             _commit(self, op)
         else:
             op.finish(False, True)
+
+
+def _is_unwanted(file: EngineFile) -> bool:
+    """Return whether a commit that no caller waits for would publish changes that none wanted to have published."""
+    return file.commits.trying and overdue.is_blocked(file)
 
 
 # On the thread of a caller: without other work under the token, which an interrupt would leave in the middle.
@@ -218,6 +223,10 @@ def _commit(self: EngineFile, op: Op) -> None:
             self.owed.pay()
         sending = True
         staging.send_again(op, backend_file)
+        if _is_unwanted(self):  # a write has come meanwhile
+            staging.end_sending(op)
+            op.finish(False, True)
+            return
         sending, called = False, True
         begun = self.changes()  # first: a direct write that begins after this changes the number
         changes = None if self.direct_count() else begun
