@@ -193,6 +193,28 @@ def test_a_copy_of_another_version_renames_nothing(google: tuple[Google, str]) -
     assert content(backend, "a") == b"two"
 
 
+def test_a_version_that_is_stored_over_the_copy_of_a_rename_is_mixed_with_nothing(google: tuple[Google, str]) -> None:
+    """Of equal size; the copy has the mark of our commit."""
+    backend = made(google)
+    written(backend, "a", b"one").commit()
+    file, writes = backend.open("a"), backend.requests._writes
+
+    class Replaced:
+        delete = staticmethod(writes.delete)
+
+        def copy(self, old: str, new: str) -> None:
+            writes.copy(old, new)
+            google[0].store(new, b"two", {})
+
+    backend.requests._writes = Replaced()
+    backend.rename("a", "b", replace=False)
+    backend.requests._writes = writes
+    assert raises(OSError, file.read_into, 0, [memoryview(bytearray(3))]).errno == errno.ESTALE
+    file.write_from(0, [memoryview(b"O")])
+    raises(OSError, file.commit)
+    assert content(backend, "b") == b"two"
+
+
 def test_a_listing_is_sorted_and_reads_no_page_without_its_names(google: tuple[Google, str]) -> None:
     """Of 5,000 names, those before the prefix are left out by the service, and no page is fetched after its last.
     Private ones are not in it.

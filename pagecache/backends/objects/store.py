@@ -71,6 +71,10 @@ class Store(ABC, Generic[V]):
     def is_copy(self, found: V, version: V) -> bool:
         """Return whether an object of another name is certainly a copy of the version."""
 
+    def is_marked(self, version: V) -> bool:
+        """Return whether every copy of the version is known by `is_copy`."""
+        return False
+
     @abstractmethod
     def is_refusal(self, error: BaseException) -> bool:
         """Return whether a request that failed with this error was certainly not carried out."""

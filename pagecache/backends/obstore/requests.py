@@ -182,6 +182,9 @@ class Requests(Store[Stored]):
     def is_copy(self, found: Stored, version: Stored) -> bool:
         return found.size == version.size and found.id == version.id != ""
 
+    def is_marked(self, version: Stored) -> bool:
+        return version.id != ""
+
     def is_refusal(self, error: BaseException) -> bool:
         return isinstance(error, RequestError) and error.refused
 
