@@ -103,23 +103,30 @@ def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "
     for engine in cache._engine_volumes():
         engine.check_wait("close")
     deadline = Deadline(cache.clock, timeout)
-    while not cache.closed:
-        _detach_all(cache, deadline, on_failed)
-        cache._retire()
-    with cache.ending:
-        _finish(cache, deadline)
-    loglines.outlast(LINES_TIMEOUT_S)
-    lost, cache.given_up = cache.given_up, []
-    return lost
+    lost: list[LostRange] = []
+    try:
+        while not cache.closed:
+            _detach_all(cache, deadline, on_failed, lost)
+            cache._retire()
+        with cache.ending:
+            _finish(cache, deadline)
+        loglines.outlast(LINES_TIMEOUT_S)
+    except BaseException:
+        cache.given_up += lost
+        raise
+    before, cache.given_up = cache.given_up, []
+    return before + lost
 
 
-def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> None:
+def _detach_all(
+    cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"], lost: list[LostRange]
+) -> None:
     unsaved: list[UnsavedDataError] = []
     cache._begin_syncs([])  # concurrently: a dead backend does not delay the data of others
     # A volume may store into volumes that were attached earlier.
     for volume in reversed(cache.volumes()):
         try:
-            cache.given_up.extend(volume.detach(timeout=deadline.timeout(), on_failed=on_failed))
+            lost.extend(volume.detach(timeout=deadline.timeout(), on_failed=on_failed))
         except UnsavedDataError as error:
             unsaved.append(error)
     if unsaved:

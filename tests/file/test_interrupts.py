@@ -30,7 +30,23 @@ from pagecache.native import NativeVolume
 from pagecache.volume import detach, lifetimes
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Log, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises, raising
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Log,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    eventually,
+    held,
+    make_rig,
+    pattern,
+    raises,
+    raising,
+)
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
@@ -604,3 +620,18 @@ def test_a_close_after_an_interrupted_one_returns_all_losses(make: Make, monkeyp
         raises(KeyboardInterrupt, rig.cache.close, on_failed="discard")
     lost = rig.cache.close(on_failed="discard")
     assert {entry.volume for entry in lost} == {"last"}
+
+
+def test_each_close_returns_what_it_has_given_up(make: Make, monkeypatch: Patch) -> None:
+    """A second one returns []. [2.22]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=math.inf)
+    file = rig.volume.open(KEY, "r+b")
+    file.pwrite(DATA, 0)
+    raises(OSError, file.close)
+    gate, first = at_gate(
+        held(monkeypatch, Volume, "detach", after=True), partial(rig.cache.close, on_failed="discard")
+    )
+    second = Task(rig.cache.close).result()
+    assert sum(entry.length for entry in first.result(opening=gate)) == len(DATA)
+    assert second == []
