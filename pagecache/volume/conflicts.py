@@ -34,7 +34,7 @@ def invalidate(inode: Inode, offset: int, length: int | None) -> None:
     start, end = extent(offset, length, inode.size)
     for _ in range(ROUNDS):
         if inode.has_local():
-            if inode.limits().commit_on_close and (inode.writers or inode.unclosed):
+            if inode.limits().commit_on_close and (inode.has_writer() or inode.unclosed):
                 raise BlockingIOError(errno.EAGAIN, "invalidate: the object is open for writing", inode.key)
             if not inode.withheld:
                 barrier.fsync(inode)

@@ -72,6 +72,10 @@ class Inode(EngineFile):
     def is_called(self) -> bool:
         return self.naming is not None or super().is_called()
 
+    def has_writer(self) -> bool:
+        """Return whether a program has a handle for writing, or an open has emptied the object."""
+        return self.writers > self.opening
+
     # -- changes of closed handles; under the volume's lock
 
     def keep_changes(self) -> None:

@@ -326,7 +326,7 @@ def withhold(volume: Volume) -> list[Inode]:
     unclosed. From now on no other call publishes them (contract 2.22).
     """
     with volume.inodes_lock:
-        inodes = [i for i in volume.inodes.objects.values() if i.writers or i.unclosed]
+        inodes = [i for i in volume.inodes.objects.values() if i.has_writer() or i.unclosed]
     found = [i for i in inodes if i.limits().commit_on_close and i.has_local()]
     for inode in found:
         inode.set_aside(withheld=True)

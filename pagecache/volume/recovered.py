@@ -513,7 +513,7 @@ class Recovery:
         written = self._written.get(inode.identity)
         if written is None or each.resumed is None:
             return False
-        if inode.writers > inode.opening + 1:
+        if inode.has_writer():
             each.resumed = 0  # what they write counts as newer
         return written >= each.resumed
 
@@ -761,6 +761,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
         each.begun = None
         what = "unsaved changes that were made since" if changed else "perhaps newer bytes: close, resume or discard it"
         raise OSError(errno.EBUSY, f"the object has {what}", state.key)
+    lifetimes.opened(handle._use)  # until here a close beside it saves what its own handle has written
     inode.set_recovering(True)
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
@@ -858,7 +859,7 @@ def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, crea
             raise other
     made = flags & os.O_EXCL
     try:
-        handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
+        handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True, brief=True)
     except OSError as error:
         if made and (tries.doubtful or isinstance(error, ShutdownError)):
             state.identify(None)  # it may be there

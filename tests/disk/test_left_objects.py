@@ -403,6 +403,17 @@ def test_bytes_that_were_left_are_not_laid_beside_a_writer(
         assert (listed(volume), store.read_bytes()) == ([], changed(9004, b"r", LAID))
 
 
+def test_a_close_beside_a_laying_that_is_refused_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with unseen(tmp_path, monkeypatch) as volume:
+        other = volume.open("other", "r+b")
+        other.pwrite(b"later", 0)
+        gate, laying = at_gate(holding(monkeypatch, recovered.Recovery, "has_begun"), read, volume, "d/k")
+        other.close()
+        assert raises(OSError, laying.result, opening=gate).errno == errno.EBUSY
+        inode = other._inode
+        assert inode.journaled.is_live() or not inode.has_local()
+
+
 def test_looks_that_have_failed_are_made_again_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And by no open beside another one."""
     monkeypatch.setattr(DirectoryBackend, "lasting_identity", lambda *_: None)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, PageCache, UnsavedDataError, aio
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache, UnsavedDataError, aio, closing
 from pagecache.backends.directory import DirectoryBackend
 from pagecache.native import STAMP_MAX
 from pagecache.options import OpenMode
@@ -404,6 +404,15 @@ def test_two_opens_that_are_given_up_report_what_the_first_has_cut_off(store: Ri
     with store.volume.open(KEY, "r+b") as file:
         assert file.pread(len(DATA), 0) == DATA  # MINE is gone
         assert [lost.length for lost in raises(DataLossError, file.fsync).ranges] == [len(MINE)]  # nothing is raised
+
+
+def test_an_open_that_has_not_returned_withholds_nothing(store: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit, or the end of a mount, saves the bytes of closed handles. [2.22]"""
+    kept(store)
+    gate, opening = at_gate(held(monkeypatch, CachedFile, "_empty"), store.volume.open, KEY, "wb")
+    withheld = closing.withhold(store.cache)
+    opening.result(opening=gate).close()
+    assert withheld == []
 
 
 def test_an_open_beside_which_a_close_has_published_publishes_its_own_changes(store: Rig) -> None:
