@@ -93,6 +93,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         if self._cached:
             return
         super().__init__()
+        self._transaction = Deferral(self)
         self._wanted = wanted(Target(fs, target_protocol, target_options), capacity, options)
         self.root_marker, self.sep = self.fs.root_marker, self.fs.sep
         # A program that registers the file system by its protocols knows its URLs (`unstrip_protocol`) by these.
@@ -295,7 +296,6 @@ class PageCacheFileSystem(ChainedFileSystem):
     def invalidate_cache(self, path: str | None = None) -> None:
         """Drop cached state of a path, or of all: listings of the target, and cached bytes that are stored."""
         name = None if path is None else self._stripped(path)
-        super().invalidate_cache(name)
         self.fs.invalidate_cache(name)
         volume = self._wanted.open_volume()
         if volume is not None:
@@ -396,7 +396,7 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     def _copy(self, source: str, target: str) -> None:
         moving = MOVING.get()
-        with self.open(source) as old, self.open(target, "wb", autocommit=moving or not self._intrans) as new:
+        with self.open(source) as old, self.open(target, "wb", autocommit=moving or None) as new:
             while data := old.read(self.blocksize):
                 new.write(data)
             if moving:
@@ -415,6 +415,15 @@ class PageCacheFileSystem(ChainedFileSystem):
                     file.fsync(durability="backend")  # otherwise the new time would look like a foreign change
             self.fs.touch(path, truncate=False, **kwargs)
             self.volume.invalidate_remote(self._key(path))
+
+    def start_transaction(self) -> Deferral:
+        """Begin a transaction without a `with`."""
+        self._transaction.start()
+        return self._transaction
+
+    def end_transaction(self) -> None:
+        """End the transaction that was begun last."""
+        self._transaction.complete()
 
     # -- bytes
 
@@ -448,10 +457,12 @@ class PageCacheFileSystem(ChainedFileSystem):
         path = self._stripped(path)
         text_options = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs and text}
         compress = None if (name := get_compression(path, compression)) is None else compr[name]
-        deferred = not kwargs.pop("autocommit", not self._intrans) and binary != "rb"
-        file = self._open(path, binary, block_size, not deferred, cache_options, **kwargs)
-        if deferred:
-            self.transaction.files.append(file)
+        autocommit = kwargs.pop("autocommit", None)  # None: at the end of a transaction, if there is one
+        at_once = binary == "rb" or (not self._intrans if autocommit is None else autocommit)
+        file = self._open(path, binary, block_size, at_once, cache_options, **kwargs)
+        if not at_once and not self._transaction.add(file) and autocommit is None:  # it has ended meanwhile
+            file.discard()
+            file = self._open(path, binary, block_size, True, cache_options, **kwargs)
         try:
             whole: Any = file if compress is None else CompressedFile(compress(file, mode=binary[0]), file)
             return TextFile(whole, **text_options) if text else whole

@@ -18,8 +18,8 @@ import io
 import os
 import shutil
 import tempfile
+import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,20 +65,41 @@ def _private_folder(volume: Any, key: str) -> Iterator[str | None]:
 
 
 class Deferral(Transaction):
-    """The transaction of a file system. It is over before its end is processed, so that later writes are not part of
-    it. (fsspec's own behaves so since 2026.)
+    """The transactions of a file system. One inside another is a part of it: the end of the outermost one puts the
+    files of all in place. That one is over before its end is processed, so that later writes are not part of it.
     """
 
-    fs: Any
-    files: deque[Any]
+    def __init__(self, fs: Any) -> None:
+        self.fs = fs
+        self._begun: list[list[Any]] = []  # the files of each transaction that has not ended, the innermost last
+        self._lock = threading.RLock()  # a signal handler may open a file
+
+    def start(self) -> None:
+        """Begin a transaction."""
+        with self._lock:
+            self._begun.append([])
+            self.fs._intrans = True
+
+    def add(self, file: DeferredFile) -> bool:
+        """Make a file a part of the innermost transaction; False: all have ended."""
+        with self._lock:
+            if self._begun:
+                self._begun[-1].append(file)
+            return bool(self._begun)
 
     def complete(self, commit: bool = True) -> None:
-        """Put the files in place, one after another; `commit` False: discard them.
+        """End the innermost transaction: put its files in place, one after another, or leave them to the one around it;
+        `commit` False: discard them.
 
         Raises:
             OSError: of the first file that could not be stored; it and the later ones are discarded.
         """
-        fs, files, self.files = self.fs, [*self.files], deque()
+        with self._lock:
+            files = self._begun.pop() if self._begun else []
+            if commit and self._begun:
+                self._begun[-1] += files
+                files = []
+            self.fs._intrans = bool(self._begun)
         try:
             while commit and files:
                 files[0].commit()  # or discards it
@@ -86,8 +107,9 @@ class Deferral(Transaction):
         finally:
             for file in files:
                 file.discard()
-            if fs is not None:
-                fs._intrans, fs._transaction, self.fs = False, None, None
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.complete(commit=t is None)
 
 
 class DeferredFile(io.FileIO):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,49 @@ def test_a_new_file_that_could_not_be_stored_can_be_made_again(make: Make) -> No
         else:
             fs.end_transaction()
     assert below.cat_file("/new") == b"new"
+
+
+@pytest.mark.parametrize("how", ["with", "start and end"])
+def test_a_transaction_inside_another_is_a_part_of_it(fs: PageCacheFileSystem, below: Any, root: str, how: str) -> None:
+    """Only the end of the outer one publishes; one whose body raised takes its own files along."""
+    with fs.transaction:
+        fs.pipe_file(f"{root}/outer", b"1")
+        if how == "with":
+            with fs.transaction:
+                fs.pipe_file(f"{root}/inner", b"2")
+        else:
+            fs.start_transaction()
+            fs.pipe_file(f"{root}/inner", b"2")
+            fs.end_transaction()
+        with pytest.raises(KeyError), fs.transaction:
+            fs.pipe_file(f"{root}/raised", b"3")
+            raise KeyError
+        fs.pipe_file(f"{root}/last", b"4")
+        assert below.find(root) == []
+    assert below.find(root) == [f"{root}/{name}" for name in ("inner", "last", "outer")]
+    fs.pipe_file(f"{root}/at once", b"5")
+    assert below.exists(f"{root}/at once")
+
+
+def test_a_file_of_another_thread_during_the_end_is_stored_at_once(
+    fs: PageCacheFileSystem, below: Any, root: str, monkeypatch: Patch
+) -> None:
+    def other() -> None:
+        thread = threading.Thread(target=fs.pipe_file, args=(f"{root}/beside", b"2"))
+        thread.start()
+        thread.join(60)
+
+    beside(monkeypatch, DeferredFile, "commit", other)
+    with fs.transaction:
+        fs.pipe_file(f"{root}/inside", b"1")
+    fs.sync()
+    assert below.find(root) == [f"{root}/beside", f"{root}/inside"]
+
+
+def test_a_file_whose_transaction_ends_beside_its_open_is_stored_at_once(
+    fs: PageCacheFileSystem, below: Any, root: str, monkeypatch: Patch
+) -> None:
+    fs.start_transaction()
+    beside(monkeypatch, DeferredFile, "__init__", fs.end_transaction)
+    fs.pipe_file(f"{root}/file", b"whole")
+    assert below.cat_file(f"{root}/file") == b"whole"
