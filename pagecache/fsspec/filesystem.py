@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from glob import has_magic
 from types import MappingProxyType
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -35,7 +37,7 @@ from ..options import OpenMode
 from ..volume.status import of_cached
 from ..volume.volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
-from .listing import entry_of, is_private, overlaid
+from .listing import entry_of, is_directory, is_private, overlaid
 from .ranges import read_span, span_of
 from .sharing import Target, wanted
 from .transaction import Deferral, DeferredFile
@@ -319,21 +321,22 @@ class PageCacheFileSystem(ChainedFileSystem):
         self.fs.rmdir(path)
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files, and with `recursive` the content of directories."""
-        for name in reversed(self.expand_path(path, recursive=recursive, maxdepth=maxdepth)):
+        """Remove files, and with `recursive` the content of directories; of a link the link alone."""
+        for name, directory in reversed(self._expanded(path, recursive, maxdepth).items()):
             try:
-                self._remove(name, everything=recursive)
+                self._remove(name, directory, everything=recursive)
             except FileNotFoundError:
                 if not recursive:
-                    raise  # otherwise it was a directory, and vanished with its last object
+                    raise  # otherwise it was removed concurrently
 
     def rm_file(self, path: str) -> None:
         """Remove a file, or an empty directory."""
-        self._remove(self._stripped(path), everything=False)
+        path = self._stripped(path)
+        self._remove(path, is_directory(self._info_at(path)), everything=False)
 
-    def _remove(self, path: str, *, everything: bool) -> None:
+    def _remove(self, path: str, directory: bool, *, everything: bool) -> None:
         """Remove a path. `everything`: also hidden content of a directory, such as leftovers of dead processes."""
-        if not self.isdir(path):
+        if not directory:
             with _naming(path, self._key(path)):
                 self.volume.remove(self._key(path))
             return
@@ -342,6 +345,49 @@ class PageCacheFileSystem(ChainedFileSystem):
                 self.fs.rm(f"{path}/{STAGE}", recursive=True)
         with contextlib.suppress(FileNotFoundError):  # on an object store it vanished with its last object
             self.rmdir(path)
+
+    def _expanded(self, path: Any, recursive: bool, maxdepth: int | None = None) -> dict[str, bool]:
+        """Return what paths and patterns stand for, sorted: the name of each file, and of each directory (True).
+
+        Raises:
+            FileNotFoundError: there is nothing. OSError: a directory cannot be listed; `walk` would leave it out.
+        """
+        if maxdepth is not None and maxdepth < 1:
+            raise ValueError(f"maxdepth {maxdepth!r} is less than 1")
+        found: dict[str, bool] = {}
+        for name in map(self._stripped, [path] if isinstance(path, str | os.PathLike) else path):
+            magic = has_magic(name)
+            depth = (math.inf if maxdepth is None else maxdepth - magic) if recursive else 0
+            for top in self.glob(name, maxdepth=maxdepth) if magic else [name]:
+                try:
+                    found |= self._below(top, self._info_at(top), depth)
+                except FileNotFoundError:
+                    if not recursive:
+                        raise
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return dict(sorted(found.items()))
+
+    def _below(self, path: str, info: Mapping[str, Any], depth: float) -> Iterator[tuple[str, bool]]:
+        """Yield a path and, down to a depth, everything below it, each with whether it is a directory."""
+        yield path, is_directory(info)
+        if is_directory(info) and depth > 0:
+            entries: list[dict[str, Any]] = []
+            with contextlib.suppress(FileNotFoundError):  # it was removed concurrently
+                entries = self.ls(path)
+            for entry in entries:
+                if (name := entry["name"].rstrip("/")) != path:
+                    yield from self._below(name, entry, depth - 1)
+
+    def _info_at(self, path: str) -> Mapping[str, Any]:
+        """Return the info of a path, which may be a link that leads nowhere."""
+        try:
+            return self.info(path)
+        except FileNotFoundError as error:
+            with contextlib.suppress(ValueError, OSError):
+                if hasattr(self.volume.backend, "lstat") and self.volume.backend.lstat(self._key(path)):
+                    return {"type": "other"}
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from error
 
     def _rm(self, path: str) -> None:
         self.rm_file(path)

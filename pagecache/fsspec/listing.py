@@ -24,6 +24,11 @@ def is_private(path: str) -> bool:
     return is_deferred(path) or STAGE in path.split("/")
 
 
+def is_directory(info: Mapping[str, Any]) -> bool:
+    """Return whether fsspec's info is that of a directory; a link to one is none."""
+    return info["type"] == "directory" and not info.get("islink")
+
+
 def entry_of(path: str, stat: FileStat) -> dict[str, Any]:
     """Return fsspec's info of a file that the target does not have."""
     return {"name": path, "size": stat.size, "type": "file"}

@@ -395,3 +395,42 @@ def test_a_listing_has_a_file_that_is_saved_beside_it(make: Make, new: bool) -> 
     below.after = file.close
     assert {entry["name"]: entry["size"] for entry in fs.ls("/d")}.get("/d/file") == 15
     assert {entry["name"]: entry["size"] for entry in fs.ls("/d")}["/d/file"] == 15
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_link_is_removed_and_not_what_it_leads_to(make: Make, tmp_path: Path, *, recursive: bool) -> None:
+    fs = make("file")
+    (tmp_path / "v42").mkdir()
+    (tmp_path / "v42" / "data").write_bytes(b"kept")
+    for name, to in (("current", "v42"), ("hanging", "none"), ("file", "v42/data")):
+        (tmp_path / name).symlink_to(to)
+    for name in ("current", "hanging", "fil*"):
+        fs.rm(f"{tmp_path}/{name}", recursive=recursive)
+    assert sorted(os.listdir(tmp_path)) == ["v42"]
+    assert (tmp_path / "v42" / "data").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("how", ["rm"])
+def test_a_tree_with_links_can_be_removed_and_moved(make: Make, tmp_path: Path, how: str) -> None:
+    fs, tree = make("file"), tmp_path / "tree"
+    for folder in (tmp_path / "other", tree):
+        folder.mkdir()
+        (folder / "a").write_bytes(b"a")
+    (tree / "link").symlink_to(tmp_path / "other")
+    if how == "rm":
+        fs.rm(f"{tree}", recursive=True)
+    elif how == "mv":
+        fs.mv(f"{tree}", f"{tmp_path}/moved", recursive=True)
+    elif how == "mv into a tree":
+        (tmp_path / "moved").mkdir()
+        (tmp_path / "moved" / "b").write_bytes(b"b")
+        fs.mv(f"{tree}/", f"{tmp_path}/moved", recursive=True)
+    else:
+        (tmp_path / "moved").mkdir()
+        fs.mv(f"{tree}/*", f"{tmp_path}/moved")
+        tree.rmdir()
+    assert sorted(os.listdir(tmp_path)) == (["other"] if how == "rm" else ["moved", "other"])
+    assert (tmp_path / "other" / "a").read_bytes() == b"a"
+    if how != "rm":
+        assert (tmp_path / "moved" / "link").is_symlink()
+        assert (tmp_path / "moved" / "a").read_bytes() == b"a"
