@@ -15,7 +15,6 @@ import io
 import math
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from glob import has_magic
 from types import MappingProxyType
@@ -25,7 +24,7 @@ from uuid import uuid4
 from fsspec.compression import compr
 from fsspec.core import get_compression
 from fsspec.implementations.chained import ChainedFileSystem
-from fsspec.utils import stringify_path, tokenize
+from fsspec.utils import other_paths, stringify_path, tokenize
 
 from ..backends.fsspec.objects import STAGE
 from ..cache import PageCache
@@ -46,8 +45,6 @@ OPENING = ("write_through", "keep_cache", "revalidate", "read_ahead")
 """Options of `Volume.open` that `open` takes."""
 IGNORED = ("cache_type", "fill_cache", "size", "cache_options")
 """Options of fsspec's own files, without effect here."""
-MOVING: ContextVar[bool] = ContextVar("pagecache_moving", default=False)
-"""Copies are those of `mv`, whose sources are removed at once: no transaction defers them."""
 NOTHING: Mapping[str, FileStat] = MappingProxyType({})
 
 
@@ -393,21 +390,92 @@ class PageCacheFileSystem(ChainedFileSystem):
         self.rm_file(path)
 
     def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> None:
-        """Rename a file; trees and patterns are copied and removed."""
-        if isinstance(path1, str) and isinstance(path2, str) and self.isfile(path1):
-            source, target = self._stripped(path1), self._stripped(path2)
-            if path2.endswith("/") or self.isdir(target):
-                target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
-            if source == target:
-                return
-            with contextlib.suppress(io.UnsupportedOperation):
-                self.volume.rename(self._key(source), self._key(target))
-                return
-        moving = MOVING.set(True)
+        """Rename files, one after another. A directory is renamed as a whole if the target has directories.
+
+        Raises:
+            OSError: a new name is an old one, lies below it, or is that of two files (EINVAL, before any change); or
+                one file could not be renamed: those before it have their new names, the others their old ones.
+        """
+        path1, path2 = stringify_path(path1), stringify_path(path2)
+        if isinstance(path1, str) and isinstance(path2, str) and self._moved(path1, path2, maxdepth):
+            return
+        pairs = self._pairs(path1, path2, recursive, maxdepth)
+        files: set[str] = set()
+        for source, (target, directory) in pairs.items():
+            _check_outside(source, target)
+            if target in pairs or target in files:
+                raise OSError(errno.EINVAL, "Another file of the same move has or gets this name", source, None, target)
+            if not directory:
+                files.add(target)
+        for source, (target, directory) in pairs.items():
+            if directory:
+                self.makedirs(target, exist_ok=True)
+            else:
+                self._rename(source, target)
+        for source, (_, directory) in reversed(pairs.items()):
+            if directory:
+                with contextlib.suppress(FileNotFoundError):  # on an object store it vanished with its last object
+                    self.rmdir(source)
+
+    def _moved(self, path: str, new: str, maxdepth: int | None) -> bool:
+        """Rename a file, or a whole directory; False: it is a pattern, or what is in the directory is to be renamed."""
+        source, target = self._stripped(path), self._stripped(new)
         try:
-            super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
-        finally:
-            MOVING.reset(moving)
+            directory = is_directory(self._info_at(source))
+        except FileNotFoundError:
+            if has_magic(source):
+                return False
+            raise
+        if (new.endswith("/") or self.isdir(target)) and not (directory and path.endswith("/")):
+            target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
+        if source == target:
+            return True
+        if not directory:
+            self._rename(source, target)
+            return True
+        _check_outside(source, target)
+        if maxdepth is not None or not hasattr(self.volume.backend, "mkdir"):
+            return False
+        self.makedirs(self._parent(target), exist_ok=True)
+        try:
+            self.volume.rename(self._key(source), self._key(target))
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV):
+                return False  # the files are put into the directory of that name, or on another disk
+            raise
+        return True
+
+    def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> dict[str, tuple[str, bool]]:
+        """Return the new name of each file and directory, as in fsspec's `copy`, and whether it is a directory."""
+        if isinstance(path1, list) and isinstance(path2, list):
+            return {
+                name: (f"{target}{name[len(source) :]}", directory)
+                for source, target in zip(self._stripped(path1), self._stripped(path2), strict=True)
+                for name, directory in self._below(source, self._info_at(source), math.inf if recursive else 0)
+            }
+        found, one = self._expanded(path1, recursive, maxdepth), isinstance(path1, str)
+        if one and (not recursive or maxdepth is not None):
+            found = {name: directory for name, directory in found.items() if not directory}
+        if not found:
+            raise IsADirectoryError(errno.EISDIR, "Is a directory; `recursive` moves what is in it", path1)
+        exists = one and isinstance(path2, str)  # a directory, which the files are put into
+        if exists and has_magic(path1):
+            exists = len(found) == 1
+        elif exists:
+            exists = not path1.endswith("/") and (path2.endswith("/") or self.isdir(path2))
+        targets = other_paths(list(found), self._stripped(path2), exists=exists, flatten=not one)
+        return dict(zip(found, zip(targets, found.values(), strict=True), strict=True))
+
+    def _rename(self, source: str, target: str) -> None:
+        """Rename a file; where the target cannot, copy and remove it."""
+        try:
+            with _naming(source, self._key(source)):
+                self.volume.rename(self._key(source), self._key(target))
+        except OSError as error:
+            if not isinstance(error, io.UnsupportedOperation) and error.errno != errno.EXDEV:
+                raise
+            self._copy(source, target, moving=True)
+            self.volume.remove(self._key(source))
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """Copy a file: on the target if it has the current content of both, otherwise through the cache. A copy to
@@ -418,16 +486,8 @@ class PageCacheFileSystem(ChainedFileSystem):
             self.makedirs(target, exist_ok=True)
         elif self._is_one_file(source, target):
             self.info(source)  # raises if there is none
-        elif (self._intrans and not MOVING.get()) or self._unseen_at(source) or self._unseen_at(target, hidden=False):
-            self._copy(source, target)
         else:
-            self.volume._check_may_write(self._key(target), os.O_RDWR)
-            try:
-                self.fs.cp_file(source, target, **kwargs)
-            except NotImplementedError:
-                self._copy(source, target)
-            else:
-                self.volume.invalidate_remote(self._key(target))
+            self._copy(source, target, **kwargs)
 
     def _is_one_file(self, path: str, other: str) -> bool:
         """Return whether both paths lead to one file, perhaps by links."""
@@ -440,13 +500,20 @@ class PageCacheFileSystem(ChainedFileSystem):
                 return identity is not None and identity == self.volume.stat(self._key(other)).identity
         return False
 
-    def _copy(self, source: str, target: str) -> None:
-        moving = MOVING.get()
+    def _copy(self, source: str, target: str, *, moving: bool = False, **kwargs: Any) -> None:
+        """Copy a file. `moving`: the source will be removed, so the copy is durable, and no part of a transaction."""
+        through = self._unseen_at(source) or self._unseen_at(target, hidden=False)
+        if not (through or (not self.volume.backend.limits.commit_on_close if moving else self._intrans)):
+            self.volume._check_may_write(self._key(target), os.O_RDWR)
+            with contextlib.suppress(NotImplementedError):
+                self.fs.cp_file(source, target, **kwargs)
+                self.volume.invalidate_remote(self._key(target))
+                return
         with self.open(source) as old, self.open(target, "wb", autocommit=moving or None) as new:
             while data := old.read(self.blocksize):
                 new.write(data)
             if moving:
-                new.fsync()  # before the source is removed
+                new.fsync()
 
     def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
         """Make an empty file; with `truncate=False` give an existing one another time, if the target can."""
@@ -625,6 +692,12 @@ class PageCacheFileSystem(ChainedFileSystem):
             UnsavedDataError: not everything could be saved; nothing is lost, and the file system stays usable.
         """
         return self._wanted.close(timeout, on_failed)
+
+
+def _check_outside(source: str, target: str) -> None:
+    """Raise the error of a move into itself."""
+    if f"{target}/".startswith(f"{source}/"):
+        raise OSError(errno.EINVAL, "A file cannot be moved onto or into itself", source, None, target)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import threading
 import time
@@ -17,8 +19,9 @@ from hypothesis import strategies as st
 
 from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.ranges import span_of
+from pagecache.volume.volume import Volume
 
-from ..file.rig import raises
+from ..file.rig import beside, raises
 from .conftest import Make
 from .targets import Listed, OwnMemory, Store
 
@@ -410,7 +413,7 @@ def test_a_link_is_removed_and_not_what_it_leads_to(make: Make, tmp_path: Path, 
     assert (tmp_path / "v42" / "data").read_bytes() == b"kept"
 
 
-@pytest.mark.parametrize("how", ["rm"])
+@pytest.mark.parametrize("how", ["rm", "mv", "mv into a tree", "mv of a pattern"])
 def test_a_tree_with_links_can_be_removed_and_moved(make: Make, tmp_path: Path, how: str) -> None:
     fs, tree = make("file"), tmp_path / "tree"
     for folder in (tmp_path / "other", tree):
@@ -434,3 +437,108 @@ def test_a_tree_with_links_can_be_removed_and_moved(make: Make, tmp_path: Path, 
     if how != "rm":
         assert (tmp_path / "moved" / "link").is_symlink()
         assert (tmp_path / "moved" / "a").read_bytes() == b"a"
+
+
+ONTO: dict[str, Any] = {
+    "itself": ("{0}/dir", "{0}"),
+    "below": ("{0}/dir", "{0}/dir/sub"),
+    "pattern": ("{0}/dir/*.csv", "{0}/dir"),
+    "list": (["{0}/dir/x.csv", "{0}/dir/y.csv"], "{0}/dir"),
+    "chain": (["{0}/dir/x.csv", "{0}/dir/y.csv"], ["{0}/dir/y.csv", "{0}/dir/z.csv"]),
+    "one name": (["{0}/dir/x.csv", "{0}/other/x.csv"], "{0}"),
+    "more names": (["{0}/dir/x.csv", "{0}/dir/y.csv"], ["{0}/new.csv"]),
+    "one level": ("{0}/dir", "{0}/new"),
+}
+
+
+@pytest.mark.parametrize("how", ONTO)
+def test_a_move_loses_no_bytes(fs: PageCacheFileSystem, below: Any, root: str, how: str) -> None:
+    """It moves them, or refuses to."""
+    contents = {"dir/x.csv": b"x", "dir/y.csv": b"y", "dir/deep/z": b"z", "other/x.csv": b"other"}
+    for folder in ("dir/deep", "other"):
+        below.makedirs(f"{root}/{folder}", exist_ok=True)
+    below.pipe({f"{root}/{name}": content for name, content in contents.items()})
+    source, target = ([one.format(root) for one in it] if isinstance(it, list) else it.format(root) for it in ONTO[how])
+    with contextlib.suppress(OSError, ValueError):
+        fs.mv(
+            source,
+            target,
+            recursive=how in ("itself", "below", "one level"),
+            maxdepth=1 if how == "one level" else None,
+        )
+    assert sorted(below.cat_file(path) for path in below.find(root)) == sorted(contents.values())
+
+
+class Gaps(OwnMemory):
+    """Memory of which one listing fails."""
+
+    fails = ""
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        if self.fails and path.rstrip("/") == self.fails:
+            self.fails = ""
+            raise OSError(110, "timed out", path)
+        return super().ls(path, detail, **options)
+
+
+def test_a_listing_that_fails_loses_no_file_of_a_moved_tree(make: Make) -> None:
+    below = Gaps()
+    fs = make(fs=below)
+    below.makedirs("/a/sub", exist_ok=True)
+    below.pipe({"/a/x": b"x", "/a/sub/y": b"y"})
+    below.fails = "/a/sub"
+    raises(OSError, fs.mv, "/a", "/b", recursive=True, match="timed out")
+    assert below.find("/") == ["/a/sub/y", "/a/x"]
+    fs.mv("/a", "/b", recursive=True)
+    assert below.find("/") == ["/b/sub/y", "/b/x"]
+
+
+def test_a_file_that_is_made_beside_the_move_of_its_directory_stays(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    below.makedirs("/a", exist_ok=True)
+    below.pipe_file("/a/x", b"x")
+    beside(monkeypatch, Volume, "rename", lambda: below.pipe_file("/a/new", b"new"))
+    raises(OSError, fs.mv, "/a", "/b", recursive=True)
+    assert {path: below.cat_file(path) for path in below.find("/")} == {"/a/new": b"new", "/b/x": b"x"}
+
+
+@pytest.mark.parametrize("how", ["tree", "files"])
+def test_moved_local_files_are_renamed(make: Make, tmp_path: Path, how: str) -> None:
+    """A copy would have to be on the disk before its source is removed."""
+    fs = make("file")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"x" * 10_000)
+    before = (tmp_path / "a" / "x").stat().st_ino
+    if how == "tree":
+        fs.mv(f"{tmp_path}/a", f"{tmp_path}/new/b", recursive=True)
+        (tmp_path / "new" / "b").rename(tmp_path / "b")
+    else:
+        (tmp_path / "b").mkdir()
+        fs.mv(f"{tmp_path}/a/*", f"{tmp_path}/b")
+    assert (tmp_path / "b" / "x").stat().st_ino == before
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_move_to_another_disk_is_durable_before_its_source_goes(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, transaction: bool
+) -> None:
+    fs, synced, plain = make("file"), set[int](), os.fsync
+    (tmp_path / "x").write_bytes(b"x" * 10_000)
+
+    def fsync(fd: int) -> None:
+        plain(fd)
+        synced.add(os.fstat(fd).st_ino)
+
+    def elsewhere(*_args: Any, **_options: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Volume, "rename", elsewhere)
+    with contextlib.suppress(KeyError), fs.transaction if transaction else contextlib.nullcontext():
+        fs.mv(f"{tmp_path}/x", f"{tmp_path}/y")
+        assert os.listdir(tmp_path) == ["y"]
+        assert (tmp_path / "y").stat().st_ino in synced
+        raise KeyError
+    assert (tmp_path / "y").read_bytes() == b"x" * 10_000
