@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 from uuid import uuid4
 
+from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.compression import compr
 from fsspec.core import get_compression
 from fsspec.implementations.chained import ChainedFileSystem
@@ -518,11 +519,13 @@ class PageCacheFileSystem(ChainedFileSystem):
     def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
         """Make an empty file; with `truncate=False` give an existing one another time, if the target can."""
         path = self._stripped(path)
-        if truncate or not self.exists(path):
+        if truncate:
             self.open(path, "wb", **kwargs).close()
-        elif self._unseen_at(path):
-            return  # storing it sets a new time
-        else:
+            return
+        with contextlib.suppress(FileExistsError):
+            self.open(path, "xb", **kwargs).close()
+            return
+        if not self._unseen_at(path):  # otherwise storing it sets a new time
             if self._unseen_at(path, hidden=False):
                 with self.open(path, "r+b") as file:
                     file.fsync(durability="backend")  # otherwise the new time would look like a foreign change
@@ -614,6 +617,26 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     def commit_many(self, open_files: Iterable[Any]) -> None:
         """Do nothing: the files are closed."""
+
+    def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Write a whole file; `mode` "create": a new one."""
+        with self.open(path, "xb" if mode == "create" else "wb", **kwargs) as file:
+            file.write(value)
+
+    def put_file(
+        self, lpath: Any, rpath: str, callback: Any = DEFAULT_CALLBACK, mode: str = "overwrite", **kwargs: Any
+    ) -> None:
+        """Copy a file of this machine, or make a directory; `mode` "create": a new one."""
+        rpath = self._stripped(rpath)
+        if os.path.isdir(lpath):
+            self.makedirs(rpath, exist_ok=mode != "create")
+            return
+        with open(lpath, "rb") as old:
+            callback.set_size(os.fstat(old.fileno()).st_size)
+            self.makedirs(self._parent(rpath), exist_ok=True)
+            with self.open(rpath, "xb" if mode == "create" else "wb", **kwargs) as new:
+                while data := old.read(self.blocksize):
+                    callback.relative_update(new.write(data))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """Return the bytes [start, end) of a file; negative numbers count from its end."""

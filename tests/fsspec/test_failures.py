@@ -291,3 +291,38 @@ def test_errors_name_a_file_by_the_path_that_was_given(fs: PageCacheFileSystem, 
     with fs.open(f"{root}/there") as file:
         assert file.name == f"{root}/there"
         assert repr(f"{root}/there") in repr(file)
+
+
+class Blind(OwnMemory):
+    """Memory of which the next looks fail."""
+
+    fails = 0
+
+    def info(self, path: str, **options: Any) -> Any:
+        if self.fails:
+            self.fails -= 1
+            raise OSError(errno.ETIMEDOUT, "timed out", path)
+        return super().info(path, **options)
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+@pytest.mark.parametrize("how", ["touch", "pipe", "put"])
+def test_an_object_that_must_be_new_replaces_none(make: Make, tmp_path: Path, how: str, fails: int) -> None:
+    """This holds also after a look that failed: it has found nothing missing."""
+    below = Blind()
+    fs = make(fs=below)
+    below.pipe_file("/file", OLD)
+    (tmp_path / "new").write_bytes(b"new")
+    below.fails = fails
+    if how == "touch":
+        raises((OSError, NotImplementedError), fs.touch, "/file", truncate=False)
+        fs.touch("/new", truncate=False)
+    elif how == "pipe":
+        raises(OSError, fs.pipe_file, "/file", b"new", mode="create")
+        fs.pipe_file("/new", b"new", mode="create")
+    else:
+        raises(OSError, fs.put_file, f"{tmp_path}/new", "/file", mode="create")
+        fs.put_file(f"{tmp_path}/new", "/new", mode="create")
+        raises(FileExistsError, fs.put_file, f"{tmp_path}", "/", mode="create")
+    assert below.cat_file("/file") == OLD
+    assert below.cat_file("/new") == (b"" if how == "touch" else b"new")
