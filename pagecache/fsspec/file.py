@@ -82,7 +82,7 @@ class PageCacheFile(CachedFile):
         """Close as `CachedFile.close`; `abandon` if an exception left a `with fsspec.open(...)` that writes."""
         if self.closed or self._closing:
             return
-        if self._writable and self._commits_on_close() and _left_by_exception(self):
+        if self._writable and self._commits_on_close() and left_by_exception(self):
             self.abandon()
         else:
             super().close()
@@ -126,7 +126,7 @@ def reopen(fs: Any, path: str, mode: str, position: int) -> Any:
     return file
 
 
-def _left_by_exception(file: io.IOBase) -> bool:
+def left_by_exception(file: io.IOBase) -> bool:
     """Return whether the end of a `with fsspec.open(...)`, whose body raised, called `close`.
 
     `OpenFile.__exit__` gets the exception and does not pass it on: it calls `close`.

@@ -29,6 +29,7 @@ from fsspec.transaction import Transaction
 from ..errors import ConflictError
 from ..objects import ObjectStat
 from ..volume.modes import mode_flags
+from .file import left_by_exception
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -259,6 +260,12 @@ class DeferredFile(io.FileIO):
         self._ended = True
         self.close()
         self._scratch.close()
+
+    def close(self) -> None:
+        """Close; `discard` if an exception left a `with fsspec.open(...)`."""
+        if not self.closed and not self._ended and left_by_exception(self):
+            self.discard()
+        super().close()
 
     abandon = discard
 

@@ -323,3 +323,18 @@ def test_a_file_whose_transaction_ends_beside_its_open_is_stored_at_once(
     beside(monkeypatch, DeferredFile, "__init__", fs.end_transaction)
     fs.pipe_file(f"{root}/file", b"whole")
     assert below.cat_file(f"{root}/file") == b"whole"
+
+
+@pytest.mark.parametrize(("mode", "compression"), [("wb", None), ("wt", None), ("wb", "gzip"), ("ab", None)])
+def test_a_file_of_fsspec_open_whose_body_raised_is_not_published_either(
+    make: Make, mode: str, compression: str | None
+) -> None:
+    below = fsspec.filesystem("memory")
+    below.pipe_file("/file", b"old")
+    options = {"capacity": "4MiB"}
+    opened = fsspec.open("pagecache::memory://file", mode, pagecache=options, compression=compression)
+    make("memory")  # it closes the shared cache
+    with opened.fs.transaction, pytest.raises(KeyError), opened as file:
+        file.write("half" if mode == "wt" else b"half")
+        raise KeyError
+    assert below.cat_file("/file") == b"old"
