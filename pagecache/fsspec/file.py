@@ -150,6 +150,18 @@ def give_up(file: Any) -> None:
 class TextFile(io.TextIOWrapper):
     """A text file over a file of the cache."""
 
+    def close(self) -> None:
+        """Close; an object whose last bytes could not be written is given up, not published without them."""
+        if self.closed:
+            return
+        try:
+            self.flush()
+        except BaseException:
+            give_up(self.buffer)
+            raise
+        finally:
+            super().close()
+
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if e is not None:
             give_up(self.buffer)  # before the bytes buffered here reach it
@@ -193,6 +205,9 @@ class CompressedFile(io.BufferedIOBase):
             return
         try:
             self._outer.close()
+        except BaseException:
+            give_up(self._file)  # it lacks the last bytes
+            raise
         finally:
             super().close()
             self._file.close()

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 import pagecache
-from pagecache.fsspec import PageCacheFileSystem
+from pagecache.fsspec import PageCacheFile, PageCacheFileSystem
 
 from ..file.rig import raises, run_program
 from .conftest import Make
@@ -326,3 +326,24 @@ def test_an_object_that_must_be_new_replaces_none(make: Make, tmp_path: Path, ho
         raises(FileExistsError, fs.put_file, f"{tmp_path}", "/", mode="create")
     assert below.cat_file("/file") == OLD
     assert below.cat_file("/new") == (b"" if how == "touch" else b"new")
+
+
+@pytest.mark.parametrize("error", [BlockingIOError, KeyboardInterrupt])
+@pytest.mark.parametrize("compression", [None, "gzip", "xz"])
+def test_a_close_that_cannot_write_the_end_publishes_no_part(
+    make: Make, monkeypatch: pytest.MonkeyPatch, compression: str | None, error: type[BaseException]
+) -> None:
+    """A text or a compressor has bytes that are written by the close; there may be no room, or a Ctrl-C."""
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    below.pipe_file("/file", OLD)
+
+    def refused(*_: Any) -> int:
+        raise error
+
+    with pytest.raises(error), fs.open("/file", "wt", compression=compression) as file:
+        file.write("x" * 100_000)
+        monkeypatch.setattr(PageCacheFile, "write", refused)
+        file.write("tail")
+    monkeypatch.undo()
+    fs.sync()
+    assert below.cat_file("/file") == OLD
