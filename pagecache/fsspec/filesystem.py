@@ -507,9 +507,11 @@ class PageCacheFileSystem(ChainedFileSystem):
         if not (through or (not self.volume.backend.limits.commit_on_close if moving else self._intrans)):
             self.volume._check_may_write(self._key(target), os.O_RDWR)
             with contextlib.suppress(NotImplementedError):
-                self.fs.cp_file(source, target, **kwargs)
-                self.volume.invalidate_remote(self._key(target))
-                return
+                try:
+                    self.fs.cp_file(source, target, **kwargs)
+                    return
+                finally:  # after an error, too: the copy may have been made
+                    self.volume.invalidate_remote(self._key(target))
         with self.open(source) as old, self.open(target, "wb", autocommit=moving or None) as new:
             while data := old.read(self.blocksize):
                 new.write(data)
@@ -529,8 +531,10 @@ class PageCacheFileSystem(ChainedFileSystem):
             if self._unseen_at(path, hidden=False):
                 with self.open(path, "r+b") as file:
                     file.fsync(durability="backend")  # otherwise the new time would look like a foreign change
-            self.fs.touch(path, truncate=False, **kwargs)
-            self.volume.invalidate_remote(self._key(path))
+            try:
+                self.fs.touch(path, truncate=False, **kwargs)
+            finally:
+                self.volume.invalidate_remote(self._key(path))
 
     def start_transaction(self) -> Deferral:
         """Begin a transaction without a `with`."""

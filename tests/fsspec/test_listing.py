@@ -542,3 +542,28 @@ def test_a_move_to_another_disk_is_durable_before_its_source_goes(
         assert (tmp_path / "y").stat().st_ino in synced
         raise KeyError
     assert (tmp_path / "y").read_bytes() == b"x" * 10_000
+
+
+class Unanswered(OwnMemory):
+    """Memory whose copies, and touches, are made, and their answers lost."""
+
+    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
+        super().cp_file(path1, path2, **options)
+        raise OSError(110, "timed out", path2)
+
+    def touch(self, path: str, truncate: bool = True, **options: Any) -> None:
+        self.pipe_file(path, b"new")
+        raise OSError(110, "timed out", path)
+
+
+@pytest.mark.parametrize("how", ["cp_file", "touch"])
+def test_a_change_whose_answer_is_lost_leaves_no_old_bytes(make: Make, how: str) -> None:
+    below = Unanswered()
+    fs = make(fs=below, revalidate=60.0)
+    below.pipe({"/a": b"new", "/b": b"old"})
+    assert fs.cat_file("/b") == b"old"
+    if how == "cp_file":
+        raises(OSError, fs.cp_file, "/a", "/b")
+    else:
+        raises(OSError, fs.touch, "/b", truncate=False)
+    assert fs.cat_file("/b") == below.cat_file("/b") == b"new"
