@@ -132,6 +132,11 @@ class DeferredFile(io.FileIO):
             raise FileNotFoundError(errno.ENOENT, "No such file", path)
         if mode[0] == "x" and there:
             raise FileExistsError(errno.EEXIST, "File exists", path)
+        if not there and hasattr(fs.volume.backend, "make_above"):
+            try:
+                fs.volume.backend.make_above(self._key)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, "No such directory", path) from error
         self._changes = mode[0] in "ra"
         if self._changes and there:
             self._save()

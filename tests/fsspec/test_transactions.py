@@ -338,3 +338,22 @@ def test_a_file_of_fsspec_open_whose_body_raised_is_not_published_either(
         file.write("half" if mode == "wt" else b"half")
         raise KeyError
     assert below.cat_file("/file") == b"old"
+
+
+def test_a_transaction_makes_the_directories_that_open_makes(make: Make, tmp_path: Path) -> None:
+    fs = make("file", {"auto_mkdir": True})
+    with fs.transaction:
+        fs.pipe_file(f"{tmp_path}/new/x", b"1")
+        fs.pipe_file(f"{tmp_path}/y", b"2")
+    assert (tmp_path / "new" / "x").read_bytes() == b"1"
+    assert (tmp_path / "y").read_bytes() == b"2"
+
+
+def test_a_missing_directory_is_an_error_of_the_open(make: Make, tmp_path: Path) -> None:
+    """DeferredFile: "Raises, when it is opened: FileNotFoundError, ...: as without a transaction"."""
+    fs = make("file")
+    with fs.transaction:
+        fs.pipe_file(f"{tmp_path}/y", b"2")
+        error = raises(FileNotFoundError, fs.open, f"{tmp_path}/new/x", "wb")
+        assert error.filename == f"{tmp_path}/new/x"
+    assert (tmp_path / "y").read_bytes() == b"2"

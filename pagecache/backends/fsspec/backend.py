@@ -118,10 +118,19 @@ class LocalObjects(DirectoryBackend):
         except FileNotFoundError:
             if not (create and self._makes_directories):
                 raise
-        for directory in directories_above(str(self.canonical(key))):
+        self.make_above(key)
+        return super().open(key, create=create, exclusive=exclusive)
+
+    def make_above(self, key: Key) -> None:
+        """Make the directories above a key, if the file system does so; FileNotFoundError: it does not, and they are
+        missing.
+        """
+        directories = [*directories_above(str(self.canonical(key)))]
+        for directory in directories if self._makes_directories else ():
             with suppress(FileExistsError):
                 self.mkdir(directory)
-        return super().open(key, create=create, exclusive=exclusive)
+        for directory in directories[-1:]:
+            self.stat(directory)
 
 
 def _check(fs: Any, root: object, publish: object, spool: Any, check_reads: object) -> None:
