@@ -65,6 +65,16 @@ def _private_folder(volume: Any, key: str) -> Iterator[str | None]:
                 backend.rmdir(folder)
 
 
+def _behind_links(backend: Any, key: str) -> str:
+    """Return the key of the file that links lead to: a rename would replace the link."""
+    if hasattr(backend, "readlink"):
+        root: str = backend.root.rstrip("/") + "/"
+        real = os.path.realpath(root + key)
+        if real.startswith(root):  # the others are refused
+            return real[len(root) :]
+    return key
+
+
 class Deferral(Transaction):
     """The transactions of a file system. One inside another is a part of it: the end of the outermost one puts the
     files of all in place. That one is over before its end is processed, so that later writes are not part of it.
@@ -124,7 +134,8 @@ class DeferredFile(io.FileIO):
 
     def __init__(self, fs: Any, path: str, mode: str) -> None:
         self.fs, self.path, self.mode = fs, path, mode
-        self._key: str = fs._key(path)
+        key = fs._key(path)
+        self._key = key if mode[0] == "x" else _behind_links(fs.volume.backend, key)
         self._ended = False
         fs.volume._check_may_write(self._key, mode_flags(mode))
         there = fs.volume.exists(self._key)
@@ -198,12 +209,23 @@ class DeferredFile(io.FileIO):
             beside = name if folder is None else f"{folder}/copy{SUFFIX}"
             try:
                 self._copy_to(beside, "x")
+                self._keep_attributes(beside)
                 self._check_base()  # again: the copy may have taken long
                 volume.rename(beside, self._key, replace=not exclusive)
             except BaseException:
                 with contextlib.suppress(OSError):
                     volume.remove(beside)
                 raise
+
+    def _keep_attributes(self, beside: str) -> None:
+        """Give the copy mode, owner and group of the file that it replaces."""
+        volume = self.fs.volume
+        with contextlib.suppress(FileNotFoundError):
+            old: ObjectStat = volume.backend.stat(self._key)
+            if old.mode is not None and old.uid is not None and old.gid is not None:
+                with contextlib.suppress(PermissionError):
+                    volume.setattr(beside, uid=old.uid, gid=old.gid)
+                volume.setattr(beside, mode=old.mode)
 
     def _copy_to(self, key: str, mode: str) -> None:
         self._scratch.seek(0)

@@ -357,3 +357,22 @@ def test_a_missing_directory_is_an_error_of_the_open(make: Make, tmp_path: Path)
         error = raises(FileNotFoundError, fs.open, f"{tmp_path}/new/x", "wb")
         assert error.filename == f"{tmp_path}/new/x"
     assert (tmp_path / "y").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_a_changed_local_file_keeps_its_mode_and_its_links(make: Make, tmp_path: Path, mode: str) -> None:
+    fs = make("file")
+    real, link, hanging = (tmp_path / name for name in ("real", "link", "hanging"))
+    real.write_bytes(b"secret")
+    real.chmod(0o600)
+    link.symlink_to("real")
+    hanging.symlink_to("none")
+    with fs.transaction:
+        for path in (link, hanging):
+            with fs.open(f"{path}", mode) as file:
+                file.write(b", more")
+    assert link.is_symlink()
+    assert real.read_bytes() == (b"secret, more" if mode == "ab" else b", more")
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert hanging.is_symlink()
+    assert (tmp_path / "none").read_bytes() == b", more"
