@@ -30,7 +30,7 @@ from weakref import WeakValueDictionary
 from ..backends.protocol import Backend, close_backend_file
 from ..backends.transfers import Transfers
 from ..errors import Key
-from .park import SLICE, Deadline, Signal, make_calls, start_thread
+from .park import NEVER, SLICE, Clock, Deadline, Signal, make_calls, start_thread
 from .report.notices import cause
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ STEPS_MAX = 1 << 14
 commits."""
 OPEN_MAX = 64
 """Objects of the mirror that stay open."""
+MOMENT = 0.5
+"""Seconds that the end of a volume waits at least for removals, and for the call that runs then."""
+PATIENCE = 120.0
+"""Seconds after which a call counts as hanging at the end of a volume whose retries have no deadline."""
+NAMES_MOST = 100
+"""Names in one line of the log."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -94,6 +100,7 @@ class Mirror:
         self._log: deque[Step] = deque()
         self._logs = volume.cache.mirrored
         self._running = IDLE  # the copy of the step that is applied, since when
+        self._ending = False  # the steps that close files and backend are in the log
         self._copies: WeakValueDictionary[Key, Copy] = WeakValueDictionary()  # by name, at the end of the log
         self._lost: dict[Copy, str] = {}  # given up, and why
         self._open: dict[Key, tuple[Copy, Any]] = {}  # files, the longest unused first; of the thread
@@ -210,27 +217,45 @@ class Mirror:
         self.give_up(copy, f"a call took longer than {deadline} s")
         return deadline
 
-    def stop(self, timeout: float) -> bool:
-        """Let the mirror catch up, for at most `timeout` seconds; give up the remainder. False when a call hangs: its
-        thread stays.
+    def stop(self, deadline: Deadline) -> bool:
+        """Let the mirror catch up until the deadline, unless a call hangs; give up the remainder, and remove it in the
+        time left, or a moment. False when a call still runs then: its thread stays.
         """
-        deadline = Deadline(self.volume.clock, timeout)
-        while self.busy() and not deadline.passed():
-            Signal().wait(min(SLICE / 10, deadline.left()))
+        self._outlast(deadline)
         with self._lock:
             behind = {self._running[0], *(step.copy for step in self._log)}
         for copy in behind:
             self.give_up(copy, "the volume ended before it had caught up")
-        self._calls.put(None)
-        self._thread.join(SLICE)
-        if self._thread.is_alive():
-            return False
-        for key in list(self._open):
-            self._close(key)
-        while self._log:
-            self._apply()
-        self.backend.close()
-        return True
+        end = NEVER if deadline.at is None else Deadline(Clock(), max(MOMENT, deadline.left()))
+        self._outlast(end)
+        with self._lock:  # so the call that runs is the last one
+            left, self._log = self._log, deque()
+        self._outlast(Deadline(Clock(), MOMENT))
+        with self._lock:
+            names = {name for step in left for name in (step.key, *getattr(step.call, "args", ()))}
+            if hangs := self._running is not IDLE:  # what is left is done when its call returns, if it does
+                self._log = left
+                names.add(self._running[0].name)
+            if not self._ending:
+                self._append(NO_COPY, partial(self._end, end), lasting=True)
+                self._ending = True
+        names.discard(NO_COPY.name)
+        if names:
+            shown = ", ".join(sorted(map(repr, names))[:NAMES_MOST])
+            what = f"the volume ended before {len(names)} names were removed there: {shown}"
+            self.volume.say(logging.ERROR, "names that stay in the mirror", what, "they have to be removed by hand")
+        if not hangs:
+            self._outlast(end)
+            self._thread.join(MOMENT)
+        return not self._thread.is_alive()
+
+    def _outlast(self, deadline: Deadline) -> None:
+        """Wait until all steps are applied, a call hangs, or the deadline has passed."""
+        limit = self.volume.retry.deadline
+        while self._thread.is_alive() and self.busy() and not deadline.passed():
+            if self.volume.clock.now() >= self._running[1] + (PATIENCE if limit is None else limit):
+                return
+            Signal().wait(min(SLICE / 10, deadline.left()))
 
     # -- the log; `_lock` is held
 
@@ -295,6 +320,20 @@ class Mirror:
         except BaseException as error:
             self.give_up(copy, cause(error))
         close_backend_file(opened)
+
+    def _end(self, until: Deadline, step: Step) -> None:
+        """Close the files, one in each step, and then the backend. After the deadline none is committed again."""
+        if self._open:
+            key, (copy, _) = next(iter(self._open.items()))
+            self._close(key, commit=copy.valid and not until.passed())
+            with self._lock:
+                self._append(NO_COPY, partial(self._end, until), lasting=True)
+            return
+        self._calls.put(None)
+        try:
+            self.backend.close()
+        except BaseException as error:
+            self.volume.say(logging.WARNING, "the mirror", f"closing it failed: {cause(error)}")
 
     def _write(self, step: Step) -> None:
         _, error = Transfers(self._file(step), self.backend, step.key).send(step.offset, step.data)

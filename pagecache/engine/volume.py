@@ -632,8 +632,10 @@ class EngineVolume:
             file.let_go()  # file objects may stay
         del forgotten  # without the lock: files of a backend may run code when they are collected
 
-    def stop(self, timeout: float) -> bool:
-        """End the threads; False when one hangs in the backend: then nothing of the volume may be freed."""
+    def stop(self, timeout: float, deadline: Deadline) -> bool:
+        """End the threads, that of the mirror by the deadline; False when one hangs in the backend: then nothing of the
+        volume may be freed.
+        """
         self.native.stop()
         stopped = self.runner.join(timeout)
-        return (self.mirror is None or self.mirror.stop(timeout)) and stopped
+        return (self.mirror is None or self.mirror.stop(deadline)) and stopped

@@ -395,7 +395,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         _close_backend(volume, inodes, deadline)
     patience = max(0.2, _moment(deadline).left())
     reason = Reason("the end of the volume's threads", volume.engine.native)
-    stopped = during(reason, lambda: volume.engine.stop(patience))
+    stopped = during(reason, lambda: volume.engine.stop(patience, deadline))
     volume.aside.stop()
     if volume.engine.journal is not None:  # before it is forgotten: another volume may have its store then
         volume.engine.journal.end()

@@ -18,6 +18,7 @@ import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, Volume, loglines
 from pagecache.backends import MemoryBackend
 from pagecache.engine import mirror
+from pagecache.engine.park import NEVER
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing.gate import Gate
 
@@ -401,20 +402,88 @@ def test_a_copy_that_cannot_be_removed_is_emptied_or_named(make: Make, error: OS
     assert (pair.mirror.written(KEY), pair.volume.not_mirrored()) == (b"new", {})
 
 
-def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: HandClock) -> None:
-    """Memory that it may still touch stays; what waits behind the call is listed. [T-34]"""
+def held(**config: Any) -> tuple[PageCache, Volume, RecordingBackend, Any]:
+    """Return a cache and a volume, whose mirror has two objects to write, and hangs in the first."""
     copy = RecordingBackend()
     gate = copy.gate("write_from")
-    cache = PageCache("1MiB", **QUIET)
+    cache = PageCache("1MiB", **QUIET, **config)
     volume = cache.attach(RecordingBackend(), mirror=copy)
     write(volume, KEY, b"a" * PAGE)
     gate.wait_entered()
     write(volume, "behind", b"b")
+    return cache, volume, copy, gate
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_close_lets_a_slow_mirror_catch_up_until_its_timeout(clock: HandClock, timeout: float | None) -> None:
+    cache, volume, copy, gate = held()
+    closing = Task(cache.close, timeout=timeout)
+    assert closing.waits()
+    clock.advance(5.0)
+    assert closing.waits()
+    assert closing.result(opening=gate) == []
+    assert (volume.not_mirrored(), [*copy.objects], copy.closed) == ({}, [KEY, "behind"], True)
+
+
+def test_what_a_slow_mirror_has_too_much_is_removed_before_the_end_of_close(
+    clock: HandClock, monkeypatch: Patch
+) -> None:
+    """Its calls return after the timeout. [T-34]"""
+    monkeypatch.setattr(mirror, "MOMENT", 60.0)
+    cache, volume, copy, gate = held()
+    closing = Task(cache.close, timeout=60.0)
+    assert closing.waits()
+    clock.advance(60.0)
+    eventually(lambda: {*volume.not_mirrored()} == {KEY, "behind"})
+    assert closing.waits(0.5)
+    closing.result(opening=gate)
+    assert ([*copy.objects], copy.closed) == ([], True)
+
+
+@pytest.mark.parametrize("deadline", [0.05, None])
+def test_a_close_without_a_timeout_ends_though_a_mirror_hangs(deadline: float | None, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(mirror, "PATIENCE", 0.05)
+    cache, volume, _, gate = held(retry=RetryPolicy(deadline=deadline))
+    assert Task(cache.close).result() == []
+    assert {*volume.not_mirrored()} == {KEY, "behind"}
+    gate.open()
+
+
+def test_names_that_a_mirror_has_no_time_to_remove_are_logged(
+    clock: HandClock, monkeypatch: Patch, caplog: Log
+) -> None:
+    """Its call ends in time, but the next would not; then its backend is closed. [T-34]"""
+    cache, volume, copy, gate = held()
+    volume.rename("behind", "elsewhere")
+    monkeypatch.setattr(mirror, "MOMENT", 0.0)
+    outlast = mirror.Mirror._outlast
+
+    def opening(self: Any, deadline: Any) -> None:
+        if not self._log and self.busy():  # of the call that runs
+            gate.open()
+            deadline = NEVER
+        outlast(self, deadline)
+
+    monkeypatch.setattr(mirror.Mirror, "_outlast", opening)
+    closing = Task(cache.close, timeout=60.0)
+    assert closing.waits()
+    clock.advance(60.0)
+    closing.result()
+    loglines.outlast(20.0)
+    assert f"the volume ended before 3 names were removed there: 'behind', 'elsewhere', {KEY!r}; " in caplog.text
+    eventually(lambda: copy.closed)
+
+
+def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: HandClock, caplog: Log) -> None:
+    """Memory that it may still touch stays; what waits behind the call is listed. [T-34]"""
+    cache, volume, copy, gate = held()
     closing = Task(cache.close, timeout=60.0)
     assert closing.waits()
     clock.advance(60.0)  # the time also passes the deadlines of all retries
     eventually(lambda: {*volume.not_mirrored()} == {KEY, "behind"})
     closing.result()
+    loglines.outlast(20.0)
+    assert f"before 2 names were removed there: 'behind', {KEY!r}; they have to be removed by hand" in caplog.text
     gate.open()
     eventually(lambda: not [thread for thread in threading.enumerate() if "-mirror" in thread.name])
-    assert list(copy.objects) == []
+    assert (list(copy.objects), copy.closed) == ([], True)

@@ -40,6 +40,7 @@ TOPICS = {
     "the store": "volume",
     "the volume": "volume",
     "the mirror": "mirror",
+    "names that stay in the mirror": "mirror",
     "the journal": "volume",
     "the spool": "volume",
     "recovered bytes": "volume",
