@@ -33,7 +33,7 @@ def options_from(
     if colon and scheme == "dir" and path:
         url = f"dir:{os.path.abspath(path)}"  # a background server has another working directory
     options = with_words(MountOptions(url=url, mountpoint=os.path.abspath(directory)), words)
-    fields = {name: value for name, value in given.items() if value not in (None, False)}
+    fields = {name: value for name, value in given.items() if value is not None and value is not False}
     # All at once: single checks would refuse combinations that are valid together.
     known = {name: getattr(options, name) for name in MountOptions.__dataclass_fields__}
     return MountOptions(**{**known, **fields, "backend_options": more})

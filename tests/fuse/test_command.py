@@ -16,6 +16,7 @@ import pytest
 
 from pagecache.backends.protocol import BackendLimits
 from pagecache.fuse.mount import reading
+from pagecache.fuse.mounting import options_from
 from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.observe.client import ask
@@ -157,6 +158,14 @@ def test_words_after_o() -> None:
     for word in ("direct_io=1", "max_read=4096", "capacity"):
         raises(ValueError, with_words, plain, [word], match=word.partition("=")[0])
     raises(WrongOption, with_words, plain, ["direct_io,kernel_cache"])
+
+
+@pytest.mark.parametrize("name", ["uid", "gid", "timeout", "drain_timeout"])
+def test_an_option_of_zero_takes_the_place_of_a_word(name: str) -> None:
+    """A flag or an option that is not given does not."""
+    given = {name: 0, "capacity": None, "read_only": False}
+    made = options_from("memory:", "/mnt", (f"{name}=5,ro,capacity=1MiB",), (), given)
+    assert (getattr(made, name), made.read_only, made.capacity) == (0, True, "1MiB")
 
 
 @pytest.mark.parametrize(
