@@ -122,7 +122,7 @@ class Target:
             if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 raise BadTarget(f"{module_name} cannot be imported: {error}") from error
             raise BadTarget(f"no module {module_name!r} (looked for in {os.getcwd()} and the Python path)") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadTarget(
                 f"{module_name} cannot be imported: {type(error).__name__}: {error}{place(error)}"
             ) from error

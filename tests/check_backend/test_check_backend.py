@@ -269,6 +269,11 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: 
     Path("is_wrong.py").write_text("1 / 0\n")
     assert "cannot be imported: No module named 'no_such_package'" in call("needs_more:f").stderr
     assert "is_wrong cannot be imported: ZeroDivisionError" in call("is_wrong:f").stderr
+    Path("is_script.py").write_text("import sys\nsys.exit()\n")
+    for name in ("is_script:f", "python:is_script:f"):
+        result = call(name)
+        assert result.exit_code == 2, "nothing was checked"
+        assert "is_script cannot be imported: SystemExit" in result.stderr
 
 
 def test_options_are_read_as_python_where_they_can_be_and_unknown_ones_are_named() -> None:
