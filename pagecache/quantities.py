@@ -99,7 +99,7 @@ def duration_text(seconds: float | None) -> str:
 def clean_in_text(clean_in: float | None, *, local: float) -> str:
     """Format the time until everything is saved: "clean" if there is nothing to save, "?" if unknown."""
     if clean_in is None:
-        return "?" if local else "clean"
+        return "?"
     return duration_text(clean_in) if clean_in or local else "clean"
 
 

@@ -70,7 +70,7 @@ def test_figures_are_shown_with_their_units(show: Callable[[Any], str]) -> None:
 
 def test_clean_is_said_only_where_nothing_is_unsaved() -> None:
     assert clean_in_text(0.0, local=0) == "clean"
-    assert clean_in_text(None, local=0) == "clean"
+    assert clean_in_text(None, local=0) == "?"
     assert clean_in_text(None, local=1) == "?"
     assert clean_in_text(0.0, local=1) == "0s"
     assert clean_in_text(2.0, local=1) == "2.0s"

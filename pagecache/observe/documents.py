@@ -125,7 +125,7 @@ def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, A
             "limit": pressure.limit,
         },
         "rate": engine.pace.rate,
-        "clean_in": _clean_in(counters, engine.pace.rate, engine.aborted),
+        "clean_in": _clean_in(volume, counters),
         "latency": {
             name: {"bounds": LATENCY_BOUNDS, "counts": counts, "count": sum(counts), "sum": total}
             for name, call in CALLS.items()
@@ -149,12 +149,16 @@ def _oldest_dirty(volume: Volume, now: float) -> float | None:
     return _age(min(times, default=None), now)
 
 
-def _clean_in(counters: dict[str, Any], rate: float | None, aborted: bool) -> float | None:
-    """Return the expected seconds until everything is saved; None: bytes have failed, or nothing is being saved."""
+def _clean_in(volume: Volume, counters: dict[str, Any]) -> float | None:
+    """Return the expected seconds until everything is saved; None: bytes have failed, nothing is being saved, or it is
+    no bytes: a creation, a size, direct writes.
+    """
+    engine = volume.engine
     unsaved = counters["local"] + counters["staged"]
     if not unsaved:
-        return 0.0
-    return None if aborted or counters["failed"] or not rate else unsaved / rate
+        return None if engine.native.dirty_inodes(1) else 0.0
+    rate = None if engine.aborted or counters["failed"] else engine.pace.rate
+    return unsaved / rate if rate else None
 
 
 # -- files

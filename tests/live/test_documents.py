@@ -89,6 +89,24 @@ def test_the_oldest_dirty_byte_has_its_age(make: Make) -> None:
     assert volume_of(rig)["clean_in"] == 0.0
 
 
+@pytest.mark.parametrize("change", ["created", "cut", "direct"])
+def test_a_change_without_unsaved_bytes_is_not_clean_before_its_commit(make: Make, change: str) -> None:
+    """A power cut may take it. [K2]"""
+    rig = make({KEY: b"x" * PAGE})
+    assert volume_of(rig)["clean_in"] == 0.0
+    file = rig.volume.open("new" if change == "created" else KEY, "a+b" if change == "created" else "r+b")
+    if change == "cut":
+        file.truncate(1)
+    elif change == "direct":
+        with rig.volume.open(KEY, "r+b", direct=True) as direct:
+            direct.pwrite(b"y", 0)
+    assert volume_of(rig)["counters"]["local"] == 0
+    assert volume_of(rig)["clean_in"] is None
+    file.fsync()
+    assert volume_of(rig)["clean_in"] == 0.0
+    file.close()
+
+
 def test_waiting_and_running_work_are_counted_separately(make: Make) -> None:
     rig = make({f"{k}": b"" for k in range(6)}, limits={"max_inflight": 2})
     gate = rig.backend.gate("write_from", times=6)

@@ -83,6 +83,19 @@ def test_once_prints_caches_volumes_errors_and_files_by_unsaved_bytes(volume: Vo
     assert "\x1b" not in result.stdout
 
 
+def test_an_uncommitted_truncate_is_not_saved(socket: str) -> None:
+    """It has no bytes that could be counted."""
+    with PageCache("4MiB", dirty_expire=3600.0) as cache, cache.attach(MemoryBackend()).open("a", "w+b") as file:
+        cache.serve_stats(socket)
+        file.write(b"x" * PAGE)
+        file.fsync()
+        assert "  all saved" in call("--once", socket).stdout
+        file.truncate(1)
+        shown = call("--once", socket).stdout
+        assert ("  uncommitted changes" in shown, "all saved" in shown) == (True, False)
+        assert "clean" not in shown.splitlines()[-1]
+
+
 def test_a_disk_tier_has_a_line_with_what_is_in_its_journal(tmp_path: Path, socket: str) -> None:
     with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
         volume = cache.attach(MemoryBackend(), name="store", durability="disk")

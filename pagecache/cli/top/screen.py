@@ -167,6 +167,8 @@ def _cache_line(cache: Document) -> Text:
         line.append(f"  {size(cache['local'])} not saved", style="bold yellow")
         clean_in = clean_in_text(cache["clean_in"], local=cache["local"])
         line.append(f", oldest {duration_text(cache['oldest_dirty'])}, clean in {clean_in}")
+    elif cache["clean_in"] is None:
+        line.append("  uncommitted changes", style="bold yellow")
     else:
         line.append("  all saved", style="bold green")
     if cache["counters"].get("failed"):
