@@ -26,7 +26,9 @@ OPERATIONS: Final[tuple[str, ...]] = (
     *("open", "stat", "read", "write", "commit", "truncate", "punch", "next_data", "rollback"),
     *("remove", "rename", "list", "sync", "close"),
 )
-"""Operations that rules match. "stat" and "close" are those of the backend and of its files."""
+"""Operations that rules match. "stat" and "close" are those of the backend and of its files; `lstat` is a "stat" too,
+`readdir` a "list".
+"""
 REPEATABLE: Final = ("read", "write", "commit", "truncate", "punch")
 """Operations that may be done twice without harm."""
 

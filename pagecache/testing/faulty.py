@@ -15,19 +15,21 @@ import inspect
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any
 from weakref import WeakSet
 
 from ..backends.passing import PassingFile, SlowBackend
 from ..backends.plain import PlainBackend, given
-from ..backends.protocol import Backend, BackendFile, ObjectStat
+from ..backends.protocol import Backend, BackendFile, NamespaceBackend, ObjectStat
 from ..errors import BackendError, Key
 from .faults import Answer, Call, FaultPlan, Rule, draw
 
+NAMES = frozenset(name for name in vars(NamespaceBackend) if name[0] != "_") - {"readdir", "setattr"} | {"mknod"}
+"""Calls that no rule concerns."""
 Buffers = Sequence[memoryview]
 CarryOut = Callable[[Buffers], Any]
 
@@ -168,8 +170,40 @@ class FaultyBackend(SlowBackend):
         self.run(Call("close"), lambda _: self.inner.close())
 
     def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        found = self.run(Call("list", prefix), lambda _: builtins.list(self.inner.list(prefix)))
+        return self._listed(prefix, self.inner.list)
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return partial(self._named, found) if name in NAMES else found
+
+    def _lstat(self, key: Key) -> Any:
+        inner: Any = self.inner
+        return self.run(Call("stat", key), lambda _: self.stated(key, inner.lstat(key)))
+
+    def _readdir(self, key: Key) -> Iterable[ObjectStat]:
+        inner: Any = self.inner
+        return self._listed(key, inner.readdir)
+
+    def _entries(self, directory: str) -> Iterable[ObjectStat]:
+        inner: Any = self.inner
+        return self._listed(directory, inner.entries)
+
+    def _setattr(self, key: Key, **attributes: Any) -> ObjectStat:
+        inner: Any = self.inner
+        return self.stated(key, self._named(inner.setattr, key, **attributes))
+
+    def _listed(self, where: Any, method: Callable[[Any], Iterable[ObjectStat]]) -> Iterable[ObjectStat]:
+        found = self.run(Call("list", where), lambda _: builtins.list(method(where)))
         return [self.stated(stat.key, stat) for stat in found]
+
+    def _named(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """Make a call that no rule concerns, and that is not in the log."""
+        with self._changed:
+            if self._death is not None:
+                raise self._death(arguments[0] if arguments else None)
+            life = self.life
+        with self._entered(life, arguments[0] if arguments else None):
+            return method(*arguments, **more)
 
     # -- deciding
 
@@ -231,22 +265,29 @@ class FaultyBackend(SlowBackend):
         life = life if file is None else file.life
 
         def carried(buffers: Buffers) -> Any:
-            with self._changed:
-                if life != self.life and call.op != "close":  # a close changes nothing, and frees memory
-                    raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
-                self._inside[life] += 1
-            try:
-                return carry_out(buffers)
-            except BackendError as error:
-                if error.retry and error.errno is not None:
-                    self.refused.add(error.errno)
-                raise
-            finally:
-                with self._changed:
-                    self._inside[life] -= 1
-                    self._changed.notify_all()
+            with self._entered(life, call.key, always=call.op == "close"):  # a close changes nothing, and frees memory
+                try:
+                    return carry_out(buffers)
+                except BackendError as error:
+                    if error.retry and error.errno is not None:
+                        self.refused.add(error.errno)
+                    raise
 
         return carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers)
+
+    @contextmanager
+    def _entered(self, life: int, key: Key | None, *, always: bool = False) -> Iterator[None]:
+        """Count a call that is in the inner backend; refuse one of an earlier life."""
+        with self._changed:
+            if life != self.life and not always:
+                raise OSError(errno.ENOTCONN, "the backend was fenced off", key)
+            self._inside[life] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[life] -= 1
+                self._changed.notify_all()
 
     def _ruled(self, rule: Rule, random: float, call: Call, file: Any, carried: CarryOut, buffers: Buffers) -> Any:
         if rule.delay and not rule.done:

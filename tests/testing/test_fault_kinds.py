@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pagecache.backends import DirectoryBackend
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.memory import MemoryFile
-from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
+from pagecache.testing import Call, FaultPlan, FaultyBackend, Gate, Rule
 
 from ..file.rig import Patch, Task, at_gate, held, raises
 from ..stores import ObjectBackend
@@ -262,3 +262,63 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store, monkeypatch: Patch) 
 def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Rule(**options)
+
+
+def kept(folder: Path) -> Any:
+    (folder / "a").write_bytes(b"a")
+    return FaultyBackend(DirectoryBackend(folder))
+
+
+def test_a_look_at_a_name_is_a_call_of_its_operation(tmp_path: Path) -> None:
+    """It has the version of foreign changes."""
+    faulty = kept(tmp_path)
+    faulty.change("a")
+    version = faulty.stat("a").version
+    (entry,) = faulty.readdir("")
+    assert {faulty.lstat("a").version, entry.version, faulty.setattr("a", mode=0o600).version} == {version}
+    assert faulty.calls == [Call("stat", "a"), Call("list", ""), Call("stat", "a")]
+    faulty.use([Rule(("stat", "list"), error=errno.EIO)])
+    raises(OSError, faulty.lstat, "a", match="Input/output")
+    raises(OSError, faulty.readdir, "", match="Input/output")
+    assert not hasattr(FaultyBackend(MemoryBackend()), "lstat")
+
+
+NAMING: dict[str, Callable[[Any], Any]] = {
+    "lstat": lambda faulty: faulty.lstat("a"),
+    "readdir": lambda faulty: [*faulty.readdir("")],
+    "mkdir": lambda faulty: faulty.mkdir("new"),
+    "rmdir": lambda faulty: faulty.rmdir("d"),
+    "link": lambda faulty: faulty.link("a", "new"),
+    "symlink": lambda faulty: faulty.symlink("a", "new"),
+    "setattr": lambda faulty: faulty.setattr("a", mode=0o600),
+    "statfs": lambda faulty: faulty.statfs(),
+}
+
+
+@pytest.mark.parametrize("call", NAMING)
+def test_a_dead_backend_changes_no_name(tmp_path: Path, call: str) -> None:
+    faulty = kept(tmp_path)
+    (tmp_path / "d").mkdir()
+    faulty.die(Rule(dies=True).exception)
+    raises(OSError, NAMING[call], faulty, match="the backend is gone")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "d"]
+    faulty.revive()
+    NAMING[call](faulty)
+
+
+def test_a_fence_waits_for_a_change_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty, gate, plain = kept(tmp_path), Gate(), DirectoryBackend.mkdir
+
+    def mkdir(self: DirectoryBackend, key: Any) -> None:
+        gate.enter()
+        plain(self, key)
+
+    monkeypatch.setattr(DirectoryBackend, "mkdir", mkdir)
+    making = Task(faulty.mkdir, "new")
+    gate.wait_entered()
+    raises(TimeoutError, faulty.fence, 0.01)
+    fencing = Task(faulty.fence)
+    gate.release()
+    making.result()
+    fencing.result()
+    assert (tmp_path / "new").is_dir()
