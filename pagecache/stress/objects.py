@@ -139,7 +139,7 @@ class Objects:
     def clear(self) -> None:
         """Remove the objects that an earlier failed run with this seed and round left."""
         left = False
-        for number in range(self._plan.files + 1):
+        for number in range(self._plan.files + 2):  # with those of a foreign writer and of a rival
             if self._there(number):
                 self.remove(number)
                 left = True

@@ -114,7 +114,8 @@ def test_remains_of_a_run_with_a_finding_are_no_alarm_of_the_next(tmp_path: Path
     folder = tmp_path if scheme == "dir:" else tmp_path / "pagecache-stress-11-0"
     folder.mkdir(exist_ok=True)
     prefix = "pagecache-stress-11-0-" if scheme == "dir:" else ""
-    for name in ("file0", "file1", *(f"own{worker}-{number}" for worker in range(1, 11) for number in range(3))):
+    files = (f"file{number}" for number in range(plan.files + 2))  # with a foreign writer's and a rival's
+    for name in (*files, *(f"own{worker}-{number}" for worker in range(1, 11) for number in range(3))):
         (folder / f"{prefix}{name}").write_bytes(b"left" * 100_000)
     busy(plan, f"{scheme}{tmp_path}")
     assert list(tmp_path.iterdir()) == []
