@@ -25,6 +25,7 @@ from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, shrink
+from pagecache.stress.targets import UnusableTarget
 
 STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patience`: then the process is ended
 WINDS = 1.0  # seconds between two resets of the timer for that
@@ -153,14 +154,18 @@ def stem(report: Report) -> str:
     return f"pagecache-stress-{plan['seed']}-{plan['first_round']}"
 
 
-def write_replay(report: Report, more: str = "") -> Path:
-    """Write the replay of a failure as JSON."""
-    return write(f"{stem(report)}{more}.json", json.dumps(report.replay, indent=1) + "\n")
+def write_replay(report: Report, what: str, more: str = "") -> None:
+    """Write the replay of a failure as JSON and print its path, or why there is none: the report is shown anyway."""
+    try:
+        path = write(f"{stem(report)}{more}.json", json.dumps(report.replay, indent=1) + "\n")
+        print(f"{what}: pagecache stress --replay {path}", file=sys.stderr)
+    except OSError as error:
+        print(f"{what}: {error}; --json prints it", file=sys.stderr)
 
 
 def save(report: Report) -> None:
-    """Write the replay of a failure and print its path, first of all: later steps may be interrupted."""
-    print(f"again: pagecache stress --replay {write_replay(report)}", file=sys.stderr)
+    """Write the replay of a failure, first of all: later steps may be interrupted."""
+    write_replay(report, "again")
     if report.replay["target"] not in (None, "memory:"):
         begin = f"'{stem(report)}'"
         print(f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=sys.stderr)
@@ -171,10 +176,10 @@ def shrunk(report: Report, target: str | None, seconds: float) -> Report | None:
     print(f"shrinking for up to {seconds:g} s", file=sys.stderr)
     try:
         found = shrink(report, target, seconds=seconds)
-    except NotFailing as error:
+    except (NotFailing, UnusableTarget, ValueError, OSError) as error:
         print(f"not shrunk: {error}", file=sys.stderr)
         return None
-    print(f"shrunk: pagecache stress --replay {write_replay(found, '-small')}", file=sys.stderr)
+    write_replay(found, "shrunk", "-small")
     return found
 
 

@@ -7,10 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from click.testing import CliRunner
 
-from pagecache.stress import Plan, command
+from pagecache.cli import main
+from pagecache.stress import Plan, Report, UnusableTarget, command
 
 pytest_plugins = ["pytester"]
 
@@ -53,6 +56,25 @@ def test_a_finding_is_exit_status_1_and_a_replay_and_with_shrink_a_small_one(tmp
         again = stress(tmp_path, "--replay", file.name)
         found = "python:mine:factory, round 0 of seed 7: data" in again.stdout
         assert (again.returncode, found) == (1, True), again.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--shrink"]])
+def test_a_finding_is_shown_though_its_replay_can_be_written_nowhere(
+    monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """Or though the target cannot be used to shrink it."""
+    replay = {"plan": {"seed": 7, "first_round": 3}, "target": "memory:"}
+    found = Report(ok=False, story="round 3 of seed 7: data\nfile 1: wrong", counters={}, kind="data", replay=replay)
+    raising = {"write": OSError("nowhere"), "shrink": UnusableTarget("gone")}
+    for name, error in raising.items():
+        monkeypatch.setattr(command, name, Mock(side_effect=error))
+    monkeypatch.setattr(command, "execute", lambda plan, target: found)
+    monkeypatch.setattr("pagecache.cli.stress.leave", lambda status, *, hung: sys.exit(status))  # else the tests end
+    ran = CliRunner().invoke(main, ["stress", *options])
+    assert ran.exit_code == 1
+    assert "file 1: wrong" in ran.stdout
+    assert "again: nowhere" in ran.stderr
+    assert ("not shrunk: gone" in ran.stderr) is ("--shrink" in options)
 
 
 @pytest.mark.long
