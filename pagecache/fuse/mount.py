@@ -207,6 +207,8 @@ class Mount:
             return 1
         finally:
             over.set()
+            if self.cache.live is not None:  # also if the cache is not closed: the process ends
+                self.cache.live.stop()
         return 0
 
     def _report(self, over: threading.Event) -> None:

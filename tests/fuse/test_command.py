@@ -267,6 +267,7 @@ def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: 
             file.write(b"x" * 2 * PAGE)
         assert caught.value.errno == errno.ENOSPC
         assert getattr(mounted, end)() == 1
+        assert not mounted.stats.exists()
     said = mounted.said()
     assert [line for line in said.splitlines() if "NOT SAVED: " in line or "are not saved: " in line] == [
         line for line in said.splitlines() if line.startswith("pagecache mount: NOT SAVED: ")
