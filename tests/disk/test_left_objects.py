@@ -738,6 +738,22 @@ def test_a_discard_that_the_disk_has_refused_has_not_happened(world: World, *, a
     assert after.read() == (OLD if again else changed(0, b"new"))
 
 
+@pytest.mark.parametrize("call", ["fdatasync", "pwritev"])
+def test_bytes_of_a_discard_that_the_disk_has_refused_survive_a_kill_after_an_fsync(world: World, call: str) -> None:
+    world.open("o", "x+b").fsync(durability="backend")
+    for key in ("o", "k"):  # of "o" is the record that keeps the segment
+        world.synced(b"new", key=key)
+    after = world.crash(on_recovery="hold")
+    with disk_fails(call):
+        raises(OSError, after.volume.discard, "k")
+    after.hang()
+    file = after.open("k", "r+b")
+    assert file.pread(3, 0) == b"new"
+    file.fsync()
+    eventually(lambda: not after.journal().lacks())
+    assert after.copied(on_recovery="hold").read() == changed(0, b"new")
+
+
 def test_files_that_were_saved_leave_room_for_others_that_are_held(world: World) -> None:
     for number in range(3):
         world.synced(BIG[:600_000], key=f"{number}", mode="x+b")

@@ -817,7 +817,8 @@ class Journaled:
         with self._lock:
             journal = self._owner.journal()
             self._number, self._last, self._size, self._known = number, lsn, state.size, state.base
-            self._generation, self._whole, self._cut = journal.generation, False, True
+            self._generation, self._cut = journal.generation, True
+            self._whole = journal.unsaved_size(number) is None  # a discard was refused: the journal owes it
             self._appended_to = self.file.size != state.size
             self.file.cut_unlogged()
             self._add_asked_mark()
