@@ -547,7 +547,8 @@ class Journal:
         """Return whether any record before this one, or it, does not count."""
         return any(after < lsn for after, *_ in self._void)
 
-    def _is_void(self, lsn: int) -> bool:
+    def is_void(self, lsn: int) -> bool:
+        """Return whether a record does not count."""
         return any(after < lsn <= last for after, last, *_ in self._void)
 
     def _wait(self, lsn: int) -> None:
@@ -565,7 +566,7 @@ class Journal:
     def _wake(self) -> None:
         """Wake one waiter that is not done, so that the next sync begins at once, and all that are done."""
         with self._waiting:
-            rest = [w for w in self._waiters if w.lsn > self._confirmed and not self._is_void(w.lsn)]
+            rest = [w for w in self._waiters if w.lsn > self._confirmed and not self.is_void(w.lsn)]
             done = [w for w in self._waiters if w not in rest] if rest else self._waiters
             self._waiters = rest[1:]
             for waiter in (*rest[:1], *done):
@@ -663,13 +664,16 @@ class Journal:
 
     def read(self) -> Recovered:
         """Read what there is now, as `recover` does, beside appends and confirmations."""
+        with suppress(OSError):  # else there is what a crash would leave
+            self.restate()
         with self._lock:
             self._readers += 1
             sizes = {segment.number: segment.size for segment in list(self._segments) if not segment.going.locked()}
             if self._current is not None:
                 sizes[self._current.number] = self._current.used
+            end = self._counts
         try:
-            return recover(self._folder, self._device, sizes)
+            return recover(self._folder, self._device, sizes, end)
         finally:
             with self._lock:
                 self._readers -= 1

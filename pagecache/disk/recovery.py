@@ -258,7 +258,7 @@ class Recovered:
 
     # ------------------------------------------------------------------------------------------------ read
 
-    def read(self, sizes: Mapping[int, int] | None) -> None:
+    def read(self, sizes: Mapping[int, int] | None, end: int) -> None:
         segments = []
         for name in self.device.listdir(self.folder):
             if (match := NAME.fullmatch(name)) and (sizes is None or int(match[1]) in sizes):
@@ -278,7 +278,7 @@ class Recovered:
             if segment is not None:
                 read.append(segment)
         self._mend(read)
-        self._replay(self._counted(read))
+        self._replay(self._counted(read, end))
 
     def _start(self, number: int, room: memoryview) -> Segment | None:
         for at in records.COPIES:
@@ -367,15 +367,15 @@ class Recovered:
 
     # ------------------------------------------------------------------------------------------------ order
 
-    def _counted(self, segments: list[Segment]) -> Iterator[Found]:
-        """Yield the records that count, in their order, up to the end of the log."""
+    def _counted(self, segments: list[Segment], end: int) -> Iterator[Found]:
+        """Yield the records that count, in their order, up to the end of the log: `end` at most."""
         self.last = max((found.head.lsn for segment in segments for found in segment.found), default=0)
         self.last = max([self.last, *(segment.first - 1 for segment in segments)])
         claims = [found.head.confirmed for segment in segments for found in segment.found]
         evidence = max([0, *claims, *(segment.confirmed for segment in segments)])
         self.end = segments[0].counted if segments else 0
         for place, segment in enumerate(segments):
-            limit = min((later.counted for later in segments[place + 1 :]), default=END)
+            limit = min([end, *(later.counted for later in segments[place + 1 :])])
             if segment.first > limit:
                 continue
             if self._ends_before(segment.counted + 1, self.end + 1, evidence, segment.number):
@@ -465,13 +465,13 @@ def _read(device: Device, fd: int, offset: int, room: memoryview) -> memoryview:
     return room[:at]
 
 
-def recover(folder: str, device: Device = OS, sizes: Mapping[int, int] | None = None) -> Recovered:
+def recover(folder: str, device: Device = OS, sizes: Mapping[int, int] | None = None, end: int = END) -> Recovered:
     """Read the journal in a folder. Two calls return the same; nothing is changed. `sizes`: read only so many bytes of
-    these segments.
+    these segments. `end`: the last record that counts, while no later segment says so.
 
     Raises:
         OSError: of the folder, or a segment has a later format.
     """
     recovered = Recovered(folder, device)
-    recovered.read(sizes)
+    recovered.read(sizes, end)
     return recovered

@@ -453,6 +453,16 @@ def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
     assert (file.state.base, file.base_size, file.state.size) == ("v2", 20000, 20000)
 
 
+def test_a_reading_after_a_failed_sync_has_what_has_happened_and_no_lost_bytes() -> None:
+    disk, journal, number = begun()
+    journal.confirm(journal.append(records.data(number, 0, 3), [b"abc"]))
+    journal.append(records.renamed(number, "other"))
+    journal.append(records.data(number, 3, 4), [b"lost"])
+    fails(disk, journal, journal.last)
+    (file,) = journal.read().files
+    assert (file.state.key, file.ranges) == ("other", [(0, 3)])
+
+
 def test_a_closed_journal_takes_nothing_more(tmp_path: Path) -> None:
     """Another process may have it."""
     journal = Journal(str(tmp_path), segment=8192)

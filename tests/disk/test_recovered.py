@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,18 @@ from pagecache.testing import Gate
 from pagecache.volume import reconnect, recovered
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
-from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing, losing_a_sync
+from tests.disk.test_durability import (
+    IN_PLACE,
+    JOURNALED,
+    OLD,
+    WHOLE,
+    Make,
+    World,
+    changed,
+    disk_fails,
+    failing,
+    losing_a_sync,
+)
 from tests.file.rig import Task, at_gate, beside, eventually, held, raises, raising
 from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
 
@@ -849,6 +861,71 @@ def test_an_attach_that_failed_can_be_made_again(world: World, of: Any, name: st
     assert world.cache.volumes() == ()
     world.volume = attach()
     world.settles(changed(0, b"new"))
+
+
+def ended_by_force(world: World) -> Callable[[], None]:
+    """End the volume, and let no call of its store land any more. Return what attaches the next one."""
+    world.volume.abort()
+    world.volume.detach(on_failed="discard")
+    world.store.clear_faults()
+    world.store = world._after()
+
+    def attach() -> None:
+        options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, "on_recovery": "hold"}
+        world.volume = world.cache.attach(world.store, **options)
+
+    return attach
+
+
+def test_the_next_volume_finds_nothing_that_a_failed_sync_has_taken(world: World) -> None:
+    file = world.synced(b"base")
+    world.store.fault("write_from", OSError(errno.EACCES, "refused"), times=math.inf)
+    file.pwrite(b"lost", 8192)
+    with disk_fails("fdatasync"):
+        raises(OSError, file.fsync, timeout=10)
+    ended_by_force(world)()
+    world.hang()
+    found = world.open("k", "r+b")
+    seen = found.pread(len(OLD), 0)
+    assert seen == changed(0, b"base")
+    found.pwrite(b"c", 100)
+    found.fsync()
+    assert world.copied(on_recovery="hold").read() == changed(100, b"c", seen)
+
+
+def test_the_next_volume_saves_on_disk_what_was_appended_after_a_failed_sync(world: World) -> None:
+    file = world.synced(b"base")
+    file.pwrite(b"x", 8192)
+    with losing_a_sync(world):
+        file.fsync()
+    file.pwrite(b"more", 0)
+    file.fsync()
+    ended_by_force(world)()
+    world.hang()
+    found = world.open("k", "r+b")
+    found.pwrite(b"c", 100)
+    found.fsync(timeout=WAIT_LIMIT_S)
+    assert world.copied(on_recovery="hold").read() == changed(0, b"more", changed(100, b"c", changed(8192, b"x")))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_a_failed_sync_takes_of_a_file_before_it_is_laid_is_no_longer_confirmed(
+    world: World, *, before: bool
+) -> None:
+    world.synced(b"base").truncate(100)
+    attach = ended_by_force(world)
+    if not before:
+        attach()
+    with disk_fails("fdatasync"):
+        raises(OSError, world.journal().confirm, world.journal().last)
+    if before:
+        attach()
+    found = world.open("k", "r+b")
+    seen = found.read()
+    assert before or seen == changed(0, b"base")[:100]
+    found.pwrite(b"c", 50)
+    found.fsync()
+    assert world.copied(on_recovery="hold").read() == changed(50, b"c", seen)
 
 
 @pytest.mark.parametrize("closed", [False, True])

@@ -817,7 +817,9 @@ class Journaled:
         with self._lock:
             journal = self._owner.journal()
             self._number, self._last, self._size, self._known = number, lsn, state.size, state.base
-            self._generation, self._cut = journal.generation, True
+            generation = journal.generation  # first: a sync may fail beside this, as it may have since the reading
+            self._generation = -1 if journal.is_void(lsn) else generation
+            self._content, self._cut = lsn, True
             self._whole = journal.unsaved_size(number) is None  # a discard was refused: the journal owes it
             self._appended_to = self.file.size != state.size
             self.file.cut_unlogged()
