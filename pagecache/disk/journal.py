@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -133,6 +134,7 @@ class Journal:
         limit: most bytes of all segments. Records that settle bytes are taken beyond it, too: each segment leaves room
             for some, and after a restart there is one more.
         device: the disk.
+        room: returns the bytes that others leave for it, which may be less than `limit`; takes no lock.
         grown: called after a segment was begun, to have others make room.
         gives_way: called with an error of the disk, without a lock of the journal; returns whether others have made
             room.
@@ -148,6 +150,7 @@ class Journal:
         segment: int = 64 << 20,
         limit: int = 5 << 30,
         device: Device = OS,
+        room: Callable[[], int] = lambda: sys.maxsize,
         grown: Callable[[], object] = lambda: None,
         gives_way: Callable[[OSError], bool] = lambda _: False,
     ) -> None:
@@ -156,7 +159,7 @@ class Journal:
         if limit < segment:
             raise ValueError(f"limit={limit}: at least one segment, {segment} bytes")
         self._folder, self._size, self._limit, self._device = folder, segment, limit, device
-        self._grown, self._gives_way = grown, gives_way
+        self._others_leave, self._grown, self._gives_way = room, grown, gives_way
         if device is OS:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             for place in (os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
@@ -424,11 +427,9 @@ class Journal:
 
     def _roll(self, settles: bool) -> None:
         """Begin a segment. Its start is confirmed before the first record is written."""
-        others = self.bytes
-        if others + self._size > self._limit and not settles:
-            text = (
-                f"the journal in {self._folder!r} has {others} bytes; its limit is {self._limit}: save the oldest files"
-            )
+        others, limit = self.bytes, min(self._limit, self._others_leave())
+        if others + self._size > limit and not settles:
+            text = f"the journal in {self._folder!r} has {others} bytes; its limit is {limit}: save the oldest files"
             raise JournalFull(errno.ENOSPC, text, self._folder)
         number = self._next_segment
         path = os.path.join(self._folder, name_of(number))

@@ -26,7 +26,7 @@ from io import FileIO
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Protocol
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from .. import loglines
 from ..config import Size, parse_size
@@ -164,7 +164,7 @@ class Tier:
     def __init__(self, described: DiskTier, place: str) -> None:
         self.described, self._place = described, place
         self.errors = 0
-        self._volumes: WeakSet[Told] = WeakSet()
+        self._volumes: tuple[ref[Told], ...] = ()  # another one after each change: reading it takes no lock
         self._left = _left.setdefault(place, WeakValueDictionary())
         self._users: set[object] = set()
         self._lock = threading.Lock()
@@ -306,9 +306,14 @@ class Tier:
                 if segment < JOURNAL_SEGMENT_MIN:
                     least = SEGMENTS_MIN * JOURNAL_SEGMENT_MIN
                     raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
-                folder, device, grown = os.path.join(path, JOURNAL), self.described._device, self.others_grow
                 self._journal = Journal(
-                    folder, segment=segment, limit=limit, device=device, grown=grown, gives_way=self.gives_way
+                    os.path.join(path, JOURNAL),
+                    segment=segment,
+                    limit=limit,
+                    device=self.described._device,
+                    room=lambda: self.described.size - self._spooled_bytes(),
+                    grown=self.others_grow,
+                    gives_way=self.gives_way,
                 )
                 if self._journal.recovered.lost:
                     self.errors += 1
@@ -589,11 +594,14 @@ class Tier:
     def attached(self, volume: Told) -> None:
         """Report failures of the disk to a volume, until `detached`, and count its spools."""
         with self._lock:
-            self._volumes.add(volume)
+            self._volumes = (*self._others(volume), ref(volume))
 
     def detached(self, volume: Told) -> None:
         with self._lock:
-            self._volumes.discard(volume)
+            self._volumes = self._others(volume)
+
+    def _others(self, volume: Told) -> tuple[ref[Told], ...]:
+        return tuple(each for each in self._volumes if each() not in (volume, None))
 
     def leave(self, number: int, file: Called) -> None:
         """Record that calls of a volume that ends run on a file of the journal."""
@@ -605,9 +613,8 @@ class Tier:
         return file is not None and file.is_called()
 
     def volumes(self) -> tuple[Told, ...]:
-        """Return the volumes that are attached."""
-        with self._lock:
-            return tuple(self._volumes)
+        """Return the volumes that are attached. Takes no lock: the journal asks within an append."""
+        return tuple(volume for each in self._volumes if (volume := each()) is not None)
 
     def _count(self, error: OSError) -> None:
         """Record bytes that cannot be read."""

@@ -170,6 +170,29 @@ def test_clean_data_gives_way_to_unsaved_data(world: Spilling, what: str) -> Non
         world.store.open_all_gates()
 
 
+def test_spools_and_journal_together_take_no_more_than_the_tier_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`journal_limit` may be all of it."""
+    world = Spilling(tmp_path, size="16MiB", journal_limit="16MiB")
+    world.hang()
+    file = world.open("k", "r+b")
+    data = written(file, 14 * MIB)
+    journal, sizes, grown = world.journal(), list[int](), world.journal()._grown
+
+    def noted() -> None:
+        sizes.append(journal.bytes + world.volume.engine.spooled_bytes())
+        grown()
+
+    monkeypatch.setattr(journal, "_grown", noted)
+    sync = Task(file.fsync)
+    eventually(lambda: len(sizes) > 0)
+    world.store.open_all_gates()
+    sync.result()
+    assert max(sizes) <= 17 * MIB
+    assert file.pread(len(data), 0) == data
+
+
 def test_a_long_append_spills_what_it_has_written_itself(world: Spilling) -> None:
     world.hang()
     data = random.Random(3).randbytes(16 * MIB)
