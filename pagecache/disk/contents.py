@@ -14,6 +14,7 @@ from ..backends.spool import Ranges
 from ..native import checked
 from .catalogue import Catalogue
 from .copies import CHUNK, Chunk
+from .device import OS, make_folders
 from .records import BLOCK
 from .recovery import Unsaved, recover
 from .segments import Segments
@@ -46,7 +47,7 @@ class UnsavedFile:
     Attributes:
         volume, key: the store, and the object in it.
         size: of the object.
-        bytes: of `ranges`.
+        bytes: of `ranges`, but for zeros that take no space.
         ranges: (offset, length) of the bytes that can be read.
         damaged: (offset, length) of those that cannot.
         path: where they were exported to; None: they were not.
@@ -70,7 +71,7 @@ class Contents:
         volumes: by the name of the store.
         unsaved: bytes that no store has.
         files: the objects that have them.
-        troubles: sentences about damage that is not of a known object.
+        troubles: sentences about damage that is not of a known object, and about what could not be exported.
     """
 
     size: int = 0
@@ -88,7 +89,8 @@ def contents(
     Args:
         path: its directory.
         check: verify every checksum.
-        export: a new directory for the unsaved files: each has its size, its unsaved bytes, and holes elsewhere.
+        export: a new directory for the unsaved files: each has its size, its unsaved bytes, and holes elsewhere. One
+            that cannot be written is a trouble.
         progress: called with the number of bytes verified so far.
 
     Raises:
@@ -101,9 +103,9 @@ def contents(
     try:
         folder = os.path.join(path, JOURNAL)
         left = recover(folder) if os.path.isdir(folder) else None
-        files = _unsaved([] if left is None else left.files, export)
+        files, troubles = _unsaved([] if left is None else left.files, export)
         catalogue = Catalogue(path)
-        found = Contents(_size(path), {}, sum(file.bytes for file in files), files)
+        found = Contents(_size(path), {}, sum(file.bytes for file in files), files, troubles)
         failed = catalogue.damaged
         try:
             if not failed:
@@ -154,23 +156,31 @@ def _damaged(
     return damaged
 
 
-def _unsaved(left: list[Unsaved], export: str | None) -> list[UnsavedFile]:
-    """Return the unsaved files of the journal, and export them."""
+def _unsaved(left: list[Unsaved], export: str | None) -> tuple[list[UnsavedFile], list[str]]:
+    """Return the unsaved files of the journal, and export them; and what could not be exported."""
     several = len({unsaved.state.volume for unsaved in left}) > 1
-    found = []
+    found, troubles = [], []
     if export is not None:
-        os.makedirs(export)
+        make_folders(export)
     for unsaved in left:
         state, path, lost = unsaved.state, None, Ranges()
         key = state.key if isinstance(state.key, str) else os.fsdecode(state.key)
         if export is not None:
-            path, lost = _export(export, unsaved, key, within=state.volume if several else None)
+            try:
+                path, lost = _export(export, unsaved, key, within=state.volume if several else None)
+            except OSError as error:
+                troubles.append(f"{key!r} of {state.volume!r} could not be exported: {error.strerror or error}")
         parts = [part for begin, length in unsaved.ranges for part in lost.pieces(begin, begin + length)]
         ranges = [(begin, end - begin) for begin, end, damaged in parts if not damaged]
         damaged = [*unsaved.damaged, *((begin, end - begin) for begin, end, damaged in parts if damaged)]
-        total = sum(length for _, length in ranges)
+        total = sum(length for _, length in ranges) - sum(length for _, length in unsaved.zeros)
         found.append(UnsavedFile(state.volume, key, state.size, total, ranges, sorted(damaged), path))
-    return found
+    try:
+        for made, _, _ in () if export is None else os.walk(export):
+            OS.sync_folder(made)
+    except OSError as error:
+        troubles.append(f"a power cut may take what was exported: {error.strerror or error}")
+    return found, troubles
 
 
 def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> tuple[str, Ranges]:
@@ -191,18 +201,25 @@ def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> t
         target = None
     if target is None:
         path = os.path.join(folder, f"{unsaved.number}-{_quoted(key)}")
-    lost = Ranges()
-    with target or _new(path) as target:
-        target.truncate(unsaved.state.size)
-        for begin, length in unsaved.ranges:
-            for at, end, data in _pieces(unsaved, begin, begin + length):
-                if data is None:
-                    lost.add(at, end)
-                else:
-                    target.seek(at)
-                    target.write(data)
-        target.flush()
-        os.fsync(target.fileno())
+    lost, target = Ranges(), target or _new(path)
+    try:
+        with target:
+            target.truncate(unsaved.state.size)
+            for piece in unsaved.pieces:
+                if piece.head is None or piece.is_damaged:  # a hole
+                    continue
+                for at, end, data in _pieces(unsaved, piece.begin, piece.end):
+                    if data is None:
+                        lost.add(at, end)
+                    else:
+                        target.seek(at)
+                        target.write(data)
+            target.flush()
+            os.fsync(target.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
     return path, lost
 
 
@@ -229,4 +246,4 @@ def _new(path: str) -> BinaryIO:
 
 
 def _size(path: str) -> int:
-    return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 
@@ -48,3 +49,15 @@ class _OS:
 
 
 OS: Device = _OS()
+
+
+def make_folders(path: str, mode: int = 0o777) -> None:
+    """Make a directory, and those above it that are missing. A power cut takes none of them."""
+    missing, at = [], os.path.abspath(path)
+    while not os.path.lexists(at):
+        missing.append(at)
+        at = os.path.dirname(at)
+    os.makedirs(path, mode)
+    for made in missing:
+        with suppress(PermissionError):  # of a directory that is only passed
+            OS.sync_folder(os.path.dirname(made))

@@ -1389,3 +1389,51 @@ def test_an_export_reports_bytes_that_it_cannot_read_and_writes_all_others(
     ]
     assert (tmp_path / "export/k").read_bytes() == content[:4096] + bytes(4096) + content[8192:]
     assert (tmp_path / "export/later").read_bytes() == content
+
+
+@WHOLE
+def test_an_export_has_the_holes_of_a_file_and_is_synced(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.hang()
+    file = world.open("d/new", "x+b")
+    file.pwrite(b"x", 64 << 20)
+    file.fsync()
+    copy_tier(world.tier, tmp_path / "copy")
+    (tmp_path / "copy/else").symlink_to("nowhere")  # of somebody else
+    synced, fsync = set[str](), os.fsync
+
+    def noted(fd: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    found = contents.contents(str(tmp_path / "copy"), export=str(tmp_path / "to/export"))
+    saved = os.stat(tmp_path / "to/export/d/new")
+    assert saved.st_size == (64 << 20) + 1
+    assert saved.st_blocks * 512 < 1 << 20
+    assert found.unsaved == 1
+    made = ("", "to", "to/export", "to/export/d", "to/export/d/new")
+    assert {str(tmp_path / each) for each in made} <= synced
+
+
+@WHOLE
+def test_a_file_that_cannot_be_exported_keeps_no_other_one(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.hang()
+    for key in ("a", "b"):
+        world.synced(b"new", key=key, mode="x+b")
+    copy_tier(world.tier, tmp_path / "copy")
+    pieces = contents._pieces
+
+    def full(unsaved: Unsaved, *arguments: Any) -> Any:
+        if unsaved.state.key == "a":
+            raise OSError(errno.ENOSPC, "the disk is full")
+        return pieces(unsaved, *arguments)
+
+    monkeypatch.setattr(contents, "_pieces", full)
+    found = contents.contents(str(tmp_path / "copy"), export=str(tmp_path / "export"))
+    assert found.troubles == ["'a' of 'store' could not be exported: the disk is full"]
+    assert [file.path for file in found.files] == [None, str(tmp_path / "export/b")]
+    assert [path.read_bytes() for path in (tmp_path / "export").iterdir()] == [b"new"]
