@@ -672,9 +672,9 @@ class Journal:
             sizes = {segment.number: segment.size for segment in list(self._segments) if not segment.going.locked()}
             if self._current is not None:
                 sizes[self._current.number] = self._current.used
-            end = self._counts
+            confirmed, end = self._confirmed, self._counts
         try:
-            return recover(self._folder, self._device, sizes, end)
+            return recover(self._folder, self._device, sizes, confirmed, end)
         finally:
             with self._lock:
                 self._readers -= 1

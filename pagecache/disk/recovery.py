@@ -130,6 +130,35 @@ class Unsaved:
             raise ValueError(f"[{offset}, {end}) is not within the recovered ranges of {self.state.key!r}")
         return b"".join(parts)
 
+    def check(self) -> bool:
+        """Read its records anew. Return whether blocks are damaged that could be read before."""
+        found = False
+        for at, each in enumerate(self.content):
+            head, bad = each.head, each.bad
+            if head.kind == Kind.DATA and not self._is_sound(head, head.offset, head.offset + head.length):
+                begins = range(head.offset, head.offset + head.length, BLOCK)
+                blocks = ((begin, min(begin + BLOCK, head.offset + head.length)) for begin in begins)
+                bad = tuple(
+                    block for block, (a, b) in enumerate(blocks) if block in bad or not self._is_sound(head, a, b)
+                )
+            if bad != each.bad:
+                if not found:
+                    found, self.content, self.pieces = True, [*self.content], []  # copies share them
+                self.content[at] = each._replace(bad=bad)
+        if found:
+            self.finish()
+        return found
+
+    def _is_sound(self, head: Head, begin: int, end: int) -> bool:
+        assert self.recovered is not None
+        try:
+            self.recovered.bytes_of(head, begin, end)
+        except OSError as error:
+            if error.errno != errno.EILSEQ:
+                raise
+            return False
+        return True
+
     def until(self, lsn: int) -> Unsaved:
         """Return the file as of an earlier record."""
         content = [each for each in self.content if each.head.lsn <= lsn]
@@ -258,7 +287,7 @@ class Recovered:
 
     # ------------------------------------------------------------------------------------------------ read
 
-    def read(self, sizes: Mapping[int, int] | None, end: int) -> None:
+    def read(self, sizes: Mapping[int, int] | None, confirmed: int, end: int) -> None:
         segments = []
         for name in self.device.listdir(self.folder):
             if (match := NAME.fullmatch(name)) and (sizes is None or int(match[1]) in sizes):
@@ -278,7 +307,7 @@ class Recovered:
             if segment is not None:
                 read.append(segment)
         self._mend(read)
-        self._replay(self._counted(read, end))
+        self._replay(self._counted(read, confirmed, end))
 
     def _start(self, number: int, room: memoryview) -> Segment | None:
         for at in records.COPIES:
@@ -367,12 +396,12 @@ class Recovered:
 
     # ------------------------------------------------------------------------------------------------ order
 
-    def _counted(self, segments: list[Segment], end: int) -> Iterator[Found]:
+    def _counted(self, segments: list[Segment], confirmed: int, end: int) -> Iterator[Found]:
         """Yield the records that count, in their order, up to the end of the log: `end` at most."""
         self.last = max((found.head.lsn for segment in segments for found in segment.found), default=0)
         self.last = max([self.last, *(segment.first - 1 for segment in segments)])
         claims = [found.head.confirmed for segment in segments for found in segment.found]
-        evidence = max([0, *claims, *(segment.confirmed for segment in segments)])
+        evidence = max([confirmed, *claims, *(segment.confirmed for segment in segments)])
         self.end = segments[0].counted if segments else 0
         for place, segment in enumerate(segments):
             limit = min([end, *(later.counted for later in segments[place + 1 :])])
@@ -465,13 +494,15 @@ def _read(device: Device, fd: int, offset: int, room: memoryview) -> memoryview:
     return room[:at]
 
 
-def recover(folder: str, device: Device = OS, sizes: Mapping[int, int] | None = None, end: int = END) -> Recovered:
+def recover(
+    folder: str, device: Device = OS, sizes: Mapping[int, int] | None = None, confirmed: int = 0, end: int = END
+) -> Recovered:
     """Read the journal in a folder. Two calls return the same; nothing is changed. `sizes`: read only so many bytes of
-    these segments. `end`: the last record that counts, while no later segment says so.
+    these segments. `confirmed`, `end`: the last records that are confirmed and that count, if that is known.
 
     Raises:
         OSError: of the folder, or a segment has a later format.
     """
     recovered = Recovered(folder, device)
-    recovered.read(sizes, end)
+    recovered.read(sizes, confirmed, end)
     return recovered

@@ -316,11 +316,15 @@ class Tier:
                     gives_way=self.gives_way,
                 )
                 if self._journal.recovered.lost:
-                    self.errors += 1
-                    what = f"{path}: records of the journal are lost, perhaps of files that are not listed"
-                    self._tell(what, OSError(errno.EIO, "other bytes than were written"), "")
+                    self.tell_lost()
         finally:
             self._opening_journal.release()
+
+    def tell_lost(self) -> None:
+        """Report that a reading of the journal has found confirmed records that cannot be read."""
+        self.errors += 1
+        what = f"{self.described.path}: records of the journal are lost, perhaps of files that are not listed"
+        self._tell(what, OSError(errno.EIO, "other bytes than were written"), "")
 
     def unsaved(self, volume: str) -> dict[int, int]:
         """Return what `Journal.unsaved` does."""

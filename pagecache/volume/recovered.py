@@ -374,7 +374,7 @@ class Recovery:
         try:
             self._check_room(each)
             each.tries = Attempts(self._volume.engine, "open", each.key)
-            each.inode = _lay(self._volume, each, each.tries)
+            each.inode = _lay_readable(self._volume, each, each.tries)
             if each.inode is not None:
                 self._laid[each.inode] = each
                 each.held &= not each.inode.writers  # by another name
@@ -634,6 +634,8 @@ def read(tier: Tier, volume_id: str, known: Known) -> Known:
     opened = tier.journal()
     # What the start has found is true until a record is appended; its states are those that appends change.
     found = opened.recovered if opened.last == opened.recovered.end else opened.read()
+    if not set(opened.recovered.lost).issuperset(found.lost):
+        tier.tell_lost()
     files = {unsaved.number: unsaved for unsaved in found.files}
     return {number: (changed, files.get(number)) for number, changed in numbers.items()}
 
@@ -670,6 +672,9 @@ def find(volume: Volume, tier: Tier, volume_id: str, found: Found, *, hold: bool
         for unsaved in found.values()
         if unsaved is not None
     ]
+    if len(left) < len(found):
+        what = f"{len(found) - len(left)} files in the disk tier cannot be read"
+        volume.engine.say(logging.ERROR, "recovered bytes", what, "they stay there")
     if volume.engine.journal is not None:
         volume.engine.journal.numbers |= found.keys()
     total = sum(end - begin for each in left for begin, end in _written(each.unsaved, each.unsaved.base_size))
@@ -703,6 +708,16 @@ def _described(left: _Left) -> RecoveredFile:
     ranges = tuple((begin, end - begin) for begin, end in _written(unsaved, unsaved.base_size) if begin < end)
     key = state.key if left.inode is None else left.inode.key
     return RecoveredFile(key=key, size=state.size, ranges=ranges, base=state.base, created=state.created)
+
+
+def _lay_readable(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
+    """Do `_lay`. Bytes that have become unreadable since the start keep no others from being laid."""
+    while True:
+        try:
+            return _lay(volume, each, tries)
+        except OSError as error:
+            if error.errno != errno.EILSEQ or not each.unsaved.check():
+                raise
 
 
 def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:

@@ -444,15 +444,20 @@ def test_a_recovery_that_fails_in_the_middle_is_made_again(make: Make, size: int
     assert after.read() == after.saved() == changed(100, b"x")[:5000].ljust(size, b"\0")
 
 
+def damage(world: World, part: bytes) -> None:
+    """Change bytes of the journal in place."""
+    (segment,) = (world.tier / "journal").iterdir()
+    at = segment.read_bytes().index(part)
+    with segment.open("r+b") as opened:
+        opened.seek(at + len(part) // 2)
+        opened.write(b"!")
+
+
 def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
     file = world.synced(b"a" * 4096 + b"b" * 4096 + b"c" * 4096)
     file.pwrite(b"last", 15000)
     file.fsync()
-    (segment,) = (world.tier / "journal").iterdir()
-    content = segment.read_bytes()
-    with segment.open("r+b") as opened:
-        opened.seek(content.index(b"b" * 4096) + 100)
-        opened.write(b"damage")
+    damage(world, b"b" * 4096)
     after = world.crash(on_recovery="hold")
     raises(DataLossError, after.read, match="4096 bytes of 'k'")
     found = after.read()
@@ -461,6 +466,49 @@ def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
     (left,) = after.volume.recovered()
     assert not any(begin < 8192 and begin + length > 4096 for begin, length in left.ranges)
     assert after.cache.stats().disk_errors == 1
+
+
+@pytest.mark.parametrize("by", ["a start", "an attach"])
+def test_damage_of_the_journal_after_it_was_read_is_a_loss_of_these_bytes(world: World, by: str) -> None:
+    world.synced(b"a" * 4096 + b"b" * 4096 + b"c" * 4096)
+    after = world
+    if by == "a start":
+        after = world.crash(on_recovery="hold")
+    else:
+        world.volume.detach()
+        world.store = world._after()
+        options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, "on_recovery": "hold"}
+        world.volume = world.cache.attach(world.store, **options)
+    damage(after, b"b" * 4096)
+    raises(DataLossError, after.read, match="4096 bytes of 'k'")
+    assert after.read() == b"a" * 4096 + OLD[4096:8192] + b"c" * 4096 + OLD[12288:]
+    assert after.cache.stats().disk_errors == 1
+    after.volume.resume()
+    after.settles(b"a" * 4096 + OLD[4096:8192] + b"c" * 4096 + OLD[12288:])
+
+
+def test_damage_of_the_last_record_is_a_loss_at_the_next_attach(world: World) -> None:
+    """No later record calls it confirmed."""
+    file = world.synced(b"first")
+    file.pwrite(b"a" * 4096, 0)
+    file.fsync()
+    world.volume.detach()
+    world.store = world._after()
+    damage(world, b"a" * 4096)
+    options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, "on_recovery": "hold"}
+    world.volume = world.cache.attach(world.store, **options)
+    raises(DataLossError, world.read, match="4096 bytes of 'k'")
+
+
+def test_an_attach_reports_files_that_it_cannot_read(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.synced(b"new")
+    world.volume.detach()
+    world.store = world._after()
+    damage(world, b"store")
+    world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
+    assert world.left() == []
+    assert world.cache.stats().disk_errors == 1
+    eventually(lambda: "1 files in the disk tier cannot be read" in caplog.text)
 
 
 def test_an_object_that_is_gone_stays_listed(world: World) -> None:
