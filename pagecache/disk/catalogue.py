@@ -189,16 +189,22 @@ class Catalogue:
             raise OSError(errno.EILSEQ, "a row of the catalogue is damaged", self._path)
         return Chunk(packed, is_live)
 
-    def all(self) -> Iterator[tuple[str, int, int | None, bytes]]:
-        """Yield volume, number, chunk and ranges of every chunk; before those of a copy, one without a chunk."""
+    def all(self) -> Iterator[tuple[str, int, int | None, bytes | None]]:
+        """Yield volume, number, chunk and ranges of every chunk; before those of a copy, one without a chunk. Ranges
+        None: the row is damaged.
+        """
         with self._errors():
-            for number, name in self._saver.execute("SELECT number, volume FROM copies ORDER BY number"):
-                volume = bytes(name).decode("utf-8", "replace")
-                yield volume, number, None, b""
+            for number, name, key, version in self._saver.execute(
+                "SELECT number, volume, key, version FROM copies ORDER BY number"
+            ):
+                volume, sound = bytes(name).decode("utf-8", "replace"), _opened(version, name, key, number) is not None
+                yield volume, number, None, b"" if sound else None
+                if not sound:
+                    continue
                 for chunk, ranges in self._reader.execute(
                     "SELECT chunk, ranges FROM chunks WHERE copy = ? ORDER BY chunk", (number,)
                 ):
-                    yield volume, number, chunk, _opened(ranges, number, chunk) or b""
+                    yield volume, number, chunk, _opened(ranges, number, chunk)
 
     def save(self, copies: Sequence[Copy], oldest: int) -> None:
         """Save what copies have changed, and drop what leads only to segments below `oldest`.

@@ -127,9 +127,12 @@ def contents(
 def _add_held(found: Contents, path: str, catalogue: Catalogue, progress: Callable[[int], None] | None) -> None:
     """Add the copies of objects. `progress`: verify every checksum."""
     segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None, last=catalogue.last)
-    room, seen = memoryview(bytearray(PIECE)), 0
+    room, seen, damaged = memoryview(bytearray(PIECE)), 0, 0
     for volume, number, chunk, ranges in catalogue.all():
         held = found.volumes.setdefault(volume, Held())
+        if ranges is None:
+            damaged += 1
+            continue
         held.objects += chunk is None
         for begin, length, skip, extent, address in Chunk(ranges, segments.is_live).entries():
             held.bytes += length
@@ -138,6 +141,8 @@ def _add_held(found: Contents, path: str, catalogue: Catalogue, progress: Callab
                 held.damaged += _damaged(segments, number, offset, skip, length, extent, address, room)
                 seen += length
                 progress(seen)
+    if damaged:
+        found.troubles.append(f"{damaged} rows of the catalogue are damaged: their data is read from the stores again")
 
 
 def _damaged(

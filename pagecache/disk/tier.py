@@ -443,7 +443,11 @@ class Tier:
         return made
 
     def _load(self, number: int, chunk: int) -> Chunk:
-        found = self._catalogue.chunk(number, chunk, self._segments.is_live)
+        try:
+            found = self._catalogue.chunk(number, chunk, self._segments.is_live)
+        except OSError as error:
+            self._count(error)
+            raise
         self._ranges += len(found)
         return found
 

@@ -42,7 +42,7 @@ from pagecache.volume import recovered
 from tests.commands import call
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import World
-from tests.disk.test_tier import MIB, content, read
+from tests.disk.test_tier import MIB, content, on_tier, read, read_once
 from tests.file.rig import Task, eventually, raises, raising
 from tests.fuse.mounts import Mounted, needs_mounts
 from tests.stores import WAIT_LIMIT_S, ObjectBackend
@@ -109,6 +109,20 @@ def test_the_command_lists_stores_up_to_a_damaged_row(folder: Path) -> None:
     assert status == 1
     assert "my store: 1 objects" in text
     assert "the catalogue is damaged" in text
+
+
+@pytest.mark.parametrize("change", ["chunks SET ranges = zeroblob(length(ranges))", "copies SET version = x'00'"])
+def test_damaged_rows_are_found_by_the_command_and_counted_by_a_program(tmp_path: Path, change: str) -> None:
+    tier = DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")
+    store = ObjectBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    with closing(sqlite3.connect(tmp_path / "tier/catalogue.db")) as catalogue, catalogue:
+        catalogue.execute(f"UPDATE {change}")
+    status, text = disk(tier.path)
+    assert (status, "1 rows of the catalogue are damaged" in text) == (1, True)
+    with on_tier(tier, store) as volume:
+        assert read(volume, "a") == content(MIB)
+        assert volume.stats().disk_errors > 0
 
 
 def read_only(path: Any, flags: int, *more: Any, real: Callable[..., int] = os.open, **options: Any) -> int:
