@@ -33,7 +33,7 @@ from ..config import Size, parse_size
 from ..native import uninterrupted
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy, below
-from .device import OS, Device
+from .device import OS, Device, make_folders
 from .segments import PAUSE, RESCUED, RESCUED_MAX, Segments
 
 if TYPE_CHECKING:
@@ -748,7 +748,7 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
     """Make the directory ready, and lock it; return the file that holds the lock. Not `make`: it is a tier."""
     if make:
         with contextlib.suppress(FileExistsError):
-            os.makedirs(path, mode=0o700)
+            make_folders(path, mode=0o700)
     elif not os.path.exists(os.path.join(path, MARK)):
         raise ValueError(f"disk: {path!r} has no file {MARK!r}, so it is not the directory of a tier")
     found = os.stat(path)
@@ -784,11 +784,13 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
             what = f"disk: another process uses the tier{f' ({owner})' if owner else ''}"
             raise OSError(errno.EBUSY, what, path) from None
         _check_format(fd, path)
-        content = f"{SIGN}{FORMAT}\nprocess {os.getpid()}\n".encode("ascii")
+        content, marked = f"{SIGN}{FORMAT}\nprocess {os.getpid()}\n".encode("ascii"), os.fstat(fd).st_size > 0
         try:
             os.pwrite(fd, content.ljust(MARK_SIZE, b"\n"), 0)  # over that of a former process
+            if not marked:
+                os.fsync(fd)
         except OSError:
-            if not os.fstat(fd).st_size:  # else it is marked, by a former process
+            if not marked:
                 raise
     except BaseException:
         leave(mark)

@@ -290,6 +290,26 @@ def test_on_a_full_disk_clean_data_gives_way_to_an_fsync_while_the_store_hangs(
     assert world.crash(on_recovery="hold").read() == changed(0, b"01234")
 
 
+def test_each_folder_that_a_start_has_made_is_synced_before_an_fsync_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = set[str](), os.fsync
+
+    def noted(fd: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    tier = DiskTier(tmp_path / "a/b/c", size="16MiB", segment="1MiB")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(ObjectBackend(), volume_id="store", durability="disk")
+        with volume.open("k", "x+b") as file:
+            file.write(b"new")
+            file.fsync()
+            made = ("", "a", "a/b", "a/b/c", "a/b/c/tier", "a/b/c/journal")
+            assert {str(tmp_path / each) for each in made} <= synced
+
+
 def test_a_save_in_the_background_that_hangs_keeps_no_sync_and_no_detach(world: World) -> None:
     gate = world.store.gate("write_from", times=1)
     world.synced(b"new").close()
