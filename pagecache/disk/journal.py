@@ -228,17 +228,18 @@ class Journal:
         """
         if record.kind == Kind.DATA and sum(memoryview(part).nbytes for part in buffers) != record.length:
             raise ValueError(f"the buffers of a DATA record of {record.length} bytes have another length")
-        append = partial(self._append, record, buffers, by)
-        lsn: int
+        return self._change_with_room(partial(self._append, record, buffers, by))
+
+    def _change_with_room(self, call: Callable[[], T]) -> T:
+        """Do `change`, and once more if others have made room."""
         try:
-            lsn = self.change(append)
+            return self.change(call)
         except OSError as error:
             if isinstance(error, JournalFull):
                 self._make_room()
             elif not self._gives_way(error):
                 raise
-            lsn = self.change(append)
-        return lsn
+        return self.change(call)
 
     def change(self, call: Callable[[], T]) -> T:
         """Make a call of which a signal handler finds all or nothing. It appends records that settle bytes."""
@@ -528,7 +529,7 @@ class Journal:
 
     def restate(self) -> None:
         """State files anew after a failed call: what has happened counts again, once it is confirmed."""
-        self.change(self._restate_all)
+        self._change_with_room(self._restate_all)
 
     def _restate_all(self) -> None:
         with self._lock:

@@ -40,7 +40,7 @@ from pagecache.volume import detach, lifetimes
 from tests.disk.copying import copy_tier
 from tests.file.rig import Patch, Task, at_gate, beside, eventually, held, raises, raising, run_program
 from tests.file.test_interrupts import ctrl_c, interrupted_at
-from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
+from tests.stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D1", "D2", "D3", "D5", "D6", "D8", "D10")
 
@@ -288,6 +288,26 @@ def test_on_a_full_disk_clean_data_gives_way_to_an_fsync_while_the_store_hangs(
     assert world.read("big") == big
     monkeypatch.undo()
     assert world.crash(on_recovery="hold").read() == changed(0, b"01234")
+
+
+@IN_PLACE
+def test_on_a_full_disk_clean_data_gives_way_to_what_a_failed_sync_has_stated_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.store.objects["big"] = StoredObject(random.Random(1).randbytes(4 << 20))
+    world.read("big")
+    eventually(lambda: len(clean(world)) > 2)
+    file, (first, *_), fallocate = world.synced(b"new"), clean(world), OS.fallocate
+
+    def full(fd: int, size: int) -> None:
+        if first in clean(world):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fallocate(fd, size)
+
+    with losing_a_sync(world):  # of SAVED
+        monkeypatch.setattr(OS, "fallocate", full)
+        file.fsync(durability="backend")
+    assert first not in clean(world)
 
 
 def test_each_folder_that_a_start_has_made_is_synced_before_an_fsync_returns(
