@@ -18,7 +18,22 @@ from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, content_of, cut_off, eventually, pattern, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    content_of,
+    cut_off,
+    eventually,
+    overlay,
+    pattern,
+    raises,
+)
 
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, seed=3)
@@ -55,6 +70,42 @@ def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: 
     raises(DataLossError, file.fsync)
     file.pwrite(NEW, PAGE)
     assert rig.saved(file) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
+
+
+def test_what_was_sent_along_in_the_unit_of_other_bytes_is_rolled_back_with_a_discard(make: Make) -> None:
+    """It is dirty, and no later commit contains it. [2.12, 2.18]"""
+    old = pattern(12 * PAGE)
+    store = ObjectBackend({KEY: old}, write_unit=3 * PAGE, max_write=6 * PAGE)
+    rig, file = make(backend=store, retry=ONCE, max_folio=16 * PAGE).opened()
+    file.pwrite(b"f" * 4 * PAGE, 4 * PAGE)  # one folio, which begins before the unit of pages 6 to 8
+    file.pwrite(NEW, 8 * PAGE)
+    file.sync_range(8 * PAGE, PAGE)
+    assert rig.cache.stats().dirty == 4 * PAGE
+    lost = rig.volume.discard(KEY, 4 * PAGE, 4 * PAGE)
+    assert sum(entry.length for entry in lost) == 4 * PAGE
+    assert file.pread(4 * PAGE, 4 * PAGE) == old[4 * PAGE : 8 * PAGE]
+    raises(DataLossError, file.fsync)
+    assert rig.saved(file) == file.pread(12 * PAGE, 0) == overlay(old, 8 * PAGE, NEW)
+
+
+def test_what_was_sent_along_is_rolled_back_though_the_other_bytes_of_the_unit_are_cut_off(make: Make) -> None:
+    """They were in the spool, and nothing in memory tells that they were sent. [2.17, 2.18]"""
+    old = pattern(24 * PAGE)
+    store = ObjectBackend({KEY: old}, write_unit=3 * PAGE, max_write=6 * PAGE)
+    room = {"capacity": 64 * PAGE, "dirty_limit": 0.3, "dirty_background": 0.29}
+    rig, file = make(backend=store, retry=ONCE, max_folio=16 * PAGE, **room).opened()
+    file.pwrite(b"u" * 9 * PAGE, 0)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == 9 * PAGE)
+    file.pwrite(b"f" * 4 * PAGE, 16 * PAGE)
+    file.pwrite(NEW, 20 * PAGE)
+    file.sync_range(20 * PAGE, PAGE)
+    assert file.stats().to_dict()["staged"] == PAGE
+    file.truncate(20 * PAGE)
+    rig.volume.discard(KEY, 16 * PAGE, 4 * PAGE)
+    assert file.pread(4 * PAGE, 16 * PAGE) == old[16 * PAGE : 20 * PAGE]
+    raises(DataLossError, file.fsync)
+    assert rig.saved(file) == file.pread(24 * PAGE, 0) == b"u" * 9 * PAGE + old[9 * PAGE : 20 * PAGE]
 
 
 @pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])

@@ -66,8 +66,9 @@ class Environment:
         if take:
             content = tuple((b, s.memory[b]) for b in blocks_of(take))
             requests = [(part,) for part in content] if self.scenario.split else [content]
+            beside = tuple((b, s.memory[b]) for b in blocks_of(n.D & ~take)) if self.scenario.unit else ()
             for request in requests:
-                n.calls += (Call(kind, request, s.generation),)
+                n.calls += (Call(kind, request, s.generation, beside=beside),)
                 if any(call.blocks & take for call in s.calls):
                     n.broken = "I-11: two calls carry the same block"
         n.pass_turn()
@@ -91,7 +92,7 @@ class Environment:
         for note, fault, landing in outcomes:
             n = self.edit(s)
             n.calls = tuple(other for other in s.calls if other is not call)
-            self.land(n, call, landing)
+            self.land(n, call, landing + call.beside if landing == call.content else landing)
             if call.kind == "stage" and not fault and (not late or not self.rules.late_write_misses_the_spool):
                 self.spool(n, call)
             if fault:

@@ -34,6 +34,7 @@ RULES = {
     "running_commit_counts": ("I-18", "punch, two fsyncs"),
     "commit_follows_its_bytes": ("2.15", "commits that fail between a look and a commit"),
     "discarded_bytes_are_dropped": ("T-75a", "discard of acknowledged bytes, failing commits"),
+    "neighbours_may_be_stored": ("T-75a", "discard beside acknowledged bytes of a unit, failing commits"),
     # fsync, sync (2.15)
     "fsync_checks_everything_again": ("I-18", "failing commits"),
     "fsync_checks_w": ("I-18", "range flush of a part, two fsyncs"),
@@ -102,6 +103,7 @@ class Scenario:
         faults: kind → how often: fail, parked, short (write-back); commit, kept (commits); direct (direct writes).
         partial: range flushes write back their blocks only, not all of the folio.
         split: a write-back makes one call per block.
+        unit: the blocks are one write unit: a write-back of one sends the other along.
         staging: write-backs stage their bytes; `either`: or do not, if they meet nothing staged.
         asks_later: an fsync checks, and starts its commit in a separate step.
         rollback: a discard makes the backend forget its acknowledged bytes.
@@ -115,6 +117,7 @@ class Scenario:
     faults: dict[str, int] = field(default_factory=dict)
     partial: bool = False
     split: bool = False
+    unit: bool = False
     staging: bool = False
     either: bool = False
     asks_later: bool = False

@@ -14,7 +14,7 @@ from .rules import Operation, Scenario
 __all__ = ["LARGE", "PLAYED", "SCENARIOS"]
 
 BLOCKS = {"": 0, "A": 1, "B": 2, "AB": 3}
-FLAGS = {"partial", "split", "staging", "either", "asks_later", "rollback"}
+FLAGS = {"partial", "split", "unit", "staging", "either", "asks_later", "rollback"}
 
 
 def scenarios(table: str) -> dict[str, Scenario]:
@@ -81,6 +81,8 @@ commits that fail between a look and a commit [commit 1, asks_later]
     writer: truncate, write B; first: fsync; second: fsync
 discard of acknowledged bytes, failing commits [commit 1, kept 1]
     writer: write A, flush A, discard A; reader: fill A, evict, fill A; first: fsync
+discard beside acknowledged bytes of a unit, failing commits [commit 1, kept 1, partial, unit]
+    writer: write AB, flush A, discard B; reader: fill B, evict, fill B; first: fsync
 discard of acknowledged bytes, abort and reconnect
     writer: write A, flush A, discard A; reader: fill A; volume: abort, reconnect, fsync
 staged bytes [commit 1, fail 1, staging]

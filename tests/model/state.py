@@ -40,6 +40,7 @@ class Call(NamedTuple):
     content: tuple[tuple[int, int], ...]  # (block, version)
     generation: int
     actor: int = -1  # of a direct write
+    beside: tuple[tuple[int, int], ...] = ()  # the dirty neighbours in the unit, which stay dirty
 
     @property
     def blocks(self) -> int:
@@ -357,8 +358,11 @@ class Draft(State):
 
     def discard(self, blocks: int) -> None:
         """[E12] Discard blocks. Their acknowledged bytes may be stored, or not, once the next commit has ended."""
-        if (self.U | self.S) & blocks:
-            self.gone |= (self.U | self.S) & blocks
+        sent = self.U | self.S
+        if sent and self.scenario.unit and self.rules.neighbours_may_be_stored:
+            sent |= self.D
+        if sent & blocks:
+            self.gone |= sent & blocks
             self.m = min(self.m, self.epoch, self.d, self.u, self.staged_stamp)
         self.S &= ~blocks
         self.forget_local(blocks)

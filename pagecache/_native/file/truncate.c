@@ -66,9 +66,17 @@ uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc
 	return busy;
 }
 
+/* Uncommitted bytes go: what was sent as their neighbours may be stored all the same (pc_may_be_stored). */
+static void neighbours_came_back(struct pc_inode *i)
+{
+	i->regress_seq += i->limits.write_unit > 1;
+}
+
 /* Stamp m covers the uncommitted ones of the bytes to remove (contract 2.17). */
 static void cover(struct pc_inode *i, const struct pc_folio *f)
 {
+	if (pc_folio_state(f) & PC_F_UNSTABLE)
+		neighbours_came_back(i);
 	i->stamp_m = pc_min(i->stamp_m, pc_min(pc_stamp_get(&f->d), pc_stamp_get(&f->u)));
 }
 
@@ -85,6 +93,7 @@ static void cut_staged(struct pc_inode *i, u64 pos, u64 end)
 	u64 stamp = i->staged.stamp;
 	if (!pc_staged_cut(i, pos, end))
 		return;
+	neighbours_came_back(i);
 	i->stamp_m = pc_min(i->stamp_m, stamp);
 }
 
@@ -224,12 +233,6 @@ static void list_valid(const struct pc_inode *i, const struct pc_folio *f, u64 f
 	}
 }
 
-/* Whether the backend may have a local block, uncommitted. */
-static bool may_be_stored(const struct pc_inode *i, const struct pc_folio *f, u32 b)
-{
-	return pc_set_count(i->cache, f, PC_U, b, b + 1) || pc_came_back(i);
-}
-
 /* Record that [pos, end) is given up and may be on the backend, uncommitted: the next commit may or may not store it.
  * Therefore bytes read from there are dropped when that commit ends (pc_commit_end). */
 static void note_given_up(struct pc_inode *i, u64 pos, u64 end)
@@ -263,7 +266,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			if (to <= pos || from >= end || pc_set_count(c, f, PC_P, b, b + 1))
 				continue;
 			list_valid(i, f, from, pc_min(to, size), &out, &staged);
-			if (may_be_stored(i, f, b)) {
+			if (pc_may_be_stored(i, from, to)) {
 				note_given_up(i, from, to);
 				cover(i, f);
 			}

@@ -14,7 +14,8 @@
  *
  * A neighbour may itself be dirty: a writer holds its folio, it is in backoff, or its folio begins before the unit. Its
  * newest bytes are sent too and it stays dirty, to be sent later. So an answer for the unit says nothing about the
- * neighbour's own failure (engine/io/collector.py). A unit with any byte in W is in no second request. Every unit in
+ * neighbour's own failure (engine/io/collector.py), and what is dirty beside acknowledged bytes may be stored
+ * (pc_may_be_stored). A unit with any byte in W is in no second request. Every unit in
  * flight has a block in W, and W ends after the call, so the marks remain the only registry of bytes in flight.
  *
  * All of a folio's D moves to W in one section, so a folio that extends beyond its unit draws the next unit in. After

@@ -109,16 +109,28 @@ bool pc_bytes_find(struct pc_inode *i, bool unlogged, uint64_t from, uint64_t *p
 
 /* ---------------------------------------------------------------- acknowledged bytes */
 
-/* May the backend have anything of L or S in [pos, end), to whole blocks, that is not committed: acknowledged, or back from a call
- * that failed? */
+/* May the backend have bytes of local blocks of [pos, end), uncommitted? They were acknowledged, came back from a call that failed, or
+ * were sent as neighbours of such bytes of their write units (io/units.c). Leaf lock held. */
+bool pc_may_be_stored(const struct pc_inode *i, u64 pos, u64 end)
+{
+	u64 unit = pc_max(i->limits.write_unit, 1), page = i->cache->page_size;
+	struct pc_range r;
+	pos -= pos % unit;
+	end = pc_min(end, UINT64_MAX - unit - page) + unit - 1;
+	end -= end % unit;
+	return pc_came_back(i) || (pc_map_next(&i->staged.map, pos, &r) && r.pos < end) ||
+	       pc_any_block(i, PC_U, pos / page, (end + page - 1) / page);
+}
+
+/* The same of whole blocks of [pos, end), if there is anything of L or S. */
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	u64 page = i->cache->page_size, index = pos / page, last = (pc_min(end, UINT64_MAX - page) + page - 1) / page;
 	struct pc_range r;
 	pc_inode_leaf_lock(i);
 	bool any = pc_map_next(&i->staged.map, index * page, &r) && r.pos < last * page;
-	any = any || pc_any_block(i, PC_U, index, last);
-	any = any || (pc_came_back(i) && pc_any_block(i, PC_D, index, last));
+	any = any || pc_any_block(i, PC_U, index, last) || pc_any_block(i, PC_D, index, last);
+	any = any && pc_may_be_stored(i, index * page, last * page);
 	pc_inode_leaf_unlock(i);
 	return any;
 }

@@ -27,6 +27,7 @@ u64 pc_sent_end(struct pc_inode *i);
 bool pc_staged_beside(struct pc_inode *i, u64 pos, u64 end, u64 stamp);
 void pc_staged_end_commit(struct pc_inode *i, bool ok);
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop);
+bool pc_may_be_stored(const struct pc_inode *i, u64 pos, u64 end);
 bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out);
 
 /* ranges_out.c */
