@@ -46,6 +46,29 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     assert rig.saved(file) == over(OTHER)
 
 
+@pytest.mark.parametrize("then", ["force", "rebase"])
+def test_a_force_that_fails_makes_no_read_byte_a_written_one(make: Make, then: str) -> None:
+    """Only bytes that were written, in a dirty page, a sent one, or since, are those of this program. [2.19]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE, max_folio=4 * PAGE).opened()
+    assert file.pread(len(DATA), 0) == DATA
+    file.pwrite(b"sent", 10)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == PAGE)
+    file.pwrite(b"dirty", PAGE + 20)
+    rig.backend.change_remotely(KEY, OTHER)
+    raises(ConflictError, file.fsync)
+    rig.fails("open", OSError(errno.EACCES, "not now"), OSError, rig.volume.resolve, KEY, "force")
+    rig.cache.check()
+    file.pwrite(b"later", 2 * PAGE + 30)
+    lost = rig.volume.resolve(KEY, then)  # type: ignore[arg-type]
+    rig.cache.check()
+    assert sum(entry.length for entry in lost) <= 14
+    below = DATA if then == "force" else OTHER
+    for offset, data in ((10, b"sent"), (PAGE + 20, b"dirty"), (2 * PAGE + 30, b"later")):
+        below = overlay(below, offset, data)
+    assert rig.saved(file) == file.pread(len(below), 0) == below
+
+
 @pytest.mark.parametrize("moment", ["at its look", "behind its look"])
 @pytest.mark.parametrize("way", ["rebase", "take_remote"])
 def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch: Patch, way: str, moment: str) -> None:

@@ -136,9 +136,9 @@ static bool whole(const struct pc_inode *i, const struct pc_folio *f, u32 len)
 	return true;
 }
 
-/* Make every byte of the file dirty, the clean ones too, except staged bytes that are not in memory. Context: token.
- * Return: whether it did; false: some bytes are neither cached nor staged, or a folio is locked: nothing has
- * changed. */
+/* Make every byte of the file dirty, the clean ones too, except staged bytes that are not in memory. The blocks that
+ * were not are borrowed until pc_own_all: if that does not come, a rebase lays nothing of them over the other version. Context: token.
+ * Return: whether it did; false: some bytes are neither cached nor staged, or a folio is locked: nothing has changed. */
 bool pc_dirty_all(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
@@ -161,7 +161,9 @@ bool pc_dirty_all(struct pc_inode *i)
 		u64 start = pc_folio_pos(c, f);
 		u32 len = start < size ? (u32)(pc_min(start + pc_folio_bytes(c, f), size) - start) : 0;
 		for (u32 from = 0, to; pc_valid_run(c, f, &from, len, &to); from = to)
-			pc_folio_dirty(i, f, from, to);
+			for (u32 b = from >> c->page_shift; b << c->page_shift < to; b++)
+				if (!pc_set_count(c, f, PC_D, b, b + 1))
+					pc_folio_dirty_borrowed(i, f, b);
 	}
 	pc_inode_leaf_unlock(i);
 	return ok;

@@ -104,8 +104,7 @@ static bool unit_grow(struct pc_inode *i, u64 pos)
 		return false;
 	if (pc_folio_order(f) > 0 && pc_folio_ext_ensure(c, f))
 		return false;
-	pc_folio_dirty(i, f, at, at + 1);
-	pc_written_nothing(i, f, block);
+	pc_folio_dirty_borrowed(i, f, block);
 	return true;
 }
 

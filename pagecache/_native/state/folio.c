@@ -3,7 +3,7 @@
  *
  *   E1  absent → present, locked, V = ∅      pc_folio_create
  *   E2  R → V, unlock                         pc_valid_add + pc_folio_unlock (fill.c)
- *   E3  clean → dirty                         pc_folio_dirty, pc_folio_pin_blocks
+ *   E3  clean → dirty                         pc_folio_dirty, pc_folio_dirty_borrowed, pc_folio_pin_blocks
  *   E4  D → W                                 pc_folio_begin_writeback
  *   E5  W → U, W → clean                      pc_folio_end_writeback (PC_WB_UNSTABLE, PC_WB_STABLE)
  *   E6  W → D (+ X)                           pc_folio_end_writeback (PC_WB_AGAIN, PC_WB_FAILED)
@@ -215,15 +215,10 @@ static void unit_filled(struct pc_inode *i, u64 fresh)
 		pc_event_wake(&i->cache->flusher_event);
 }
 
-/* [E3] The valid bytes of [from, to) are newer than storage. Context: leaf lock, folio lock. Blocks of U that are
- * written again stay in U as well [M5]. */
-void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+static void dirty(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1)
 {
 	struct pc_cache *c = i->cache;
-	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
 	u32 before = pc_local_count(c, f, b0, b1);
-	if ((from | to) & (c->page_size - 1) || i->borrowed.nr_ranges)
-		pc_written_add(i, f, from, to);
 	u64 fresh = set_add(i, f, PC_D, b0, b1);
 	u64 stamp = atomic_load_explicit(&i->volume->epoch, memory_order_acquire);
 	stamp_lower(&f->d, stamp);
@@ -232,6 +227,24 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 		unit_filled(i, fresh);
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
 	pc_trace_add(c, "dirty", i->id, pc_folio_index(f), pc_stamp_get(&f->d));
+}
+
+/* [E3] The valid bytes of [from, to) are newer than storage. Context: leaf lock, folio lock. Blocks of U that are
+ * written again stay in U as well [M5]. */
+void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+{
+	u32 mask = i->cache->page_size - 1, shift = i->cache->page_shift;
+	if ((from | to) & mask || i->borrowed.nr_ranges)
+		pc_written_add(i, f, from, to);
+	dirty(i, f, from >> shift, (to + mask) >> shift);
+}
+
+/* [E3] A block is to be sent again, and nothing of it is written. Context: leaf lock: a writer that finds it dirty beside this
+ * finds it borrowed, too. */
+void pc_folio_dirty_borrowed(struct pc_inode *i, struct pc_folio *f, u32 block)
+{
+	pc_written_nothing(i, f, block);
+	dirty(i, f, block, block + 1);
 }
 
 /* Blocks that views may store to have a separate limit, and do not count against that of writers. */

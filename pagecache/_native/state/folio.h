@@ -162,6 +162,7 @@ struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio);
 enum { PC_WB_STABLE, PC_WB_UNSTABLE, PC_WB_STAGED, PC_WB_AGAIN, PC_WB_FAILED };
 int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 state, struct pc_folio **out);
 void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
+void pc_folio_dirty_borrowed(struct pc_inode *i, struct pc_folio *f, u32 block);
 u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1, int how);
 void pc_folio_end_unstable(struct pc_inode *i, struct pc_folio *f, bool committed, bool parked);
