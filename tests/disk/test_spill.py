@@ -16,9 +16,11 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.spool import Spool
+from pagecache.engine.commit import overlay as laying
+from pagecache.engine.commit.staging import Staging
 from pagecache.native import LOCK, TOKEN
 from tests.disk.test_durability import World, clean
-from tests.file.rig import Task, at_gate, eventually, overlay, raises, side_by_side
+from tests.file.rig import Task, at_gate, beside, eventually, held, overlay, quiet, raises, side_by_side
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
 
@@ -483,6 +485,57 @@ def test_a_version_of_another_client_is_not_overwritten_behind_a_rename_of_spill
         world.volume.discard("moved")
         with contextlib.suppress(DataLossError):
             file.fsync(durability="backend", timeout=30)
+
+
+@pytest.mark.parametrize("moment", ["copies before it", "begins within it", "writes as it begins"])
+def test_a_spill_beside_a_rebase_has_no_byte_of_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Around written bytes of a page: they would be sent again from the spool, and published. [2.19, D6]"""
+    world = Spilling(tmp_path, limits={"max_inflight": 2})  # one request of a file at a time
+    new, at = random.Random(7).randbytes(MIB), MIB // 2
+    file = world.open()
+    inode = file._inode
+    file.pread(4096, at)
+    file.pwrite(b"x" * 4096, 0)
+    world.store.put("k", new)
+    raises(ConflictError, file.fsync, durability="backend")
+    quiet(world.volume, "k")
+    file.pwrite(b"y" * 10, at)  # not failed: it may spill
+    gate = world.store.gate("write_from", times=9)
+
+    def spill() -> None:  # as one that has begun before the conflict
+        inode.run_if_free(LOCK, "holding", lambda: inode.staged().spill([(at, at + 4096)]))
+
+    def rebase() -> None:
+        world.volume.resolve("k", "rebase")
+        gate.wait_entered()  # with the first page; the other one is still dirty
+
+    if moment == "copies before it":
+        beside(monkeypatch, type(inode), "read", lambda: Task(rebase).result(), after=True)
+        spill()
+    elif moment == "begins within it":
+        written, spilling = held(monkeypatch, Spool, "write_all"), list[Task[None]]()
+
+        def begin() -> None:
+            spilling.append(Task(spill))
+            eventually(lambda: written.entered.is_set() or spilling[0].finished.is_set())
+
+        beside(monkeypatch, laying.Overlay, "put", begin)
+        rebase()
+        spilling[0].result(opening=written)
+    else:
+        written, writing = at_gate(held(monkeypatch, Spool, "write_all"), spill)
+        beside(monkeypatch, Staging, "forgotten", written.open)
+        rebase()
+        writing.result()
+    expected = overlay(overlay(new, 0, b"x" * 4096), at, b"y" * 10)
+    assert file.pread(4096, at) == expected[at : at + 4096]
+    gate.open()
+    world.evict()
+    assert file.pread(4096, at) == expected[at : at + 4096]
+    file.fsync(durability="backend")
+    assert world.saved() == expected
 
 
 def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_reconnect(world: Spilling) -> None:

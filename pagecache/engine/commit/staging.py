@@ -101,24 +101,26 @@ class Staging:
             OSError: of the spool; they stay dirty.
         """
         file, sends, end = self._file, self._sends(), runs[-1][1]
-        before, growth = file.remote_size, Growth(self._file, end, sends)
+        rebases, before, growth = file.rebases, file.remote_size, Growth(self._file, end, sends)
+        if rebases % 2:
+            return 0  # the bytes around written ones may be of either version
         data = [memoryview(bytearray(end - begin)) for begin, end in runs]
         if any(file.read(begin, room) < len(room) for (begin, _), room in zip(runs, data, strict=True)):
             return 0
         file.versions.about_to_change()
-        if end > before:  # first: reads of a gap before them wait for it
-            file.owe(growth)
-        try:
-            with self._lock:
-                if sends != self._sends():
-                    return 0  # a commit has just begun to send, or ended
+        with self._lock:  # which a rebase takes before it changes anything (`forgotten`); then it forgets what is owed
+            if sends != self._sends() or rebases != file.rebases:
+                return 0  # a commit has just begun to send, or ended; or the copy is of the version before a rebase
+            if end > before:  # first: reads of a gap before them wait for it
+                file.owe(growth)
+            try:
                 for (begin, stop), room in zip(runs, data, strict=True):
                     self._put(begin, (room,))
                     self._unsent.add(begin, stop)  # first: what is staged and not in there counts as sent
                 return file.spilled(runs, sending=sends)
-        finally:
-            if end > before:
-                self._grown(growth, before)
+            finally:
+                if end > before:
+                    self._grown(growth, before)
 
     def _grown(self, growth: Growth, before: int) -> None:
         """Owe the size to which spilled bytes lead: `growth`, less if not all of them are staged, or none."""
