@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts, insisting
 from ..engine.commit import remote
-from ..engine.commit.owed import Step
+from ..engine.commit.owed import repeated
 from ..engine.foreign import raised_by
 from ..engine.park import SLICE, Signal, start_thread
 from ..engine.report.notices import cause
@@ -421,7 +421,7 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     inode.lose_direct(forget=True)
     durable = inode.limits().durable_writes
     keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
-    kept = inode.owe_instead(_owed(inode, durable), keep=keep)
+    kept = inode.owe_instead(repeated(inode, durable), keep=keep)
     if not (inode.commits.holes or inode.limits().commit_on_close):  # else they are owed, and later writes sent again
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
     if tail:
@@ -497,23 +497,6 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
     if ranges:
         inode.give_up_copy("a hole was lost with the backend")
         inode.report_loss(ranges, "holes were not committed when the backend was lost")
-
-
-def _owed(inode: Inode, durable: bool) -> list[Step]:
-    """Return the steps that repeat acknowledged changes. No read makes those of a held file: its first save does."""
-    undone = inode.undone()
-    lowest = undone["lowest"]
-    if undone["created"] and inode.limits().commit_on_close:
-        lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
-    # Except of a whole object, whose calls store nothing, if bytes were cut off below its end.
-    behind = inode.withheld and not (inode.limits().commit_on_close and lowest < inode.remote_size)
-    steps = [] if lowest == END else [Step("truncate", (lowest,), behind)]
-    owed = not durable and inode.owed.owes("truncate")  # otherwise owed ones stay
-    sized = steps or owed or inode.staged_bytes() or undone["created"] or (undone["resized"] and not durable)
-    if sized or inode.tail():
-        steps.append(Step("truncate", (inode.remote_size,), behind, tail=not sized))
-    holes, end = inode.commits.holes, inode.remote_size
-    return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 
 
 def _check_version(volume: Volume, inode: Inode, opened: Opened) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -69,6 +70,30 @@ def test_a_force_that_fails_makes_no_read_byte_a_written_one(make: Make, then: s
     assert rig.saved(file) == file.pread(len(below), 0) == below
 
 
+@pytest.mark.parametrize(
+    ("policy", "fails"), [*product(("fail", "take_remote"), ("rollback answer", "open")), ("fail", "read_into")]
+)
+def test_what_was_cut_off_stays_so_though_the_other_version_cannot_be_taken(
+    make: Make, policy: str, fails: str
+) -> None:
+    """The backend has forgotten truncates and holes by then, and makes them again before a read. [2.17, 2.19]"""
+    options = {"on_conflict": policy}
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE, options=options).opened(read_ahead=0)
+    file.truncate(PAGE + 10)
+    file.truncate(len(DATA))
+    file.pwrite(MINE, 0)
+    rig.backend.change_remotely(KEY, OTHER)
+    rig.backend.fault(fails, OSError(errno.EACCES, "not now"), times=1 if policy == "fail" else 9)
+    raises(ConflictError, file.fsync)
+    if policy == "fail":
+        raises(OSError, rig.volume.resolve, KEY, "rebase", match="not now")
+    eventually(lambda: rig.volume.engine.files()[0].conflict is not None)
+    rig.backend.clear_faults()
+    rig.backend.fault("read_into", old_version, times=100)
+    rig.volume.resolve(KEY, "force")
+    assert rig.saved(file) == MINE + DATA[PAGE : PAGE + 10] + bytes(len(DATA) - PAGE - 10)
+
+
 @pytest.mark.parametrize("moment", ["at its look", "behind its look"])
 @pytest.mark.parametrize("way", ["rebase", "take_remote"])
 def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch: Patch, way: str, moment: str) -> None:
@@ -128,7 +153,7 @@ def test_a_debt_to_know_the_name_outlasts_a_rollback_beside_it(make: Make, monke
         rig.backend.change_remotely(KEY, OTHER)
         raises(ConflictError, file.fsync)
     call = file.abandon if end == "abandon" else partial(rig.volume.resolve, KEY, "rebase")
-    gate, ending = at_gate(held(monkeypatch, remote, "_forget_owed"), call)
+    gate, ending = at_gate(held(monkeypatch, remote, "_forget_owed" if end == "abandon" else "open_base"), call)
     opening.owe_opening(rig.volume.inodes[KEY])
     rig.backend.forget_calls()
     ending.result(opening=gate)

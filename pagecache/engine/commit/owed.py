@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from ...native import COMMIT
+from ...native import COMMIT, END
 from ..foreign import is_unsupported
 from ..park import SLICE
 from ..report.notices import cause
@@ -60,6 +60,23 @@ class Step(NamedTuple):
 
     def call(self, backend_file: BackendFile) -> None:
         getattr(backend_file, self.method)(*self.arguments)
+
+
+def repeated(file: EngineFile, durable: bool) -> list[Step]:
+    """Return the steps that repeat acknowledged changes. No read makes those of a held file: its first save does."""
+    undone = file.undone()
+    lowest = undone["lowest"]
+    if undone["created"] and file.limits().commit_on_close:
+        lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
+    # Except of a whole object, whose calls store nothing, if bytes were cut off below its end.
+    behind = file.withheld and not (file.limits().commit_on_close and lowest < file.remote_size)
+    steps = [] if lowest == END else [Step("truncate", (lowest,), behind)]
+    owed = not durable and file.owed.owes("truncate")  # otherwise owed ones stay
+    sized = steps or owed or file.staged_bytes() or undone["created"] or (undone["resized"] and not durable)
+    if sized or file.tail():
+        steps.append(Step("truncate", (file.remote_size,), behind, tail=not sized))
+    holes, end = file.commits.holes, file.remote_size
+    return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 
 
 class Debt(Protocol):
@@ -191,6 +208,11 @@ class Owed:
             self._steps = deque([*kept, *steps])
         self._file.bind_calls()
         return kept
+
+    def forget_locked(self, *, keep: str) -> None:
+        """Forget the debts but those of one method. `EngineFile.lock` is held; the caller binds afterwards."""
+        if self._steps:
+            self._steps = deque(step for step in self._steps if step.method == keep)
 
     def pay(self) -> None:
         """Wait until nothing is owed, paying if necessary.

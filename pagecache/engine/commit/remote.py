@@ -31,7 +31,7 @@ from ..report.notices import cause, spans
 from ..report.trouble import SETTLED
 from ..retryer import is_transient
 from . import overlay
-from .owed import FOLLOWING, Step
+from .owed import FOLLOWING, Step, repeated
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -278,9 +278,9 @@ def _new_base(
         file.uncommit()  # before any other call: nothing may count as acknowledged if that fails
         file.staging.forgotten()
         if hasattr(file.backend_file, "rollback"):
-            file.owe(ROLLBACK, first=True)
+            again = repeated(file, durable=False)  # unless that version becomes the base
+            file.owe_instead((ROLLBACK, *again), keep=(FOLLOWING,))
             file.owed.pay_now(ROLLBACK.method)
-        _forget_owed(file)  # the debts concerned forgotten changes
         file.base_requested()
         fresh, stat = open_base(file)
         try:
@@ -328,6 +328,8 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat, sin
     with file.lock:
         file.volume.check_alive(file.key, since)  # with the file: a reconnect gives it another one under this lock
         if fresh is not None:
+            file.commits.holes.clear()
+            file.owed.forget_locked(keep=FOLLOWING)  # first: the others concern forgotten changes
             file.replace_locked(fresh)
         file.change_begins(False)
         file.versions.take(stat.version)
