@@ -131,7 +131,7 @@ class Unsaved:
         return b"".join(parts)
 
     def check(self) -> bool:
-        """Read its records anew. Return whether blocks are damaged that could be read before."""
+        """Read its records anew; return whether more blocks are damaged. What fails now may be readable later."""
         found = False
         for at, each in enumerate(self.content):
             head, bad = each.head, each.bad
@@ -152,11 +152,9 @@ class Unsaved:
     def _is_sound(self, head: Head, begin: int, end: int) -> bool:
         assert self.recovered is not None
         try:
-            self.recovered.bytes_of(head, begin, end)
+            self.recovered.bytes_of(head, begin, end, strict=True)
         except OSError as error:
-            if error.errno != errno.EILSEQ:
-                raise
-            return False
+            return error.errno != errno.EILSEQ
         return True
 
     def until(self, lsn: int) -> Unsaved:
@@ -270,14 +268,14 @@ class Recovered:
         self.end = self.last = self.last_file = 0
         self._salts: dict[int, int] = {}
 
-    def bytes_of(self, head: Head, begin: int, end: int) -> bytes:
-        """Read and check bytes of a DATA record."""
+    def bytes_of(self, head: Head, begin: int, end: int, *, strict: bool = False) -> bytes:
+        """Read and check bytes of a DATA record. `strict`: see `_read`."""
         first, last = (begin - head.offset) // BLOCK, (end - 1 - head.offset) // BLOCK
         at, stored = block_at(head, first), min(head.payload, (last + 1) * BLOCK) - first * BLOCK
         path = os.path.join(self.folder, name_of(head.segment))
         fd = self.device.open(path, os.O_RDONLY)
         try:
-            room = _read(self.device, fd, at, memoryview(bytearray(block_at(head, last + 1) - at)))
+            room = _read(self.device, fd, at, memoryview(bytearray(block_at(head, last + 1) - at)), strict=strict)
         finally:
             self.device.close(fd)
         if records.bad_blocks(room, 0, stored, self._salts[head.segment] + head.lsn + first):
@@ -474,14 +472,18 @@ class Recovered:
                 self.files.append(file)
 
 
-def _read(device: Device, fd: int, offset: int, room: memoryview) -> memoryview:
-    """Fill the room, and return what was filled. Sectors that the disk cannot read are zeros, which no sum fits."""
+def _read(device: Device, fd: int, offset: int, room: memoryview, *, strict: bool = False) -> memoryview:
+    """Fill the room, and return what was filled. Sectors that the disk cannot read are zeros, which no sum fits;
+    `strict`: they are an error.
+    """
     at, step = 0, CHUNK
     while at < len(room):
         part = room[at : at + step]
         try:
             done = device.preadv(fd, [part], offset + at)
         except OSError:
+            if strict:
+                raise
             if step > SECTOR:
                 step = SECTOR
                 continue
