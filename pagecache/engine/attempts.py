@@ -229,7 +229,7 @@ class Attempts(Tries):
 
 def insisting(file: EngineFile, call: Callable[[], T]) -> T:
     """Make a call, with retries after transient errors; sleep on this thread."""
-    tries = Tries(file.volume)
+    tries, since = Tries(file.volume), file.volume.reconnects
     while True:
         try:
             return call()
@@ -239,4 +239,4 @@ def insisting(file: EngineFile, call: Callable[[], T]) -> T:
                 raise raised from error
             if delay is None:
                 raise
-        file.volume.sleep(file, delay)
+        file.volume.sleep(file, delay, since=since)

@@ -308,10 +308,13 @@ class EngineVolume:
 
         self.runner.submit(core.NAMES, Job(run, what=what, last=True))
 
-    def sleep(self, file: EngineFile, seconds: float, what: str = AGAIN) -> None:
-        """Wait for a time to pass, for a file; ended by an abort or a signal handler that raises."""
+    def sleep(self, file: EngineFile, seconds: float, what: str = AGAIN, *, since: int | None = None) -> None:
+        """Wait for a time to pass, for a file; ended by an abort or a signal handler that raises. `since`: `reconnects`
+        before what is to be made again: a reconnect may be over before this looks.
+        """
+        began = self.reconnects if since is None else since
         reason = of_file(file, what, timed=True)
-        self.sleep_until(self.clock.now() + seconds, reason, partial(self.check_alive, file.key))
+        self.sleep_until(self.clock.now() + seconds, reason, partial(self.check_alive, file.key, began))
 
     def sleep_until(self, at: float, reason: Reason, alive: Callable[[], None], deadline: Deadline = NEVER) -> None:
         """Wait for a time to pass. `alive` raises when waiting is pointless, and after the deadline."""

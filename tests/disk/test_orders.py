@@ -589,6 +589,7 @@ def test_a_file_whose_name_changes_just_before_it_takes_a_copy_does_not_take_tha
     file = ours.open()
 
     def renamed_and_another_object_has_the_name() -> None:
+        ours.key = "moved"
         tier.drop("store", b"sk")  # as `TieredBackend.rename` does, before and after
         tier.drop("store", b"sk")
         other = next_one.open()

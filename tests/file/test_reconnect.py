@@ -17,8 +17,19 @@ from typing import Any, Literal, cast
 import pytest
 
 import pagecache
-from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume, loglines
+from pagecache import (
+    CachedFile,
+    CommitError,
+    ConflictError,
+    DataLossError,
+    PageCache,
+    RetryPolicy,
+    ShutdownError,
+    Volume,
+    loglines,
+)
 from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.engine.attempts import AGAIN, insisting
 from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
@@ -26,7 +37,22 @@ from pagecache.volume import opening, reconnect
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, attached, beside, eventually, overlay, pattern, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Task,
+    at_gate,
+    attached,
+    beside,
+    eventually,
+    overlay,
+    pattern,
+    raises,
+    wait_for,
+)
 from .test_prompt import handled
 
 OLD = pattern(4 * PAGE)
@@ -310,6 +336,24 @@ def test_a_reconnect_ends_waits_before_it_opens_a_file(make: Make) -> None:
     raises(ShutdownError, ticket.wait, 20)
     file.fsync()
     assert fresh.committed(KEY) == overlay(OLD, 0, NEWER)
+
+
+@pytest.mark.parametrize("moment", ["in the call", "in the sleep"])
+def test_a_call_that_is_to_be_made_again_ends_though_the_reconnect_is_over(make: Make, moment: str) -> None:
+    """It slept with the token, for which the reconnect waits. [2.22]"""
+    slow = RetryPolicy(first_delay=3600.0, max_delay=3600.0, deadline=7200.0)
+    rig, file = make({KEY: pattern(PAGE)}, retry=slow).opened()
+    engine = rig.volume.engine
+
+    def call() -> None:
+        engine.reconnects += moment == "in the call"
+        raise OSError(errno.EIO, "for a moment")
+
+    calling = Task(insisting, file._inode, call)
+    if moment == "in the sleep":
+        wait_for(rig.cache, AGAIN)
+        engine.reconnects += 1
+    raises(ShutdownError, calling.result)
 
 
 def test_an_abort_ends_a_reconnect_that_opens_a_file(make: Make) -> None:
