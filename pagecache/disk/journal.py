@@ -173,6 +173,7 @@ class Journal:
         self._attempted = 0  # last LSN of the last one
         self._closed = False
         self._readers = 0  # no segment is removed under them
+        self._may_return = False  # records do not count, and no START says so: a crash may bring them back
         self._restates: set[int] = set()  # files with content whose records say something else than their state
         self._restated = 0  # LSN of the last state that was appended for that
         self.recovered: Recovered = recover(folder, device)
@@ -455,6 +456,7 @@ class Journal:
                 raise self._failure(error, "cannot begin a segment") from error
             raise
         segment = self._current = _Segment(number, path, self._size, fd, salt, self._lsn + 1)
+        self._may_return = False
         self._segments.append(segment)
         self._remove_void()
         self._grown()
@@ -516,25 +518,29 @@ class Journal:
         self._remove()
 
     def lacks(self) -> bool:
-        """Return whether records of what has happened do not count, or could not be appended."""
-        return bool(self._restates)
+        """Return whether records of what has happened do not count, or could not be appended; or others may return."""
+        return bool(self._restates) or self._may_return
 
     def owes(self) -> bool:
-        """Return whether it lacks any, or has them anew and unconfirmed: a crash might bring older bytes back."""
-        return self.lacks() or self._restated > self._confirmed
+        """Return whether it lacks records of what has happened, or has them anew and unconfirmed: a crash might bring
+        older bytes back.
+        """
+        return bool(self._restates) or self._restated > self._confirmed
 
     def is_behind(self) -> bool:
-        """Return whether a record that counts is not confirmed, or it owes any."""
-        return self._counts > self._confirmed or self.owes()
+        """Return whether a record that counts is not confirmed, or it owes any, or others may return."""
+        return self._counts > self._confirmed or self.owes() or self._may_return
 
     def restate(self) -> None:
-        """State files anew after a failed call: what has happened counts again, once it is confirmed."""
+        """State files anew after a failed call: what has happened counts again, once it is confirmed. What does not
+        count returns no longer.
+        """
         self._change_with_room(self._restate_all)
 
     def _restate_all(self) -> None:
         with self._lock:
             self._check_open()
-            while self._restates:
+            while self.lacks():
                 self._roll(settles=True)
 
     def _is_confirmed(self, lsn: int) -> bool:
@@ -618,6 +624,7 @@ class Journal:
         low, high = self._confirmed, self._lsn
         again = bool(self._void) and self._void[-1][0] == low
         self._void[-1 if again else len(self._void) :] = [(low, high, error, self.generation + 1)]
+        self._may_return |= high > low
         for number, file in list(self._files.items()):
             while file.undo and file.undo[-1][0] > self._confirmed:
                 _, segment, last, file.state.size = file.undo[-1]

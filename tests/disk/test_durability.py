@@ -1145,6 +1145,31 @@ def test_what_the_disk_has_lost_of_a_save_is_recorded_again(world: World) -> Non
     assert after.read() == changed(0, b"two")
 
 
+@pytest.mark.parametrize("whole_volume", [False, True])
+def test_records_of_a_failed_sync_do_not_return_over_what_was_saved_since(world: World, *, whole_volume: bool) -> None:
+    """The disk has them all the same. The journal was full before it had all, and the sync of the others failed."""
+    file, journal = world.open(), world.journal()
+    world.synced(b"x", key="other", mode="x+b")
+    content = b"new" * (1 << 20)
+    file.truncate(3)
+    file.pwrite(content, 0)
+    sync, failed = OS.fdatasync, list[int]()
+
+    def fail_once(fd: int) -> None:
+        if not failed:
+            failed.append(fd)
+            failing()
+        sync(fd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OS, "fdatasync", fail_once)
+        patch.setattr(journal, "_limit", journal.bytes)
+        (world.volume.sync if whole_volume else file.fsync)(durability="disk")
+    assert failed
+    assert "k" not in (after := world.crash()).left()
+    assert after.read() == content
+
+
 def test_what_the_disk_has_lost_before_it_was_marked_is_appended_again(world: World) -> None:
     """By a sync for another file. The fsync that has appended it fails; a later one appends it."""
     file, journal = world.synced(b"one"), world.journal()

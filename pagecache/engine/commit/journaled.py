@@ -252,6 +252,8 @@ class VolumeJournal:
     def confirm_all(self) -> OSError | None:
         """Wait until the device has all records, and return its error."""
         journal = self._journal
+        if journal is not None and journal.lacks() and (error := self._tried(journal.restate)) is not None:
+            return error
         return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last))
 
     def confirm_saved(self, lsn: int) -> None:
