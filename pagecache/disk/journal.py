@@ -397,6 +397,7 @@ class Journal:
         try:
             self._write_all(segment.fd, parts, segment.used)
         except OSError:
+            self._may_return |= record.kind in CONTENT  # the disk may have it as a whole
             if segment.used > FIRST:
                 self._current = None  # it may have a bad place: the next record goes to another
             raise

@@ -1170,6 +1170,40 @@ def test_records_of_a_failed_sync_do_not_return_over_what_was_saved_since(world:
     assert after.read() == content
 
 
+@IN_PLACE
+def test_a_cut_whose_append_has_failed_cuts_off_nothing_that_the_store_has(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has all of that record, but for the zeros behind it."""
+    world.synced(b"x", key="other", mode="x+b")  # its segment stays
+    file = world.synced(b"old")
+    file.fsync(durability="backend")
+    file.truncate(3)
+    file.pwrite(b"new", 3)
+    put, write, cuts = Journal._put, OS.pwritev, list[str]()
+
+    def noted(self: Journal, segment: Any, record: Any, *rest: Any) -> int:
+        if record.kind == records.Kind.SIZE and not cuts:
+            cuts.append("next")
+        return put(self, segment, record, *rest)
+
+    def fail_once(fd: int, parts: Any, offset: int) -> int:
+        if cuts == ["next"]:
+            cuts.append("failed")
+            write(fd, [b"".join(parts)[: 2 * records.HEAD]], offset)
+            failing()
+        return write(fd, parts, offset)
+
+    monkeypatch.setattr(Journal, "_put", noted)
+    monkeypatch.setattr(OS, "pwritev", fail_once)
+    file.fsync()
+    assert cuts == ["next", "failed"]
+    monkeypatch.undo()
+    after = world.crash()
+    assert after.read() == b"oldnew"
+    assert "k" not in after.left()
+
+
 def test_what_the_disk_has_lost_before_it_was_marked_is_appended_again(world: World) -> None:
     """By a sync for another file. The fsync that has appended it fails; a later one appends it."""
     file, journal = world.synced(b"one"), world.journal()

@@ -604,8 +604,11 @@ class Journaled:
             OSError: the disk fails: it might.
         """
         if self._last:
+            journal = self._owner.journal()
             with self._lock:
-                self._settle(self._owner.journal())
+                self._settle(journal)
+            if self._whole and journal.lacks():  # an append has failed
+                journal.restate()
             self._owner.confirm_saved(self._last)
 
     def freed(self) -> OSError | None:
