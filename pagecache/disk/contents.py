@@ -197,23 +197,20 @@ def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> t
     path = os.path.join(folder, key)
     inside = not os.path.isabs(key) and not {"", ".", ".."} & {*key.split("/")}
     try:
-        target = _new(path) if inside else None
-    except ValueError:  # no name of a file
-        target = None
-    except OSError as error:
-        if error.errno not in NO_PATH:
+        lost, target = Ranges(), _new(path) if inside else None
+    except (OSError, ValueError) as error:  # ValueError: no name of a file
+        if isinstance(error, OSError) and error.errno not in NO_PATH:
             raise
-        target = None
+        lost, target = Ranges(), None
     if target is None:
         path = os.path.join(folder, f"{unsaved.number}-{_quoted(key)}")
-    lost, target = Ranges(), target or _new(path)
+        target = _new(path)
     try:
         with target:
             target.truncate(unsaved.state.size)
             for piece in unsaved.pieces:
-                if piece.head is None or piece.is_damaged:  # a hole
-                    continue
-                for at, end, data in _pieces(unsaved, piece.begin, piece.end):
+                begin = piece.begin if piece.head is not None and not piece.is_damaged else piece.end  # else a hole
+                for at, end, data in _pieces(unsaved, begin, piece.end):
                     if data is None:
                         lost.add(at, end)
                     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -53,11 +54,9 @@ OS: Device = _OS()
 
 def make_folders(path: str, mode: int = 0o777) -> None:
     """Make a directory, and those above it that are missing. A power cut takes none of them."""
-    missing, at = [], os.path.abspath(path)
-    while not os.path.lexists(at):
-        missing.append(at)
-        at = os.path.dirname(at)
+    at = Path(os.path.abspath(path))
+    changed = [str(each.parent) for each in (at, *at.parents) if not os.path.lexists(each)]
     os.makedirs(path, mode)
-    for made in missing:
+    for folder in changed:
         with suppress(PermissionError):  # of a directory that is only passed
-            OS.sync_folder(os.path.dirname(made))
+            OS.sync_folder(folder)

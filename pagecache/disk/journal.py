@@ -523,9 +523,7 @@ class Journal:
         return bool(self._restates) or self._may_return
 
     def owes(self) -> bool:
-        """Return whether it lacks records of what has happened, or has them anew and unconfirmed: a crash might bring
-        older bytes back.
-        """
+        """Return whether records of what has happened do not count, or are stated anew and not confirmed."""
         return bool(self._restates) or self._restated > self._confirmed
 
     def is_behind(self) -> bool:
@@ -533,9 +531,7 @@ class Journal:
         return self._counts > self._confirmed or self.owes() or self._may_return
 
     def restate(self) -> None:
-        """State files anew after a failed call: what has happened counts again, once it is confirmed. What does not
-        count returns no longer.
-        """
+        """State anew what has happened: it counts once it is confirmed. What does not count returns no longer."""
         self._change_with_room(self._restate_all)
 
     def _restate_all(self) -> None:

@@ -132,30 +132,24 @@ class Unsaved:
 
     def check(self) -> bool:
         """Read its records anew; return whether more blocks are damaged. What fails now may be readable later."""
-        found = False
-        for at, each in enumerate(self.content):
-            head, bad = each.head, each.bad
-            if head.kind == Kind.DATA and not self._is_sound(head, head.offset, head.offset + head.length):
-                begins = range(head.offset, head.offset + head.length, BLOCK)
-                blocks = ((begin, min(begin + BLOCK, head.offset + head.length)) for begin in begins)
-                bad = tuple(
-                    block for block, (a, b) in enumerate(blocks) if block in bad or not self._is_sound(head, a, b)
-                )
-            if bad != each.bad:
-                if not found:
-                    found, self.content, self.pieces = True, [*self.content], []  # copies share them
-                self.content[at] = each._replace(bad=bad)
-        if found:
-            self.finish()
-        return found
-
-    def _is_sound(self, head: Head, begin: int, end: int) -> bool:
-        assert self.recovered is not None
-        try:
-            self.recovered.bytes_of(head, begin, end, strict=True)
-        except OSError as error:
-            return error.errno != errno.EILSEQ
+        content = [each._replace(bad=tuple(self._bad(each))) for each in self.content]
+        if content == self.content:
+            return False
+        self.content, self.pieces = content, []  # other lists: copies share them
+        self.finish()
         return True
+
+    def _bad(self, each: Content) -> Iterator[int]:
+        assert self.recovered is not None
+        begin, length = each.head.offset, each.head.length if each.head.kind == Kind.DATA else 0
+        for block, at in enumerate(range(begin, begin + length, BLOCK)):
+            bad = block in each.bad
+            try:
+                self.recovered.bytes_of(each.head, at, min(at + BLOCK, begin + length), strict=True)
+            except OSError as error:
+                bad |= error.errno == errno.EILSEQ
+            if bad:
+                yield block
 
     def until(self, lsn: int) -> Unsaved:
         """Return the file as of an earlier record."""

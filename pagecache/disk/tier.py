@@ -306,19 +306,18 @@ class Tier:
                 if segment < JOURNAL_SEGMENT_MIN:
                     least = SEGMENTS_MIN * JOURNAL_SEGMENT_MIN
                     raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
+                folder, device, room = os.path.join(path, JOURNAL), self.described._device, self._journal_room
+                grown, gives_way = self.others_grow, self.gives_way
                 self._journal = Journal(
-                    os.path.join(path, JOURNAL),
-                    segment=segment,
-                    limit=limit,
-                    device=self.described._device,
-                    room=lambda: self.described.size - self._spooled_bytes(),
-                    grown=self.others_grow,
-                    gives_way=self.gives_way,
+                    folder, segment=segment, limit=limit, device=device, room=room, grown=grown, gives_way=gives_way
                 )
                 if self._journal.recovered.lost:
                     self.tell_lost()
         finally:
             self._opening_journal.release()
+
+    def _journal_room(self) -> int:
+        return self.described.size - self._spooled_bytes()
 
     def tell_lost(self) -> None:
         """Report that a reading of the journal has found confirmed records that cannot be read."""
