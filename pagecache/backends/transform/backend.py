@@ -26,7 +26,7 @@ from .units import Transform, Units
 # Members that the cache asks a backend for, available if the inner backend has them.
 MEMBERS = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "mknod", "statfs"})
 MEMBERS |= {"getxattr", "setxattr", "listxattr", "removexattr"}
-MEMBERS |= {"lasting_identity", "warnings", "why_read_only"}
+MEMBERS |= {"lasting_identity", "make_above", "warnings", "why_read_only"}
 MEMBERS |= {"lstat", "readdir", "entries", "setattr"}  # with sizes
 
 
