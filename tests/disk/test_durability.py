@@ -1204,6 +1204,54 @@ def test_a_cut_whose_append_has_failed_cuts_off_nothing_that_the_store_has(
     assert "k" not in after.left()
 
 
+@IN_PLACE
+def test_a_cut_counts_though_a_sync_fails_among_the_records_of_its_file(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store refuses, and those behind it count: no fsync takes them for all. [D1]"""
+    world.synced(b"x", key="other", mode="x+b")
+    file, journal = world.open(), world.journal()
+    refused = world.store.fault("write_from", PermissionError(errno.EACCES, "refused"), key="k", times=float("inf"))
+    file.truncate(8192)
+    file.pwrite(b"new", 50)
+
+    def lose() -> None:
+        with disk_fails("fdatasync"):
+            raises(OSError, journal.confirm, journal.last)
+
+    beside(monkeypatch, Journaled, "_bytes", lose)
+    for _ in range(2):
+        raises(OSError, file.fsync, match="refused")
+    refused.clear()
+    file.fsync()
+    assert world.crash(lose=True).read() == changed(50, b"new", OLD[:8192])
+
+
+@pytest.mark.parametrize("who", ["sync", "flusher", "another file"])
+def test_a_sync_and_the_flusher_say_that_records_do_not_count(world: World, who: str) -> None:
+    """Another file needs no such record: its fsync succeeds though the disk takes none. [D3, D5]"""
+    another, file, journal = world.synced(b"x", key="other", mode="x+b"), world.open(), world.journal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "_limit", 0)
+        with disk_fails("fallocate"):
+            file.pwrite(b"new", 0)
+            another.pwrite(b"x", 0)
+            journal._may_return = True  # as after a failed sync, or an append that failed
+            if who == "another file":
+                another.fsync(durability="backend")
+            assert journal._may_return
+        match who:
+            case "sync":
+                world.volume.sync(durability="backend")  # nothing else is to be recorded
+                journal._may_return = True
+                file.pwrite(b"newer", 0)
+                world.volume.sync(durability="backend")
+            case "flusher":
+                world.volume.engine.cache.flusher.wake()
+                eventually(lambda: not journal._may_return)
+    assert journal._may_return is (who == "another file")
+
+
 def test_what_the_disk_has_lost_before_it_was_marked_is_appended_again(world: World) -> None:
     """By a sync for another file. The fsync that has appended it fails; a later one appends it."""
     file, journal = world.synced(b"one"), world.journal()

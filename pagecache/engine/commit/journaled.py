@@ -353,9 +353,11 @@ class Journaled:
         self._size = 0  # to which its records lead
         self._known: str | None = None  # the version below, as the journal has it
         self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
+        self._begins_cut = False  # its description has cuts or holes, which may stop to count before what follows
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
         self._lacks = False  # it has less than was changed, or is out of date
         self._appended_to = False  # by another program, before its bytes were laid: all is saved before the next append
+        self._failed = False  # the last append of its content
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self.due = 0.0
         """When its oldest unsaved record was appended."""
@@ -390,7 +392,7 @@ class Journaled:
                     return generation
                 if not self._counts():
                     self._whole = True
-                    self._lacks |= self._cut
+                    self._lacks |= self._cut or (self._begins_cut and journal.unsaved_size(self._number) is not None)
                 self._generation = generation
                 rebases = self.file.rebases
                 if not self._may_append():
@@ -466,6 +468,7 @@ class Journaled:
         created, lowest = bool(undone["created"]), int(undone["lowest"])
         base = None if created else self.file.versions.base
         size = 0 if created else min(file.remote_size, lowest)
+        self._begins_cut = lowest != END or file.size < size or bool(file.commits.holes)
         self._put(journal, self._state(base, size, created=created))
         self._known = base if before is None else self._known
         self._size = size if before is None else before
@@ -517,7 +520,9 @@ class Journaled:
             begin += len(room)
 
     def _put(self, journal: Journal, record: Record, buffers: list[memoryview] | None = None) -> None:
+        self._failed |= record.kind in records.CONTENT  # until it is appended
         self._last = journal.append(record, buffers or (), self._owner)
+        self._failed = False
         self._content = self._last if record.kind in records.CONTENT else self._content
         self._size = records.size_after(record, self._size)
 
@@ -607,7 +612,7 @@ class Journaled:
             journal = self._owner.journal()
             with self._lock:
                 self._settle(journal)
-            if self._whole and journal.lacks():  # an append has failed
+            if self._failed and journal.lacks():
                 journal.restate()
             self._owner.confirm_saved(self._last)
 
