@@ -109,10 +109,11 @@ class _Left:
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.laying: Job[None] | None = None  # the last one
         self.tries: Attempts | None = None  # of that
-        self.laying_error: list[Exception] = []  # of the last failed try while it was not held: another list each time
+        self.laying_error: tuple[int, Exception] | None = None  # of the last failed try while not held; its `tried`
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
         self.asked, self.missed = 1, 0  # it is looked for without a call: how often, and that all of these found none
+        self.tried = 0  # `asked` when the last laying began
         self.link: Key | None = None  # another name that led to the object when it was opened last
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
@@ -134,16 +135,14 @@ class Laying:
     """A file that is laid for a sync: that is over, or fails, after this was made."""
 
     def __init__(self, left: _Left) -> None:
-        self._left, self._before = left, left.laying_error
+        self._left, self.before, self._asked = left, left.laying_error, left.asked
         self.key = left.key
 
     def error(self) -> OSError | None:
         failed = self._left.laying_error
-        return None if failed is self._before else as_os_error(failed[0], self.key)
-
-    def has_failed(self) -> bool:
-        """Return whether a try had failed before this was made."""
-        return bool(self._before)
+        if failed is None or failed is self.before or failed[0] < self._asked:  # begun before a resume
+            return None
+        return as_os_error(failed[1], self.key)
 
     def waits(self) -> bool:
         return self._left.waits() and self.error() is None
@@ -291,11 +290,7 @@ class Recovery:
         return [*takewhile(lambda each: is_below(each, name), self._sorted[begin:])]
 
     def hurry(self) -> list[Laying]:
-        """Have the thread lay all files that are not held, for a sync; none after `stop`.
-
-        Raises:
-            BlockingIOError: Python or the system refuses the thread.
-        """
+        """Have the thread lay all files not held, for a sync; none after `stop`. BlockingIOError: no thread."""
         if self._stop.is_set():
             return []
         laying = [Laying(each) for each in self._left if each.waits()]  # first: a failure after this counts
@@ -313,7 +308,7 @@ class Recovery:
             laying = [] if engine.aborted else self.hurry()
         except OSError as error:
             return [error]
-        laying = [each for each in laying if again or not each.has_failed()]
+        laying = [each for each in laying if again or each.before is None]
 
         def waits() -> bool:
             return not engine.aborted and any(each.waits() for each in laying)
@@ -337,15 +332,17 @@ class Recovery:
         with self._starting:
             joins = (job := each.laying) is not None and not job.finished()
             if job is None or not joins:
+                each.tried = each.asked
                 job = each.laying = Job(partial(self._lay_or_miss, each), key=each.key)
                 thread = threading.Thread(target=job.run, name="pagecache-laying", daemon=True)
                 start_thread(thread, f"that recovers files of {self._volume.name!r}")
+            asked = each.tried
         if not self._outlast(job, each, tries):
             with self._starting:
                 each.laying = None if each.laying is job else each.laying
             return self._lay(each, tries)
-        if joins and isinstance(job.error, ShutdownError):  # of an abort, and the volume was reconnected since
-            tries.alive()
+        if job.error is not None and (asked != each.asked or (joins and isinstance(job.error, ShutdownError))):
+            tries.alive()  # it may be of an abort, and the volume reconnected since; or the file was resumed
             return self._lay(each, tries)
         if job.error is not None:
             raise job.error
@@ -366,11 +363,10 @@ class Recovery:
     def _lay_or_miss(self, each: _Left) -> None:
         if each.over:
             return
-        while self._is_busy(each):
+        while self._tier.is_left_busy(each.unsaved.number):
             self._volume._check_alive(each.key)
             if self._stop.wait(SLICE):
                 raise _busy_error(each)
-        asked = each.asked
         try:
             self._check_room(each)
             each.tries = Attempts(self._volume.engine, "open", each.key)
@@ -392,22 +388,18 @@ class Recovery:
                 what = f"the object below recovered bytes is gone; they stay in the disk tier: {cause(error)}"
                 next = "discard gives them up, resume looks again"
                 self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
-            each.gone, each.missed = True, asked
+            each.gone, each.missed = True, each.tried
 
     def _failed(self, each: _Left, error: Exception) -> None:
         """Tell the syncs that wait for a file. The laying does that: the thread may have left it for the next file."""
         if not each.waits():
             return
-        each.laying_error = [error]
+        each.laying_error = (each.tried, error)
         if not self._said:
             self._said = True
             what = f"recovered bytes could not be laid over the object: {cause(error)}"
             next = "they stay in the disk tier, and are tried again"
             self._volume.engine.say(logging.WARNING, "recovered bytes", what, next, each.key)
-
-    def _is_busy(self, each: _Left) -> bool:
-        """Return whether a call of an ended volume runs on the object, which may land over later bytes."""
-        return self._tier.is_left_busy(each.unsaved.number)
 
     def _check_room(self, each: _Left) -> None:
         """Take memory for bytes that nothing writes back, as a part of the volume's share of the dirty limit."""
@@ -435,7 +427,7 @@ class Recovery:
         """Give up the bytes of an object that were not laid; return the losses."""
         lost: list[LostRange] = []
         for each in self._named(name):
-            if self._is_busy(each):
+            if self._tier.is_left_busy(each.unsaved.number):
                 raise _busy_error(each)
             settled = False
             while not settled:
@@ -591,7 +583,8 @@ class Recovery:
                     continue
                 slow = {job: other for job, other in slow.items() if not job.finished()}
                 try:
-                    if each.laying in slow or self._is_busy(each) or not self._has_room(each, slow):
+                    busy = each.laying in slow or self._tier.is_left_busy(each.unsaved.number)
+                    if busy or not self._has_room(each, slow):
                         failed = True
                     else:
                         self._lay(each, self._tries(each, VISIT))
@@ -600,13 +593,13 @@ class Recovery:
                         if self._volume.engine.aborted or self._volume.detached:
                             self._thread = None  # a reconnect starts another one
                             return
-                    failed, each.laying_error = True, [error]
+                    failed, each.laying_error = True, (each.tried, error)
                 except Exception as error:
                     failed, job = True, each.laying
                     if isinstance(error, TimeoutError):  # of the visit, or of the job, which has told it
                         if job is not None and job.began and not job.finished():
                             slow[job] = each
-                    elif error not in each.laying_error:
+                    elif each.laying_error is None or each.laying_error[1] is not error:
                         self._failed(each, error)
             with self._starting:
                 if not failed and not any(each.waits() for each in self._left):

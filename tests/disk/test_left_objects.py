@@ -353,6 +353,29 @@ def test_bytes_that_were_left_are_not_laid_over_newer_ones(
         assert (listed(volume), store.read_bytes()) == ([], changed(0, b"newer", LAID))
 
 
+def test_a_resume_counts_beside_a_laying_that_is_about_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls that wait for it get the outcome of one that begins after that."""
+    gate, has_newer = Gate(), Recovery.has_newer
+
+    def held(*args: Any) -> bool:
+        found = has_newer(*args)
+        gate.enter(WAIT_LIMIT_S)
+        return found
+
+    with unseen(tmp_path, monkeypatch) as volume:
+        with volume.open("other", "r+b") as other:
+            other.pwrite(b"later", 0)
+            other.fsync(durability="backend")
+        monkeypatch.setattr(Recovery, "has_newer", held)
+        _, first = at_gate(gate, read, volume, "d/k")
+        volume.resume("d/k")
+        calls = Task(volume.sync, durability="backend"), Task(read, volume, "d/k")
+        assert all(call.waits() for call in calls)
+        gate.release()
+        calls[0].result()
+        assert first.result() == calls[1].result() == changed(0, b"newer", LAID)
+
+
 def test_bytes_that_were_left_are_given_up_for_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with unseen(tmp_path, monkeypatch) as volume:
         with volume.open("other", "r+b") as other:

@@ -201,11 +201,7 @@ class VolumeJournal:
         return [file for file in left if not (file.withheld and file.journaled.has_all())]  # what was recovered
 
     def append_later(self, file: EngineFile) -> Job[list[EngineFile]]:
-        """Do `append` once the call that holds a file has ended, on a thread.
-
-        Raises:
-            BlockingIOError: Python or the system refuses the thread.
-        """
+        """Do `append` once the call that holds a file has ended, on a thread. BlockingIOError: there is none."""
         with self._lock:
             job = self._later.get(file)
             if job is None:
