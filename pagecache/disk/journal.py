@@ -43,8 +43,9 @@ from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from ..native import uninterrupted
+from . import records
 from .device import OS, Device
-from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, discarded, packed, saved, span, summed
+from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, packed, saved, span, summed
 from .recovery import Recovered, name_of, recover
 
 T = TypeVar("T")
@@ -291,7 +292,7 @@ class Journal:
                 return self._counts  # the journal has nothing of it
             elif file is None:
                 raise ValueError(f"file {record.file} of the journal in {self._folder!r} has no FILE record")
-            settles = record.kind not in CONTENT and record.kind != Kind.FILE
+            settles = record.kind not in records.LAID
             file.changed = next(self._changes)
             try:
                 lsn = self._write(file, record, buffers, settles)
@@ -397,7 +398,7 @@ class Journal:
         try:
             self._write_all(segment.fd, parts, segment.used)
         except OSError:
-            self._may_return |= record.kind in CONTENT  # the disk may have it as a whole
+            self._may_return |= record.kind in records.LAID  # the disk may have it as a whole
             if segment.used > FIRST:
                 self._current = None  # it may have a bad place: the next record goes to another
             raise
@@ -739,7 +740,7 @@ class Journal:
         with self._lock:
             file = self._files.get(number)
         if file is not None:  # otherwise another call has
-            self.confirm(self.append(discarded(number, file.state.size), by=by))
+            self.confirm(self.append(records.discarded(number, file.state.size), by=by))
             self.release(number)
 
     def _drop(self, file: _File) -> None:

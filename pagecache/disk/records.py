@@ -61,6 +61,8 @@ class Kind(IntEnum):
 
 
 CONTENT = frozenset((Kind.DATA, Kind.SIZE, Kind.HOLE, Kind.DROPPED))
+LAID = CONTENT | {Kind.FILE}
+"""Kinds of records that a start lays over an object: the description of a new one empties it."""
 
 
 class Record(NamedTuple):

@@ -869,6 +869,27 @@ def test_a_save_fails_while_the_disk_cannot_say_that_the_file_before_was_saved(w
     assert world.crash(lose=True).read()[:5] == b"newer"
 
 
+@IN_PLACE
+@pytest.mark.parametrize("whole_volume", [False, True])
+def test_a_clean_object_is_not_confirmed_while_the_disk_cannot_say_that_the_file_before_was_saved(
+    world: World, *, whole_volume: bool
+) -> None:
+    """By an fsync, or a sync of the volume, at "disk"."""
+    gate = world.store.gate("write_from", times=1)
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"older", 0)
+    later = None
+    with disk_fails("pwritev"):
+        gate.release.set()
+        free(world)
+        later = world.open()
+        later.pwrite(b"newer", 0)
+        barrier.drive(barrier.FileSync(later._inode), None, "fsync")  # as the background does
+        raises(OSError, world.volume.sync if whole_volume else later.fsync, match="the disk fails|journal")
+    later.fsync()
+    assert world.crash(lose=True).read()[:5] == b"newer"
+
+
 @pytest.mark.parametrize("how", ["fsync", "close"])
 def test_a_save_of_an_object_confirms_what_was_saved_of_the_file_that_it_had_before(world: World, how: str) -> None:
     """Else a power cut brings the bytes of the former file back over those of this one."""
@@ -1170,6 +1191,29 @@ def test_records_of_a_failed_sync_do_not_return_over_what_was_saved_since(world:
     assert after.read() == content
 
 
+def append_fails(monkeypatch: pytest.MonkeyPatch, kind: records.Kind, taken: int) -> list[str]:
+    """Let the next append of a record of this kind fail once the disk has taken so many bytes: all of it, but for the
+    zeros behind it. Return what has happened.
+    """
+    put, write, met = Journal._put, OS.pwritev, list[str]()
+
+    def noted(self: Journal, segment: Any, record: Any, *rest: Any) -> int:
+        if record.kind == kind and not met:
+            met.append("next")
+        return put(self, segment, record, *rest)
+
+    def fail_once(fd: int, parts: Any, offset: int) -> int:
+        if met == ["next"]:
+            met.append("failed")
+            write(fd, [b"".join(parts)[:taken]], offset)
+            failing()
+        return write(fd, parts, offset)
+
+    monkeypatch.setattr(Journal, "_put", noted)
+    monkeypatch.setattr(OS, "pwritev", fail_once)
+    return met
+
+
 @IN_PLACE
 def test_a_cut_whose_append_has_failed_cuts_off_nothing_that_the_store_has(
     world: World, monkeypatch: pytest.MonkeyPatch
@@ -1180,28 +1224,57 @@ def test_a_cut_whose_append_has_failed_cuts_off_nothing_that_the_store_has(
     file.fsync(durability="backend")
     file.truncate(3)
     file.pwrite(b"new", 3)
-    put, write, cuts = Journal._put, OS.pwritev, list[str]()
-
-    def noted(self: Journal, segment: Any, record: Any, *rest: Any) -> int:
-        if record.kind == records.Kind.SIZE and not cuts:
-            cuts.append("next")
-        return put(self, segment, record, *rest)
-
-    def fail_once(fd: int, parts: Any, offset: int) -> int:
-        if cuts == ["next"]:
-            cuts.append("failed")
-            write(fd, [b"".join(parts)[: 2 * records.HEAD]], offset)
-            failing()
-        return write(fd, parts, offset)
-
-    monkeypatch.setattr(Journal, "_put", noted)
-    monkeypatch.setattr(OS, "pwritev", fail_once)
+    met = append_fails(monkeypatch, records.Kind.SIZE, 2 * records.HEAD)
     file.fsync()
-    assert cuts == ["next", "failed"]
+    assert met == ["next", "failed"]
     monkeypatch.undo()
     after = world.crash()
     assert after.read() == b"oldnew"
     assert "k" not in after.left()
+
+
+@IN_PLACE
+def test_a_creation_whose_append_has_failed_empties_nothing_that_the_store_has(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.synced(b"x", key="other", mode="x+b")  # its segment stays
+    file = world.open("new", "x+b")
+    file.pwrite(b"content", 0)
+    met = append_fails(monkeypatch, records.Kind.FILE, 4096)
+    file.fsync()
+    assert met == ["next", "failed"]
+    monkeypatch.undo()
+    after = world.crash()
+    assert "new" not in after.left()
+    assert after.read("new") == b"content"
+
+
+@IN_PLACE
+@pytest.mark.parametrize("how", ["backend", "disk", "discard"])
+def test_a_write_whose_append_has_failed_returns_over_none_of_a_later_file(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: Any
+) -> None:
+    """The file is freed, or its bytes are given up, before the disk can say that they do not count."""
+    world.synced(b"x", key="other", mode="x+b")
+    file = world.open()
+    file.pwrite(b"older", 0)
+    if how == "discard":
+        world.store.fault("write_from", PermissionError(errno.EACCES, "refused"), key="k", times=float("inf"))
+    append_fails(monkeypatch, records.Kind.DATA, 2048)
+    with disk_fails("fallocate"):
+        raises(OSError, file.fsync)
+        if how != "discard":
+            raises(OSError, file.close)
+            free(world)
+            file = world.open()
+            file.pwrite(b"newer", 0)
+            raises(OSError, file.fsync, durability=how, match="the journal")
+    if how == "discard":
+        assert world.volume.discard("k")
+        assert world.crash().read() == OLD
+    else:
+        file.fsync(durability=how)
+        assert world.crash().read()[:5] == b"newer"
 
 
 @IN_PLACE

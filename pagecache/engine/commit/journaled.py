@@ -195,7 +195,7 @@ class VolumeJournal:
             else:
                 done.append((file, generation))
         if (journal := self._journal) is not None:  # also that older records of clean files are settled
-            error = self.confirm_all() if clean else self.confirm(journal.last)
+            error = self.confirm_all() if clean else self.settle_refused() or self.confirm(journal.last)
             left += [file for file, generation in done if error or generation != journal.generation]
             left += clean if error else []
         return [file for file in left if not (file.withheld and file.journaled.has_all())]  # what was recovered
@@ -248,6 +248,8 @@ class VolumeJournal:
     def confirm_all(self) -> OSError | None:
         """Wait until the device has all records, and return its error."""
         journal = self._journal
+        if (error := self.settle_refused()) is not None:
+            return error
         if journal is not None and journal.lacks() and (error := self._tried(journal.restate)) is not None:
             return error
         return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last))
@@ -274,11 +276,15 @@ class VolumeJournal:
             OSError: the disk fails: it might.
         """
         file.journaled.confirm_saved()
-        for former in list(self._refused):
-            if (error := former.freed()) is not None:
-                raise error
+        if (error := self.settle_refused()) is not None:
+            raise error
         if (journal := self._journal) is not None:
             self.confirm_saved(journal.last if journal.owes() else self.freed)
+
+    def settle_refused(self) -> OSError | None:
+        """Record that freed files are saved of which the disk took no record; return its error."""
+        errors = (former.freed() for former in list(self._refused))
+        return next((error for error in errors if error is not None), None)
 
     # -- saving in the background, on the flusher
 
@@ -353,7 +359,7 @@ class Journaled:
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
         self._lacks = False  # it has less than was changed, or is out of date
         self._appended_to = False  # by another program, before its bytes were laid: all is saved before the next append
-        self._failed = False  # the last append of its content
+        self._failed = False  # the last append of what a start lays: the disk may have it as a whole
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self.due = 0.0
         """When its oldest unsaved record was appended."""
@@ -516,7 +522,7 @@ class Journaled:
             begin += len(room)
 
     def _put(self, journal: Journal, record: Record, buffers: list[memoryview] | None = None) -> None:
-        self._failed |= record.kind in records.CONTENT  # until it is appended
+        self._failed |= record.kind in records.LAID  # until it is appended
         self._last = journal.append(record, buffers or (), self._owner)
         self._failed = False
         self._content = self._last if record.kind in records.CONTENT else self._content
@@ -604,13 +610,17 @@ class Journaled:
         Raises:
             OSError: the disk fails: it might.
         """
-        if self._last:
+        if self._last or self._failed:
             journal = self._owner.journal()
             with self._lock:
                 self._settle(journal)
-            if self._failed and journal.lacks():
-                journal.restate()
+            self._void_failed()
             self._owner.confirm_saved(self._last)
+
+    def _void_failed(self) -> None:
+        """Let a record that could not be appended return in no start."""
+        if self._failed and (journal := self._owner.journal()).lacks():
+            journal.restate()
 
     def freed(self) -> OSError | None:
         """Record that nothing of the file is unsaved: CORE has freed it. Return the error of the disk."""
@@ -619,10 +629,11 @@ class Journaled:
             try:
                 if self._marks:
                     self._owner.journal().change(self._settle_freed)
+                self._void_failed()
             except OSError as error:
                 refused = error
                 self._owner.failed(error)
-            if self._last:
+            if self._last or self._failed:
                 self._owner.note_freed(self, recorded=refused is None)
         return refused
 
@@ -730,9 +741,13 @@ class Journaled:
         """Wait for the device: a crash must not bring back what was given up. What the disk refuses the journal
         owes.
         """
-        owner, last = self._owner, self._last
-        if last and owner._tried(lambda: owner.confirm_saved(last)) is not None:
+        owner = self._owner
+        if (self._last or self._failed) and owner._tried(self._confirm_dropped) is not None:
             owner.volume.cache.flusher.wake()
+
+    def _confirm_dropped(self) -> None:
+        self._void_failed()
+        self._owner.confirm_saved(self._last)
 
     def leave(self) -> None:
         """Leave to the next attach what is unsaved: nothing that becomes of the file is recorded any longer."""
