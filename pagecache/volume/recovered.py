@@ -113,7 +113,7 @@ class _Left:
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
         self.asked, self.missed = 1, 0  # it is looked for without a call: how often, and that all of these found none
-        self.tried = 0  # `asked` when the last laying began
+        self.tried = self.since = 0  # `asked`, and `EngineVolume.reconnects`, when the last laying began
         self.link: Key | None = None  # another name that led to the object when it was opened last
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
@@ -166,6 +166,7 @@ class Recovery:
         self._unseen: dict[_Left, int] = {}  # those without one, and failed looks: `_see` asks for that of this process
         self._see_at, self._seen = 0.0, volume.engine.reconnects  # when it goes on; by which backend
         self._written: dict[Hashable, int] = {}  # objects opened for writing while looks were left; `_resumes` then
+        self._written_before: int | None = None  # the last one by an earlier backend
         self._resumes = 0  # of names
         for each in left:
             if each.unsaved.state.identity is not None:
@@ -238,9 +239,7 @@ class Recovery:
 
     def opened(self, name: Key, inode: Inode, tries: Attempts) -> None:
         """Lay the bytes that were left of an object before its handle is used: it has come back, or has other names."""
-        if self._seen != self._volume.engine.reconnects:  # another backend may give other identities
-            self._seen = self._volume.engine.reconnects
-            self._unseen |= {each: 0 for each in self._left if each.unsaved.state.identity is None}
+        self._check_backend()
         if self._unseen and inode.identity is not None:
             self._see(tries)
         identity = self._volume.engine.lasting_identity(inode.identity) if self._objects else None
@@ -250,6 +249,13 @@ class Recovery:
                 each.link = None if each.unsaved.state.identity is None else name
                 if self._lay(each, tries) and not each.over:  # it has looked before this open
                     self._lay(each, tries)
+
+    def _check_backend(self) -> None:
+        """After a reconnect look at objects anew, and take any for one that was written: identities may be others."""
+        if self._seen != self._volume.engine.reconnects:
+            self._unseen |= {each: 0 for each in self._left if each.unsaved.state.identity is None}
+            self._written_before = max(list(self._written.values()), default=self._written_before)
+            self._seen = self._volume.engine.reconnects
 
     def _see(self, tries: Attempts) -> None:
         """Note the objects of files without a lasting identity, once: opens by other names find their bytes. If a look
@@ -290,8 +296,10 @@ class Recovery:
         return [*takewhile(lambda each: is_below(each, name), self._sorted[begin:])]
 
     def hurry(self) -> list[Laying]:
-        """Have the thread lay all files not held, for a sync; none after `stop`. BlockingIOError: no thread."""
-        if self._stop.is_set():
+        """Have the thread lay all files not held, for a sync; not for that of an end of the volume, after `stop`.
+        BlockingIOError: no thread.
+        """
+        if self._stop.is_set() and (turn := self._volume.turn) is not None and turn[0] == threading.get_ident():
             return []
         laying = [Laying(each) for each in self._left if each.waits()]  # first: a failure after this counts
         if laying:
@@ -311,7 +319,7 @@ class Recovery:
         laying = [each for each in laying if again or each.before is None]
 
         def waits() -> bool:
-            return not engine.aborted and any(each.waits() for each in laying)
+            return not (engine.aborted or self._volume.detached) and any(each.waits() for each in laying)
 
         def wait() -> None:
             while waits() and not deadline.passed():
@@ -332,17 +340,18 @@ class Recovery:
         with self._starting:
             joins = (job := each.laying) is not None and not job.finished()
             if job is None or not joins:
-                each.tried = each.asked
+                each.tried, each.since = each.asked, self._volume.engine.reconnects
                 job = each.laying = Job(partial(self._lay_or_miss, each), key=each.key)
                 thread = threading.Thread(target=job.run, name="pagecache-laying", daemon=True)
                 start_thread(thread, f"that recovers files of {self._volume.name!r}")
-            asked = each.tried
+            tried, since = each.tried, each.since
         if not self._outlast(job, each, tries):
             with self._starting:
                 each.laying = None if each.laying is job else each.laying
             return self._lay(each, tries)
-        if job.error is not None and (asked != each.asked or (joins and isinstance(job.error, ShutdownError))):
-            tries.alive()  # it may be of an abort, and the volume reconnected since; or the file was resumed
+        reconnected = isinstance(job.error, ShutdownError) and since != self._volume.engine.reconnects
+        if job.error is not None and (reconnected or tried != each.asked):  # resumed
+            tries.alive()
             return self._lay(each, tries)
         if job.error is not None:
             raise job.error
@@ -502,7 +511,8 @@ class Recovery:
         """Return whether the object that a laying has opened may have newer bytes than a file, by another name, or may
         get some meanwhile: handles from before ask nobody.
         """
-        written = self._written.get(inode.identity)
+        self._check_backend()
+        written = self._written.get(inode.identity, self._written_before)
         if written is None or each.resumed is None:
             return False
         if inode.has_writer():
@@ -780,6 +790,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
         inode.set_sizes(unsaved.base_size, unsaved.base_size)
     try:
         _write(handle, unsaved)
+        tries.alive(each.since)  # a reconnect beside bytes that are not local yet compares nothing with them
     except BaseException:
         _take_back(volume, each, inode)
         raise

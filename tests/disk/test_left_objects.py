@@ -376,6 +376,26 @@ def test_a_resume_counts_beside_a_laying_that_is_about_to_fail(tmp_path: Path, m
         assert first.result() == calls[1].result() == changed(0, b"newer", LAID)
 
 
+def test_bytes_that_were_left_are_not_laid_over_newer_ones_after_a_reconnect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same tree with other identities: it was restored, or its file system mounted anew."""
+    with unseen(tmp_path, monkeypatch) as volume:
+        with volume.open("other", "r+b") as other:
+            other.pwrite(b"later", 0)
+            other.fsync(durability="backend")
+        (tmp_path / "next/d").mkdir(parents=True)
+        shutil.copy(tmp_path / "store/d/k", tmp_path / "next/d/k")
+        os.link(tmp_path / "next/d/k", tmp_path / "next/other")
+        volume.abort()
+        volume.reconnect(DirectoryBackend(tmp_path / "next"))
+        assert raises(OSError, read, volume, "d/k").errno == errno.EBUSY
+        assert (tmp_path / "next/d/k").read_bytes() == changed(0, b"later")
+        volume.resume("d/k")  # the program decides
+        volume.sync(durability="backend")
+        assert (listed(volume), (tmp_path / "next/d/k").read_bytes()) == ([], changed(0, b"newer", LAID))
+
+
 def test_bytes_that_were_left_are_given_up_for_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with unseen(tmp_path, monkeypatch) as volume:
         with volume.open("other", "r+b") as other:

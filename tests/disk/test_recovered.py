@@ -25,7 +25,7 @@ from pagecache.engine.commit.journaled import Journaled
 from pagecache.engine.commit.overlay import Overlay
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.testing import Gate
-from pagecache.volume import reconnect, recovered
+from pagecache.volume import detach, reconnect, recovered
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
 from tests.disk.test_durability import (
@@ -641,6 +641,38 @@ def test_an_abort_beside_the_laying_of_a_file_leaves_it_to_the_next_call(world: 
     assert after.read() == expected
     after.volume.resume()
     after.settles(expected)
+
+
+@WHOLE
+def test_a_laying_beside_a_reconnect_finds_another_version(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had compared the earlier one, and nothing was local yet: the reconnect compares nothing. [2.19]"""
+    world.synced(b"a" * 8192)  # whole pages: none of them is filled
+    after = world.crash(on_recovery="hold")
+    gate, reading = at_gate(held(monkeypatch, Unsaved, "read"), after.read)
+    after.volume.abort()
+    raises(OSError, reading.result)
+    put(after, FOREIGN)
+    after.volume.reconnect(after.store)
+    gate.open()
+    after.volume.resume()
+    raises(ConflictError, after.volume.sync, durability="backend")
+    assert after.saved() == FOREIGN
+
+
+def test_a_sync_beside_a_detach_confirms_no_recovered_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not laid yet, and no longer. [2.15]"""
+    world.synced(b"new")
+    after = world.crash(flush_interval=0.5)
+    gate = after.store.gate("open")
+    gate.wait_entered()
+    ends, ending = at_gate(held(monkeypatch, detach, "_save"), after.volume.detach)
+    sync = Task(after.volume.sync, durability="backend")
+    assert sync.waits()
+    assert after.saved() == OLD
+    gate.open()
+    ends.open()
+    ending.result()
+    raises(ShutdownError, sync.result)
 
 
 def test_a_call_that_joins_a_laying_of_before_a_reconnect_gets_no_error_of_the_abort(
