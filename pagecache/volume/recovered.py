@@ -132,17 +132,21 @@ class _Left:
 
 
 class Laying:
-    """A file that is laid for a sync: that is over, or fails, after this was made."""
+    """A file that is laid for a sync: that is over, or fails, after this was made; or the volume is about to end."""
 
-    def __init__(self, left: _Left) -> None:
+    def __init__(self, left: _Left, stop: threading.Event) -> None:
         self._left, self.before, self._asked = left, left.laying_error, left.asked
-        self.key = left.key
+        self.key, self._stop = left.key, stop
+        self._error: OSError | None = None
 
     def error(self) -> OSError | None:
         failed = self._left.laying_error
-        if failed is None or failed is self.before or failed[0] < self._asked:  # begun before a resume
-            return None
-        return as_os_error(failed[1], self.key)
+        if self._error is None and not self._left.over:
+            if failed is not None and failed is not self.before and failed[0] >= self._asked:  # not before a resume
+                self._error = as_os_error(failed[1], self.key)
+            elif self._stop.is_set() and self._left.waits():  # nothing is laid any longer
+                self._error = ShutdownError("the volume is being detached", self.key)
+        return self._error
 
     def waits(self) -> bool:
         return self._left.waits() and self.error() is None
@@ -296,12 +300,11 @@ class Recovery:
         return [*takewhile(lambda each: is_below(each, name), self._sorted[begin:])]
 
     def hurry(self) -> list[Laying]:
-        """Have the thread lay all files not held, for a sync; not for that of an end of the volume, after `stop`.
-        BlockingIOError: no thread.
-        """
+        """Have the thread lay all files not held, for a sync; none for that of the end. BlockingIOError: no thread."""
         if self._stop.is_set() and (turn := self._volume.turn) is not None and turn[0] == threading.get_ident():
             return []
-        laying = [Laying(each) for each in self._left if each.waits()]  # first: a failure after this counts
+        stop = self._stop
+        laying = [Laying(each, stop) for each in self._left if each.waits()]  # first: a failure after this counts
         if laying:
             self.start()
             self._hurry.set()
@@ -319,7 +322,7 @@ class Recovery:
         laying = [each for each in laying if again or each.before is None]
 
         def waits() -> bool:
-            return not (engine.aborted or self._volume.detached) and any(each.waits() for each in laying)
+            return not engine.aborted and any(each.waits() for each in laying)
 
         def wait() -> None:
             while waits() and not deadline.passed():
@@ -724,10 +727,8 @@ def _lay_readable(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
 
 
 def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
-    """Lay the bytes of a file over the stored object. None: there is nothing to lay.
-
-    Raises:
-        FileNotFoundError: there is no such object, and there was one.
+    """Lay the bytes of a file over the stored object. None: there is nothing to lay. FileNotFoundError: there is no
+    such object, and there was one.
     """
     unsaved, handle = each.unsaved, None
     if each.begun is not None and each.begun.recovering and not each.begun.freed:

@@ -396,6 +396,40 @@ def test_bytes_that_were_left_are_not_laid_over_newer_ones_after_a_reconnect(
         assert (listed(volume), (tmp_path / "next/d/k").read_bytes()) == ([], changed(0, b"newer", LAID))
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_sync_that_waits_for_a_laying_keeps_no_volume_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    """The end lays nothing more. `before`: the sync has begun before it. [2.15, 2.28]"""
+    with unseen(tmp_path, monkeypatch) as volume:
+        with volume.open("other", "r+b") as other:
+            other.pwrite(b"later", 0)
+            other.fsync(durability="backend")
+        volume.resume()  # not by name: each laying fails with EBUSY
+        assert raises(OSError, volume.sync, durability="backend").errno == errno.EBUSY
+        volume.engine.durability = "backend"
+        stop = Recovery.stop
+        gate = Gate()
+
+        def held(self: Recovery, *args: Any) -> None:
+            if before:
+                waiting.append(Task(volume.begin_sync).result())  # the laying has failed, and is not tried again
+            stop(self, *args)
+            if not before:
+                waiting.append(Task(volume.begin_sync).result())
+            gate.enter(WAIT_LIMIT_S)
+
+        waiting: list[Any] = []
+        monkeypatch.setattr(Recovery, "stop", held)
+        _, ending = at_gate(gate, volume.detach)
+        sync = Task(waiting[0].wait)
+        gate.release()
+        raises(UnsavedDataError, ending.result)
+        raises(OSError, sync.result)
+        volume.resume("d/k")
+        volume.sync()
+
+
 def test_bytes_that_were_left_are_given_up_for_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with unseen(tmp_path, monkeypatch) as volume:
         with volume.open("other", "r+b") as other:
