@@ -103,6 +103,8 @@ class Op(Protocol):
     length: int
     extent: tuple[int, int]
     settled: bool
+    commit_failed: bool
+    """The backend's commit has raised an error, even if an interrupt has taken its place."""
     left: bool
     stopped: bool
     ahead: bool

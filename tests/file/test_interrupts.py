@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import math
+import os
 import re
 import signal
 import subprocess
@@ -23,9 +24,10 @@ import pytest
 
 import pagecache
 from pagecache import DataLossError, DeadlockError, PageCache, ShutdownError, Volume, WritebackError, closing, loglines
-from pagecache.backends import MemoryBackend
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
+from pagecache.engine.io import collector
 from pagecache.native import NativeVolume
 from pagecache.volume import detach, lifetimes
 
@@ -193,6 +195,42 @@ def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make
     assert [native.in_old_hands() for native in natives] == [False, False]
     assert rig.backend.committed("other") == b"dirty" + DATA[5:]
     assert KEY not in rig.backend.objects
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("at", ["the store's call", "its result", "its result, while the program handles another one"])
+def test_bytes_of_a_commit_whose_error_an_interrupt_has_replaced_are_sent_again(
+    tmp_path: Path, monkeypatch: Patch, *, at: str, direct: bool
+) -> None:
+    """Direct writes are reported as lost. [1.3, 2.9, T-51]"""
+    path, fsync, failing = tmp_path / KEY, os.fsync, [True]
+    path.write_bytes(DATA)
+
+    def fail(fd: int) -> None:
+        if failing and os.fstat(fd).st_ino == path.stat().st_ino:
+            failing.clear()
+            os.pwrite(fd, DATA, 0)  # Linux: pages whose write-back has failed are read again from the disk
+            try:
+                raise OSError(errno.EIO, "a bad disk")
+            finally:
+                if at == "the store's call":
+                    raise KeyboardInterrupt
+        fsync(fd)
+
+    with PageCache("8MiB") as cache, cache.attach(DirectoryBackend(tmp_path)).open(KEY, "r+b", direct=direct) as file:
+        file.pwrite(DATA[PAGE : 2 * PAGE], 0)
+        monkeypatch.setattr(os, "fsync", fail)
+        with monkeypatch.context() as patch:
+            if at != "the store's call":
+                patch.setattr(collector, "commit_failed", raising(KeyboardInterrupt()))
+            try:
+                raise (KeyboardInterrupt if "handles" in at else ValueError)
+            except (KeyboardInterrupt, ValueError):
+                raises(KeyboardInterrupt, file.fsync)
+        if direct:
+            raises(DataLossError, file.fsync)
+        file.fsync()
+        assert path.read_bytes()[:PAGE] == DATA[PAGE * (not direct) :][:PAGE]
 
 
 def test_an_interrupted_discard_is_reported_to_handles(make: Make) -> None:

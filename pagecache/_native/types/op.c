@@ -282,6 +282,7 @@ OP_FLAG(stage, request_of(op) && request_of(op)->stage)
 OP_FLAG(settled, op_is_settled(op) || op->state == OP_LEFT)
 OP_FLAG(left, op->state == OP_LEFT)
 OP_FLAG(stopped, pc_op_stopped(op))
+OP_FLAG(commit_failed, op->commit_failed)
 
 static PyObject *op_answer(PyObject *self, void *closure)
 {
@@ -335,6 +336,7 @@ static PyGetSetDef op_getset[] = {
 	{"staged", op_staged, NULL, NULL, NULL},
 	{"stage", op_stage, NULL, NULL, NULL},
 	{"settled", op_settled, NULL, NULL, NULL},
+	{"commit_failed", op_commit_failed, NULL, NULL, NULL},
 	{"left", op_left, NULL, NULL, NULL},
 	{"answer", op_answer, NULL, NULL, NULL},
 	{"stopped", op_stopped, NULL, NULL, NULL},

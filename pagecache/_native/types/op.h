@@ -76,6 +76,7 @@ struct op {
 	u8 kind; /* enum pc_op_kind */
 	u8 state; /* enum op_state; changed by pc_op_move only */
 	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it */
+	u8 commit_failed; /* COMMIT: the backend's call has raised an error, even if an interrupt has taken its place */
 	union {
 		struct op_transfer transfer;
 		struct op_caller caller;

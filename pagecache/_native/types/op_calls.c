@@ -431,6 +431,24 @@ PyObject *pc_op_write(struct op *op, PyObject *engine)
 	return result;
 }
 
+/* Whether the exception that is set, or one that it has replaced meanwhile, is an error and no interrupt. */
+static bool is_error(void)
+{
+	PyObject *type, *outer, *traceback, *error = pc_take_exception(), *next;
+	PyErr_GetExcInfo(&type, &outer, &traceback); /* the program handles that: it is of before */
+	bool found = false;
+	for (PyObject *one = Py_XNewRef(error); one; one = next) {
+		found |= one != outer && PyErr_GivenExceptionMatches(one, PyExc_Exception);
+		next = found || one == outer ? NULL : PyException_GetContext(one);
+		Py_DECREF(one);
+	}
+	Py_XDECREF(type);
+	Py_XDECREF(outer);
+	Py_XDECREF(traceback);
+	pc_put_exception(error);
+	return found;
+}
+
 /* send_commit(call) -> what the backend's commit has returned. */
 PyObject *pc_op_send_commit(PyObject *self, PyObject *call)
 {
@@ -439,6 +457,7 @@ PyObject *pc_op_send_commit(PyObject *self, PyObject *call)
 	pc_io_begin(&io, op->inode, (u32)op->kind, PC_TIMED_COMMIT, 0, 0);
 	PyObject *version = PyObject_CallNoArgs(call);
 	pc_io_end(&io, !version);
+	op->commit_failed |= !version && is_error();
 	return version;
 }
 

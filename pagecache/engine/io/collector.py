@@ -40,7 +40,7 @@ def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: b
     """
     note = _note_commit_fault if commit else _note_write_fault
     steps = [partial(note, file, op, error), partial(_finish, op), partial(failures.ensure_retry, file)]
-    for step in [partial(file.staging.forgotten), *steps] if commit else steps:
+    for step in [partial(_forget_failed, file, op), partial(file.staging.forgotten), *steps] if commit else steps:
         try:
             step()
         except BaseException:  # the other steps must run
@@ -52,16 +52,24 @@ def end_interrupted(file: EngineFile, op: Op, *, commit: bool) -> None:
     """End an operation that Ctrl-C has left in the middle, on the thread of a caller whose backend is prompt.
 
     Whatever the backend did, bytes are dirty again. After an interrupted commit, acknowledged bytes stay acknowledged,
-    and the commit is requested again.
+    and the commit is requested again; unless the backend has raised an error.
     """
     start, end = op.extent
     op.ended()
     if commit:
         file.versions.doubt()
+    _forget_failed(file, op)
     with contextlib.suppress(ValueError):  # it has ended
-        op.finish(False, KEPT if commit else False)
+        op.finish(False, KEPT if commit and not op.commit_failed else False)
         if start < end:
             file.retry(start, end)
+
+
+def _forget_failed(file: EngineFile, op: Op) -> None:
+    """After a failed commit the backend may have forgotten what it had acknowledged."""
+    if op.commit_failed and not op.settled:
+        file.lose_direct()
+        file.staging.forgotten()
 
 
 def _finish(op: Op) -> None:
