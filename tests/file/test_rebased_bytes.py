@@ -145,6 +145,22 @@ def test_a_page_that_was_written_beside_pages_in_the_spool_is_compared(make: Mak
     assert store.committed(KEY) == ours
 
 
+@pytest.mark.parametrize("units", [{}, {"write_unit": 512}], ids=str)
+def test_a_version_that_ends_before_a_hole_in_a_dirty_page_leaves_no_page_without_a_byte(
+    make: Make, units: dict[str, Any]
+) -> None:
+    rig, file = make(backend=RecordingBackend({KEY: BASE}, punch=True, **units), retry=ONCE).opened()
+    file.pwrite(b"x" * 100, PAGE + 1000)  # the page is not cached: it has no other valid bytes
+    file.punch_hole(PAGE + 1000, 100)
+    theirs = THEIRS[: PAGE + 404]
+    replace(rig, theirs)
+    assert rig.volume.resolve(KEY, "rebase") == []
+    rig.cache.check()
+    Task(file.fsync).result()
+    assert file.pread(3 * PAGE, 0) == theirs
+    file.truncate(10)
+
+
 def test_a_writable_view_has_written_all_that_it_shows(make: Make) -> None:
     """What a program stores through it is not seen. [T-30, 2.19, 2.21]"""
     rig, file = make(backend=ObjectBackend({KEY: BASE}), retry=ONCE).opened()

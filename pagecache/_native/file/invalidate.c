@@ -74,6 +74,13 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_section_end(i);
 }
 
+/* Whether a block has no valid byte before @end. */
+static bool ends_before(const struct pc_cache *c, const struct pc_folio *f, u32 block, u64 end)
+{
+	u64 start = pc_folio_pos(c, f), from = (u64)block << c->page_shift, to = pc_min(from + c->page_size, end - start);
+	return start + from >= end || pc_missing_until(c, f, (u32)from, (u32)to) == to;
+}
+
 /* After a rebase: the file ends with the version below, or with the last written byte. Bytes behind that are borrowed,
  * and zeros by now. Context: token. */
 void pc_end_at_written(struct pc_inode *i)
@@ -86,7 +93,7 @@ void pc_end_at_written(struct pc_inode *i)
 		u32 blocks = 1u << pc_folio_order(f);
 		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++) {
 			u64 at = pc_folio_pos(c, f) + ((u64)b << c->page_shift);
-			if (at >= remote && !pc_set_count(c, f, PC_P, b, b + 1) &&
+			if (ends_before(c, f, b, remote) && !pc_set_count(c, f, PC_P, b, b + 1) &&
 			    !pc_written_next(i, f, true, at, at + c->page_size, &pos, &stop))
 				pc_folio_forget_local(i, f, b, b + 1);
 		}
