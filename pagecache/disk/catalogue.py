@@ -91,10 +91,8 @@ def _row(number: int, volume: str, key: bytes, version: str, high: int) -> tuple
 
 
 class Catalogue:
-    """The database in a directory, which only this process opens.
-
-    Raises:
-        OSError: EMFILE, ENFILE: the process has too many open files. Any other error is damage.
+    """The database in a directory, which only this process opens. OSError of EMFILE, ENFILE: the process has too many
+    open files. Any other error is damage.
     """
 
     def __init__(self, folder: str) -> None:
@@ -207,11 +205,7 @@ class Catalogue:
                     yield volume, number, chunk, _opened(ranges, number, chunk)
 
     def save(self, copies: Sequence[Copy], oldest: int) -> None:
-        """Save what copies have changed, and drop what leads only to segments below `oldest`.
-
-        Raises:
-            OSError: nothing was saved.
-        """
+        """Save what copies have changed, and drop what leads only to segments below `oldest`. OSError: nothing was."""
         taken = []
         with self._saving:
             try:

@@ -110,11 +110,7 @@ class Unsaved:
         return found
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return bytes of one of `ranges`.
-
-        Raises:
-            OSError: the disk fails, or has other bytes than were written (EILSEQ).
-        """
+        """Return bytes of one of `ranges`. OSError: the disk fails, or has other bytes than were written (EILSEQ)."""
         assert self.recovered is not None
         parts, at, end = [], offset, offset + length
         first = max(0, bisect_right(self.pieces, at, key=lambda piece: piece.begin) - 1)
@@ -494,10 +490,8 @@ def recover(
     folder: str, device: Device = OS, sizes: Mapping[int, int] | None = None, confirmed: int = 0, end: int = END
 ) -> Recovered:
     """Read the journal in a folder. Two calls return the same; nothing is changed. `sizes`: read only so many bytes of
-    these segments. `confirmed`, `end`: the last records that are confirmed and that count, if that is known.
-
-    Raises:
-        OSError: of the folder, or a segment has a later format.
+    these segments. `confirmed`, `end`: the last records that are confirmed and that count, if that is known. OSError:
+    of the folder, or a segment has a later format.
     """
     recovered = Recovered(folder, device)
     recovered.read(sizes, confirmed, end)

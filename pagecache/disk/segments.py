@@ -180,10 +180,8 @@ class Segments:
     def read(
         self, address: int, length: int, copy: int, offset: int, skip: int, buffers: Sequence[memoryview]
     ) -> int | None:
-        """Fill buffers from an extent; None: it is not there, or not yet.
-
-        Raises:
-            OSError: the bytes cannot be read, or are not those that were written (EILSEQ).
+        """Fill buffers from an extent; None: it is not there, or not yet. OSError: the bytes cannot be read, or are not
+        those that were written (EILSEQ).
         """
         number, pos = address >> 32, address & 0xFFFFFFFF
         with self._lock:

@@ -255,11 +255,7 @@ class VolumeJournal:
         return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last))
 
     def confirm_saved(self, lsn: int) -> None:
-        """Wait until the device has what was recorded of saved files, up to this record.
-
-        Raises:
-            OSError: of the disk.
-        """
+        """Wait until the device has what was recorded of saved files, up to this record. OSError: of the disk."""
         journal = self.journal()
         if not (owes := journal.owes()):
             with contextlib.suppress(OSError):
@@ -270,10 +266,8 @@ class VolumeJournal:
             journal.confirm(journal.last)
 
     def confirm_file(self, file: EngineFile) -> None:
-        """Record that the store has a file, and wait for the device: a crash must bring no older bytes back.
-
-        Raises:
-            OSError: the disk fails: it might.
+        """Record that the store has a file, and wait for the device: a crash must bring no older bytes back. OSError:
+        the disk fails, and it might.
         """
         file.journaled.confirm_saved()
         if (error := self.settle_refused()) is not None:
@@ -370,10 +364,7 @@ class Journaled:
 
     def begin(self, until: float | None = None) -> int | None:
         """Append what the journal lacks; the caller confirms it. Return the generation of the journal in which that
-        counts; None: it is to be saved in the store.
-
-        Raises:
-            TimeoutError: the inode lock was not free `until` then.
+        counts; None: it is to be saved in the store. TimeoutError: the inode lock was not free `until` then.
         """
         done: list[int | None] = []
         self.file.run(LOCK, "holding", lambda: done.append(self._append()), until)
@@ -605,11 +596,7 @@ class Journaled:
         self._cut = self._lacks = self._appended_to = False
 
     def confirm_saved(self) -> None:
-        """Record what the store has, and wait for the device: a crash must not bring older bytes back.
-
-        Raises:
-            OSError: the disk fails: it might.
-        """
+        """Do `VolumeJournal.confirm_file`, of this file alone."""
         if self._last or self._failed:
             journal = self._owner.journal()
             with self._lock:
