@@ -275,7 +275,24 @@ class DirectoryBackend(NamespaceBackend):
                 directories = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
                 os.link(old.name, new.name, **directories, follow_symlinks=False)
                 os.unlink(old.name, dir_fd=old.directory)
-        elif new.path != old.path and old.is_same(new):
+        elif new.path == old.path or not old.is_same(new) or old.kind == "dir":
+            os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
+        else:
+            self._rename_to_itself(old, new)
+
+    def _rename_to_itself(self, old: Place, new: Place) -> None:
+        """Rename an object to another path of it. That may be of the same entry: in a file system without case, or in a
+        directory that is mounted twice.
+        """
+        one_directory = names.status(old.directory).identity == names.status(new.directory).identity
+        if one_directory and old.name == new.name:
+            return
+        two = True
+        if one_directory:
+            with names.Descriptor(old.directory, ".", DIRECTORY) as directory:
+                two = {old.name, new.name} <= set(os.listdir(directory.fd))
+        now = names.status(old.directory, old.name)  # last: another program may have removed the new name
+        if two and (now.nlink or 0) > 1 and old.found is not None and now.identity == old.found.identity:
             os.unlink(old.name, dir_fd=old.directory)  # two names of one object: rename() would leave both
         else:
             os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)

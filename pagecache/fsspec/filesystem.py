@@ -473,7 +473,8 @@ class PageCacheFileSystem(ChainedFileSystem):
             with _naming(source, self._key(source)):
                 self.volume.rename(self._key(source), self._key(target))
         except OSError as error:
-            if not isinstance(error, io.UnsupportedOperation) and error.errno != errno.EXDEV:
+            elsewhere = isinstance(error, io.UnsupportedOperation) or error.errno == errno.EXDEV
+            if not elsewhere or self._is_one_file(source, target):
                 raise
             self._copy(source, target, moving=True)
             self.volume.remove(self._key(source))

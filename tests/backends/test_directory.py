@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, directory
-from pagecache.backends.beneath import Unsynced
+from pagecache.backends.beneath import Place, Unsynced
 from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
 from pagecache.native import names
@@ -736,6 +737,69 @@ def test_hole_that_would_need_space_is_refused_before_a_byte_is_zero(
     file = put(backend, "a", b"0123456789")
     assert raises(OSError, file.punch_hole, 2, 5).errno == errno.ENOSPC
     assert content(backend, "a") == b"0123456789"
+
+
+MOUNTED_TWICE = """
+import os, subprocess, sys
+from pagecache import PageCache
+root = sys.argv[1]
+if subprocess.run(["mount", "--bind", f"{root}/d", f"{root}/m"]).returncode:
+    sys.exit(77)
+with PageCache("4MiB") as cache:
+    volume = cache.attach(f"dir:{root}")
+    with volume.open("d/x", "w+") as file:
+        file.write(b"content")
+        file.fsync()
+        for target in ("m/x", "m/X"):
+            try:
+                volume.rename("d/x", target)
+            except OSError as error:
+                assert target == "m/X", error
+        file.pwrite(b"CONTENT", 0)
+        file.fsync()
+"""
+
+
+@pytest.mark.parametrize("link", [None, "d/other", "e/other"])
+def test_the_only_name_of_an_object_is_kept_by_a_rename_to_it(root: Path, link: str | None) -> None:
+    """A directory that is mounted twice has two paths of one entry, as a file system without case has. [2.26]"""
+    for name in ("d", "e", "m"):
+        (root / name).mkdir()
+    (root / "d" / "x").touch()
+    if link is not None:
+        os.link(root / "d" / "x", root / link)
+    words = ["unshare", "-Urm", sys.executable, "-c", MOUNTED_TWICE, str(root)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"nothing can be mounted here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    assert (root / "d" / "x").read_bytes() == b"CONTENT"
+
+
+def test_a_rename_to_another_case_of_a_name_removes_nothing(
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch
+) -> None:
+    """In a file system without case only one of both names is stored, however many links the object has."""
+    put(backend, "report").close()
+    os.link(root / "report", root / "Report")
+    monkeypatch.setattr(os, "listdir", lambda fd: ["report", "other"])
+    backend.rename("report", "Report")
+    assert content(backend, "report") == content(backend, "Report") == b"data"
+
+
+@pytest.mark.parametrize("other", ["b", "sub/b"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_one_of_two_links_is_left_by_a_rename_to_the_other(
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch, other: str, *, removed: bool
+) -> None:
+    """`removed`: another program removes the other name meanwhile; the old one was the last then."""
+    put(backend, "a").close()
+    os.link(root / "a", root / other)
+    if removed:
+        beside(monkeypatch, Place, "is_same", (root / other).unlink, after=True)
+    backend.rename("a", other)
+    assert [str(found.key) for found in backend.list()] == [other]
+    assert content(backend, other) == b"data"
 
 
 def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: Patch) -> None:

@@ -21,7 +21,7 @@ from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.ranges import span_of
 from pagecache.volume.volume import Volume
 
-from ..file.rig import beside, raises
+from ..file.rig import beside, raises, raising
 from .conftest import Make
 from .targets import Listed, OwnMemory, Store
 
@@ -542,6 +542,19 @@ def test_a_move_to_another_disk_is_durable_before_its_source_goes(
         assert (tmp_path / "y").stat().st_ino in synced
         raise KeyError
     assert (tmp_path / "y").read_bytes() == b"x" * 10_000
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_is_not_copied_to_another_path_of_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: Callable[[Path, Path], None]
+) -> None:
+    """Two mounts of a directory are two disks for a rename. The copy would empty the file before it is read."""
+    fs = make("file")
+    (tmp_path / "y").write_bytes(b"x" * 10_000)
+    link(tmp_path / "y", tmp_path / "x")
+    monkeypatch.setattr(Volume, "rename", raising(OSError(errno.EXDEV, "Invalid cross-device link")))
+    assert raises(OSError, fs.mv, f"{tmp_path}/x", f"{tmp_path}/y").errno == errno.EXDEV
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes() == b"x" * 10_000
 
 
 class Unanswered(OwnMemory):
