@@ -416,11 +416,12 @@ def test_a_version_that_is_stored_over_the_copy_of_a_rename_is_mixed_with_nothin
             file.pread(4, 0)
             if dirty:
                 file.pwrite(b"W", 0)
-            store = ProxyRule("call", lambda call: name_of(call) == "HeadObject" and call.path.endswith("/b"), nth=2)
+            nth = 3 if large and not backend.honours().complete else 2  # after the copy
+            store = ProxyRule("call", lambda call: name_of(call) == "HeadObject" and call.path.endswith("/b"), nth=nth)
             store.action = partial(bucket.put, "b", OLD[::-1]) if theirs else lambda: None
             proxy.rules = [store, ProxyRule("lost", is_for("DeleteObject"))] if delete == "lost" else [store]
             volume.rename(key, "b")
-            assert store.seen >= 2
+            assert store.seen >= nth
             proxy.rules = []
             if theirs:
                 raises(ConflictError, file.pread, 4, len(OLD) - 4)

@@ -11,7 +11,9 @@ import queue
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -184,6 +186,79 @@ def test_a_version_that_was_stored_while_parts_were_copied_is_noticed(attach: At
     raises(OSError, file.fsync, match="version")
     file.abandon()
     assert bucket.get("p/k") == other
+
+
+def in_parts(volume: Volume) -> S3Backend:
+    """Rename in parts, as an object above the largest size of one copy."""
+    backend: S3Backend = volume.backend  # type: ignore[assignment]
+    backend.sizes = backend.requests.sizes = replace(backend.sizes, part_most=2 * PART, copied=PART)
+    return backend
+
+
+@pytest.mark.parametrize("condition", ["honoured", "ignored"])
+def test_a_rename_in_parts_copies_no_other_key(attach: Attach, condition: str) -> None:
+    """Its source would be removed. The server is that of a key with an escape, above. [2.20]"""
+    ignored = [ignores("x-amz-copy-source-if-match")] if condition == "ignored" else []
+    volume, bucket = attach(imitation.decodes_sources_twice, *ignored)
+    ours, theirs = b"o" * (4 * PART), b"t" * (4 * PART)
+    bucket.put("p/a b", theirs)
+    bucket.put("p/a%20b", ours)
+    assert raises(OSError, in_parts(volume).rename, "a%20b", "moved").errno == errno.ENOTSUP
+    assert (bucket.get("p/a%20b"), bucket.get("p/a b")) == (ours, theirs)
+    volume.rename("a b", "moved")
+    assert (bucket.get("p/moved"), bucket.keys()) == (theirs, ["p/a%20b", "p/moved"])
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+@pytest.mark.parametrize("nth", [0, 1, 3])
+def test_a_rename_in_parts_mixes_no_versions(attach: Attach, nth: int, *, put_back: bool) -> None:
+    """The other version is stored before the first look (0), or before a copy. [2.20]"""
+    old, other, copies = b"1" * (4 * PART), b"2" * (4 * PART), list[int]()
+
+    def act(request: imitation.Request) -> Callable[[imitation.Answer], None] | None:
+        request.headers.pop("x-amz-copy-source-if-match", None)
+        if "x-amz-copy-source" not in request.headers or ".pagecache" in request.target:
+            return None
+        copies.append(1)
+        if len(copies) == nth:
+            bucket.put("p/k", other)
+            return back if put_back else None
+        return None
+
+    def back(_answer: imitation.Answer) -> None:
+        bucket.put("p/k", old, Metadata={"back": "yes"})
+
+    volume, bucket = attach(act, max_inflight=1)
+    bucket.put("p/k", old)
+    backend = in_parts(volume)
+    found = backend.requests.head("p/k")
+    assert found is not None
+    if not nth:
+        bucket.put("p/k", other)
+    assert raises(OSError, backend.requests.copy, "p/k", "p/moved", found, None).errno == errno.ESTALE
+    assert (bucket.keys(), bucket.get("p/k")) == (["p/k"], old if put_back and nth else other)
+    volume.rename("k", "moved")
+    assert (bucket.keys(), bucket.get("p/moved")) == (["p/moved"], old if put_back and nth else other)
+
+
+def test_a_rename_in_parts_replaces_no_version_unseen(attach: Attach) -> None:
+    """Where completions have no conditions, the version under the new name is compared just before. [2.20]"""
+    volume, bucket = attach(ignores(*WRITES, of=lambda request: request.is_completion))
+    backend = in_parts(volume)
+    copy = backend.bucket.copy
+    bucket.put("p/k", b"1" * (4 * PART))
+    backend.honours()
+
+    def copied(*arguments: Any) -> str:
+        backend.bucket.copy = copy  # type: ignore[method-assign]
+        bucket.put("p/moved", b"theirs")
+        return str(copy(*arguments))
+
+    backend.bucket.copy = copied  # type: ignore[method-assign, assignment]
+    assert raises(OSError, backend.rename, "k", "moved").errno == errno.EAGAIN
+    assert bucket.get("p/moved") == b"theirs"
+    backend.rename("k", "moved")  # over the one that it has found now
+    assert (bucket.keys(), bucket.get("p/moved")) == (["p/moved"], b"1" * (4 * PART))
 
 
 # ---------------------------------------------------------------- the trial of a server

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..objects.parallel import side_by_side
 from ..objects.store import Store
 from .calls import Bucket, Stored
-from .errors import ServerError, may_pass, unclear
+from .errors import ServerError, may_pass, named, unclear
 
 if TYPE_CHECKING:
     from .conditions import Honoured
     from .plan import Sizes
     from .uploads import Uploads
+
+REPLACED = "another version is stored since"
 
 
 class Requests(Store[Stored]):
@@ -49,9 +52,13 @@ class Requests(Store[Stored]):
             return Stored(self._bucket.copy_object(old, new, version), version.size)
         step = self.sizes.copied
         ranges = [(n, at, min(at + step, version.size)) for n, at in enumerate(range(0, version.size, step), 1)]
+        honours = self._honoured.conditions("upload").of_copies_from(old)
+        if not honours.copies:
+            raise self._error(errno.ENOTSUP, old, "the server may copy another object, or none")
         condition = {}
-        if self._honoured.conditions("upload").complete:
+        if honours.complete:
             condition = {"If-None-Match": "*"} if there is None else {"If-Match": there.etag}
+        before = version if honours.copy else self._unchecked(old, version)
         id = version.id or secrets.token_hex(16)  # not all answers have the ETag of the copy
         upload = self._uploads.begin(new, id, self._bucket.properties(version, id))
 
@@ -60,6 +67,10 @@ class Requests(Store[Stored]):
 
         try:
             parts = side_by_side(copy, ranges, self._concurrent, may_pass)
+            if not honours.copy and self.head(old) != before:  # some parts may be of the other version
+                raise self._error(errno.ESTALE, old, REPLACED)
+            if not honours.complete and not self.same(self.head(new), there):
+                raise self._error(errno.EAGAIN, new, REPLACED)
             try:
                 etag, _ = self._bucket.complete(new, upload.upload, parts, condition)
             except ServerError as error:
@@ -70,6 +81,19 @@ class Requests(Store[Stored]):
             self._uploads.give_up(new, upload.upload)
             raise
         return Stored(etag, version.size, id=id)
+
+    def _unchecked(self, name: str, version: Stored) -> Stored:
+        """Return what is stored, before parts of it are copied by a server that does not check the version."""
+        found = self.head(name)
+        if found is None or not self.same(found, version):
+            raise self._error(errno.ESTALE, name, REPLACED)
+        if found.pause:
+            time.sleep(found.pause)  # a version that is put back in this second would look the same
+        return found
+
+    def _error(self, code: int, name: str, what: str) -> BackendError:
+        text = named("copy in parts", self._bucket.bucket, name, what)
+        return BackendError(code, text, retry=code == errno.EAGAIN)
 
     def delete(self, name: str) -> None:
         self._bucket.delete(name)
