@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -555,6 +556,20 @@ def test_a_file_is_not_copied_to_another_path_of_it(
     monkeypatch.setattr(Volume, "rename", raising(OSError(errno.EXDEV, "Invalid cross-device link")))
     assert raises(OSError, fs.mv, f"{tmp_path}/x", f"{tmp_path}/y").errno == errno.EXDEV
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes() == b"x" * 10_000
+
+
+def test_an_object_of_another_name_is_neither_read_nor_removed(make: Make) -> None:
+    """In a store without directories a name may have an empty part."""
+    fs = make(fs=OwnMemory())
+    ours, theirs = "/names/x", "/names//x"
+    for path in (ours, theirs):
+        fs.fs.pipe_file(path, path.encode())
+    for call in (fs.cat_file, fs.rm, fs.touch, partial(fs.mv, path2="/names/y")):
+        raises(ValueError, call, theirs, match="empty part")
+    raises(ValueError, fs.mv, ours, theirs, match="empty part")
+    assert {path: fs.fs.cat_file(path) for path in fs.fs.find("/names")} == {
+        path: path.encode() for path in (ours, theirs)
+    }
 
 
 class Unanswered(OwnMemory):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from pagecache.backends.fsspec import FsspecBackend
@@ -63,6 +64,25 @@ def test_names_of_one_object_have_one_key() -> None:
     backend = FsspecBackend(Whole(), "bucket")
     assert {backend.canonical(key) for key in ("a/b", "a//b", "./a/./b", Path("a/b"), "a/b/")} == {"a/b"}
     assert FsspecBackend(Whole()).canonical("https://host/a//b") == "https://host/a//b"
+
+
+def test_each_listed_key_leads_to_its_object() -> None:
+    """Other programs may store objects whose names have empty parts: joined, these are names of other objects."""
+    place = Place(Whole(), "bucket")
+    for name in ("a/b", "a//b", "a/./c", "a/d/", "d/", "./e", "/f", "g/../h", "i"):
+        place.put(name, name.encode())
+    found = list(place.backend.list())
+    assert [stat.key for stat in found] == ["a/b", "i"]
+    assert [place.backend.stat(stat.key).size for stat in found] == [stat.size for stat in found]
+    assert [(stat.key, stat.kind) for stat in place.backend.entries("a")] == [("a/b", "file"), ("a/d", "dir")]
+    assert [stat.key for stat in place.backend.entries("")] == ["a", "d", "g", "i"]
+
+
+@pytest.mark.parametrize("key", ["a//b", "./a", "a/./b", "a/b/"])
+def test_no_key_leads_to_an_object_of_another_name(key: str) -> None:
+    backend = FsspecBackend(fsspec.filesystem("memory", skip_instance_cache=True), "/names")
+    for call in (backend.canonical, backend.open, backend.stat, backend.remove):
+        assert repr(key) in str(raises(ValueError, call, key, match="empty part"))
 
 
 def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place) -> None:

@@ -25,6 +25,8 @@ from .calls import Calls, Unranged, lacks, stat_of
 from .object import FsspecObject
 
 STAGE = ".pagecache-stage"
+FLAT = frozenset({"memory:", "s3:", "gs:", "abfs:"})
+"""Protocols of file systems that are known to have no directories: `a//b` is another object than `a/b`."""
 STEP = 4 << 20
 """Largest read of a commit, several of which are in memory."""
 LEFT_AFTER = 86400.0
@@ -64,14 +66,23 @@ class Objects(ObjectsBackend[ObjectStat]):
             return path
         if path.startswith("/"):
             raise ValueError(f"{key!r} is not a key of a file system: it is absolute")
-        parts = [part for part in path.split("/") if part not in ("", ".")]
+        spelled = path.split("/")
+        parts = [part for part in spelled if part not in ("", ".")]
         if ".." in parts:
             raise ValueError(f"{key!r} is not a key of a file system: it has a '..'")
         if not parts:
             raise ValueError(f"{key!r} is not a key of a file system: it names no object")
         if STAGE in parts:
             raise ValueError(f"{key!r} is not a key of a file system: {STAGE} is the backend's own")
+        if parts != spelled and self.calls.name in FLAT:
+            raise ValueError(f"{key!r} is not a key of {self.calls.name}//: it has an empty part, or '.'")
         return "/".join(parts)
+
+    def _is_key(self, name: str) -> bool:
+        """Return whether a listed name is the key of its object: one with an empty part or "." leads to another."""
+        with contextlib.suppress(ValueError):
+            return self.canonical(name) == name
+        return False
 
     def _name(self, key: Key) -> str:
         """Return the path in the file system."""
@@ -133,7 +144,7 @@ class Objects(ObjectsBackend[ObjectStat]):
                 return
         for path in sorted(infos):
             key = path[below:]
-            if key.startswith(prefix) and STAGE not in key.split("/") and infos[path].get("type") != "directory":
+            if key.startswith(prefix) and infos[path].get("type") != "directory" and self._is_key(key):
                 yield stat_of(infos[path], key)
 
     def entries(self, directory: str) -> Sequence[ObjectStat]:
@@ -144,10 +155,12 @@ class Objects(ObjectsBackend[ObjectStat]):
                 infos = self.calls.entries(where)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        found = {str(info["name"]).rstrip("/")[below:]: info for info in infos}
+        found = {}
+        for info in infos:
+            name = str(info["name"])
+            found[(name.rstrip("/") if info.get("type") == "directory" else name)[below:]] = info
         start = f"{directory}/" if directory else ""
-        names = (key for key in found if key.startswith(start) and key != start and key[len(start) :] != STAGE)
-        return [stat_of(found[key], key) for key in sorted(names)]
+        return [stat_of(found[key], key) for key in sorted(found) if key.startswith(start) and self._is_key(key)]
 
     def _folder(self, name: str) -> tuple[str, int]:
         """Return the path of a folder, and where keys begin in the paths below it."""
