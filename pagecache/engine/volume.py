@@ -99,6 +99,7 @@ class EngineVolume:
         self._prompt = prompt
         self._retry = retry
         self.held = Held()
+        self.reconnects = 0
         self._bind(backend)
         self.runner = ThreadRunner(self.native, name, threads_of(backend), self.clock)
         self.aborted = False
@@ -113,7 +114,6 @@ class EngineVolume:
         self.outage = Outage()
         self.dirty_share = options.dirty_share
         self.withheld_bytes = 0  # of recovered files, a part of its share of the dirty limit
-        self.reconnects = 0
         self.idle: dict[EngineFile, None] = {}
         self.cut_off: set[EngineFile] = set()  # files without the name that the backend would find them by
         self.settling: set[EngineFile] = set()  # files with work that waits for the token, or runs
@@ -168,7 +168,8 @@ class EngineVolume:
         store = untiered(backend)
         on_loop = isinstance(store, Blocking)
         if isinstance(store, Blocking):
-            store.address, store.check_alive = self.native.address, self.check_alive
+            store.address = self.native.address
+            store.check_alive = partial(self.check_alive, None, self.reconnects)  # it may look after the reconnect
         self.prompt = prompt and not on_loop
         self.reads_here = self.prompt or on_loop  # whose waiter can leave
         self.native.set_calls(reads_here=self.reads_here, on_loop=on_loop)
@@ -605,9 +606,9 @@ class EngineVolume:
         reconnect began; a later one aborts it again.
         """
         self.backend = backend
+        self.reconnects += 1
         self._bind(backend)
         self.held.keep()
-        self.reconnects += 1
         self.name_sync.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))
         reason = self.abort_reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -262,6 +263,37 @@ def test_an_abort_cancels_running_reads(attach: Attach, by: str) -> None:
         assert over.wait(20)
         if by != "readahead":
             raises(ShutdownError, reader.result)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("abort", [False, True])
+def test_a_read_ends_though_it_looks_after_the_reconnect(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch, abort: bool, same: bool, direct: bool
+) -> None:
+    """Its coroutine never ends. [2.22, K9]"""
+    store, other = Store({KEY: DATA}), Store({KEY: DATA})
+    volume = attach(store)
+    adapter: Any = volume.engine.backend
+    alive, reconnected = adapter.check_alive, threading.Event()
+
+    def looks() -> None:
+        assert reconnected.wait(20)
+        alive()
+
+    monkeypatch.setattr(adapter, "check_alive", looks)
+    store.instead["read_into"] = lambda *_: asyncio.sleep(3600)
+    with volume.open(KEY, direct=direct) as file:
+        reader = Task(file.pread, PAGE, 0)
+        eventually(lambda: "read_into" in store.calls)
+        if abort:
+            volume.abort()
+        store.instead.clear()
+        volume.reconnect(store if same else other)
+        reconnected.set()
+        with contextlib.suppress(ShutdownError):
+            assert reader.result() == DATA[:PAGE]  # read again
+        assert file.pread(PAGE, 0) == DATA[:PAGE]
 
 
 @pytest.mark.parametrize("there", [True, False])

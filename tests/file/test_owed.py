@@ -32,6 +32,7 @@ from pagecache import (
 from pagecache.engine.commit.owed import Owed
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import direct
+from pagecache.engine.runner import Job
 from pagecache.native import TOKEN
 from pagecache.volume import reconnect
 
@@ -280,6 +281,30 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     goes_on.set()
     assert over.wait(WAIT_LIMIT_S)
     assert fresh.written(KEY) == TWO[:PAGE] + TAIL
+
+
+def test_a_call_that_waits_for_a_payer_ends_though_it_looks_after_the_reconnect(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The payer hangs in the earlier backend. [2.22, K9]"""
+    rig, file = make({KEY: TWO}, limits={"direct_unit": PAGE}, retry=ONCE).opened("r+b", direct=True)
+    rig.fails("truncate", LOST, OSError, file.truncate, PAGE, match="went dead")
+    genuine, reconnected = Job.wait, threading.Event()
+
+    def wait(job: Job[Any], *args: Any) -> Any:
+        if job.what == "truncate":
+            assert reconnected.wait(WAIT_LIMIT_S)
+        return genuine(job, *args)
+
+    monkeypatch.setattr(Job, "wait", wait)
+    gate, writing = at_gate(rig.backend.gate("truncate"), file.pwrite, TAIL[:PAGE], 0)
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh, fenced=True)
+    reconnected.set()
+    raises(ShutdownError, writing.result)
+    gate.open()
+    assert Task(file.pwrite, TAIL[:PAGE], 0).result() == PAGE
+    assert fresh.written(KEY) == TAIL[:PAGE]
 
 
 @pytest.mark.parametrize("done", [False, True])

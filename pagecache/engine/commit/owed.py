@@ -24,6 +24,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ...native import COMMIT, END
@@ -224,6 +225,7 @@ class Owed:
             return
         file, volume = self._file, self._file.volume
         while self._steps:
+            since = volume.reconnects
             volume.check_alive(file.key)
             if volume.runner.is_worker():
                 if file.in_old_hands():
@@ -233,7 +235,7 @@ class Owed:
                 self.outlast()
             else:
                 job = Job(self.pay_now, what="truncate", key=file.key, file=file.id)
-                volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
+                volume.runner.submit(COMMIT, job).wait(partial(volume.check_alive, file.key, since))
 
     def outlast(self) -> None:
         """Wait until no abandoned call runs, or nothing is owed.
