@@ -13,9 +13,18 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, ShutdownError, WritebackError, aio
+from pagecache import (
+    BackendError,
+    BackendProtocolError,
+    ObjectStat,
+    PageCache,
+    ShutdownError,
+    WritebackError,
+    aio,
+    native,
+)
 from pagecache.backends import Backend, MemoryBackend
-from pagecache.engine.blocking import Blocking
+from pagecache.engine.blocking import Blocking, inside_calls
 from pagecache.engine.loop import CacheLoop
 from pagecache.errors import Key
 from pagecache.testing import BackendConformance, FaultyBackend
@@ -139,6 +148,28 @@ async def test_calls_that_end_oddly_cost_no_byte(attach: Attach, what: str) -> N
         assert file.pread(10, 0) == b"new" + DATA[3:10]
         file.fsync()
         assert store.content(KEY)[:3] == b"new"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), TimeoutError("an alarm")])
+@pytest.mark.parametrize("verb", ["pwrite", "append", "write"])
+def test_an_interrupt_at_the_begin_of_a_write_is_raised(attach: Attach, verb: str, error: BaseException) -> None:
+    """Asking whether a coroutine of this volume writes runs code, so signal handlers too. Nothing is written. [2.7]"""
+
+    def struck() -> list[int]:
+        native.use_inside(inside_calls)
+        raise error
+
+    with attach(Store({KEY: DATA})).open(KEY, "r+") as file:
+        write = partial(file.pwrite, b"new", 0) if verb == "pwrite" else partial(getattr(file, verb), b"new")
+        native.use_inside(struck)
+        try:
+            raises(type(error), write)
+        finally:
+            native.use_inside(inside_calls)
+        if isinstance(error, OSError):
+            assert getattr(error, "characters_written", None) == 0
+        assert file.pread(len(DATA) + PAGE, 0) == DATA
+        assert file.tell() == 0
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])

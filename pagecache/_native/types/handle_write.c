@@ -32,14 +32,13 @@ static u64 characters_written(void)
 }
 
 /* Whether a short write may be tried at once: it needs no wait unless CORE finds one. A write that releases the GIL
- * while it copies must reserve its budget, so that many at once do not exceed the limit. */
-static bool may_try(struct handle *h, u64 len)
+ * while it copies must reserve its budget, so that many at once do not exceed the limit. Return: 1, 0, -1 exception. */
+static int may_try(struct handle *h, u64 len)
 {
 	struct pc_inode *i = h->inode;
-	if (PC_UNLIKELY(i->volume->on_loop && pc_inside_call(i->volume))) {
-		PyErr_Clear();
-		return false; /* the path of waiting writes finds and reports the mistake */
-	}
+	int inside = PC_UNLIKELY(i->volume->on_loop) ? pc_inside_call(i->volume) : 0;
+	if (PC_UNLIKELY(inside))
+		return inside < 0 ? -1 : 0; /* the path of waiting writes finds and reports the mistake */
 	return !pc_tls_op && !pc_tls_inside && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
 	       pc_dirty_room(i, len) && !pc_some_failed(i) &&
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
@@ -96,7 +95,12 @@ static inline __attribute__((always_inline)) enum pc_result accept_all(struct ha
 		return PC_DONE;
 	if (check_end(h, *pos, len))
 		return PC_FAILED;
-	if (PC_LIKELY(may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
+	int at_once = may_try(h, len);
+	if (PC_UNLIKELY(at_once < 0)) {
+		pc_characters_written(0);
+		return PC_FAILED;
+	}
+	if (PC_LIKELY(at_once && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 		struct pc_need need;
 		if (append)
 			*pos = pc_inode_size(i);
