@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from typing import Any
 
 import pytest
 
-from pagecache import aio
+from pagecache import ShutdownError, aio
 
-from ..file.rig import KEY, ONCE, PAGE, eventually, pattern
-from ..stores import RecordingBackend
+from ..file.rig import KEY, ONCE, PAGE, Task, eventually, pattern, raises
+from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .conftest import Attach, cancelled
 from .stores import Store
 
@@ -31,6 +32,34 @@ async def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, ve
         await direct.truncate(8 * PAGE)  # waits for running calls
         assert (await direct.pread(PAGE, 0)) == (b"w" * PAGE if verb == "pwrite" else DATA[:PAGE])
     assert space == b"?" * PAGE
+
+
+@pytest.mark.parametrize("verb", ["pread_into", "readinto", "preadv"])
+def test_a_direct_read_that_an_abort_ends_stores_nothing_later(attach: Attach, verb: str) -> None:
+    """The backend reads on a thread, which no cancelling ends. The memory is the program's again. [2.9]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+    entered, go, stored = threading.Event(), threading.Event(), threading.Event()
+
+    def reads(buffer: memoryview) -> int:
+        with memoryview(buffer) as view:
+            entered.set()
+            assert go.wait(WAIT_LIMIT_S)
+            view[:] = b"d" * len(view)
+        stored.set()
+        return PAGE
+
+    store.instead["read_into"] = lambda offset, buffers: asyncio.to_thread(reads, buffers[0])
+    space = bytearray(b"?" * PAGE)
+    with volume.open(KEY, direct=True) as file:
+        call = {"pread_into": (space, 0), "readinto": (space,), "preadv": ([space], 0)}[verb]
+        reader = Task(getattr(file, verb), *call)
+        assert entered.wait(WAIT_LIMIT_S)
+        volume.abort()
+        raises(ShutdownError, reader.result)
+        go.set()
+        assert stored.wait(WAIT_LIMIT_S)
+        assert space == b"?" * PAGE
 
 
 @pytest.mark.parametrize("grow", ["write", "truncate"])

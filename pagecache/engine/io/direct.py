@@ -224,14 +224,16 @@ def _read_once(file: EngineFile, op: Op, read: Read, at: int, stop: int, more_th
 def _call_read(file: EngineFile, op: Op, read: Read, at: int, stop: int) -> int:
     """Make one call: on this thread if callers may, otherwise on a thread of the volume.
 
-    That one has other memory: an abort or an interrupt ends the wait, and the backend goes on.
+    Unless the backend is prompt, it has other memory: an abort or an interrupt ends the wait, and the backend goes on.
     """
     volume, since = file.volume, file.volume.reconnects
     read_into = past_tier(file.read_into)
-    if volume.reads_here:
+    if volume.prompt:
         return read.lend(at, stop, lambda memory: op.read(read_into, at, memory))
 
     def call(memory: memoryview) -> int:
+        if volume.reads_here:
+            return op.read(read_into, at, memory)
         job = Job(lambda: op.read(read_into, at, memory, True), what="read_into", key=file.key, file=file.id)
         return volume.runner.submit(DIRECT, job).wait(lambda: volume.check_alive(file.key, since))
 
