@@ -52,6 +52,27 @@ TEST(check_neighbours_are_read_once)
 	synced();
 }
 
+/* Its last byte is cached, so a read would help nobody. */
+TEST(check_growth_without_memory_for_the_sets_of_the_old_end_waits_for_room)
+{
+	struct pc_need need = {0};
+	start_in_units(8 * PAGE - 100, 8 * PAGE, 8 * PAGE);
+	compare(0, 8 * PAGE);
+	struct pc_pool *sets = &rig.cache->exts[0];
+	u32 max = sets->max, head = sets->free_head;
+	sets->max = sets->fresh - 1;
+	sets->free_head = 0;
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write(file->inode, 16 * PAGE + 5, "new", 3, &need), 0);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(need.kind, PC_NEED_ROOM);
+	sets->max = max;
+	sets->free_head = head;
+	put_random(20 * PAGE, 10);
+	compare(0, ROOM);
+	synced();
+}
+
 /* Failed bytes in a unit keep their retry time when the unit is sent for other bytes. */
 TEST(check_back_off_of_a_neighbour_goes_on)
 {

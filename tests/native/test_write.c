@@ -124,3 +124,28 @@ TEST(check_a_whole_write_is_all_or_nothing)
 	SOUND(&rig);
 	compare(0, ROOM);
 }
+
+/* A reader sees memory that is valid, whether or not the write is published. */
+TEST(check_a_write_without_memory_for_sets_harms_no_valid_byte)
+{
+	struct pc_need need = {0};
+	for (u32 whole = 0; whole < 2; whole++) {
+		start(8 * PAGE, 8 * PAGE);
+		compare(0, 8 * PAGE); /* one clean folio without sets */
+		struct pc_pool *sets = &rig.cache->exts[0];
+		u32 max = sets->max, head = sets->free_head;
+		sets->max = sets->fresh - 1;
+		sets->free_head = 0;
+		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+		EQUAL((whole ? pc_write_whole : pc_write)(file->inode, 100, "new", 3, &need), 0);
+		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		EQUAL(need.kind, PC_NEED_ROOM);
+		compare(0, 8 * PAGE);
+		EQUAL(usage(file, NULL).dirty, 0);
+		sets->max = max;
+		sets->free_head = head;
+		change(100, 3, 0xee);
+		compare(0, 8 * PAGE);
+		SOUND(&rig);
+	}
+}

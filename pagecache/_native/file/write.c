@@ -86,26 +86,26 @@ static bool make_writable(struct pc_inode *i, struct pc_folio *f, u32 *made, u32
 }
 
 /* Before the file grows beyond the unit of its old end, which may be short in storage: make that unit dirty again. Leaf
- * lock held. Return: false: its last byte is not cached and must be read first. */
-static bool unit_grow(struct pc_inode *i, u64 pos)
+ * lock held. Return: 0; -ENOMEM, or -ENODATA: its last byte is not cached and must be read first. */
+static int unit_grow(struct pc_inode *i, u64 pos)
 {
 	struct pc_cache *c = i->cache;
 	u64 size = atomic_load(&i->size), unit = i->limits.write_unit;
 	if (size % unit == 0 || pos / unit <= size / unit)
-		return true; /* whole, or sent again with this write */
+		return 0; /* whole, or sent again with this write */
 	struct pc_folio *f = pc_folio_cached(i, (size - 1) >> c->page_shift);
 	if (!f)
-		return false;
+		return -ENODATA;
 	u32 at = (u32)(size - 1 - pc_folio_pos(c, f)), block = at >> c->page_shift;
 	if (pc_set_count(c, f, PC_D, block, block + 1))
-		return true;
+		return 0;
 	bool local = pc_local_count(c, f, block, block + 1);
 	if ((pc_folio_state(f) & PC_F_STALE && !local) || !pc_valid_covers(c, f, at, at + 1))
-		return false;
+		return -ENODATA;
 	if (pc_folio_order(f) > 0 && pc_folio_ext_ensure(c, f))
-		return false;
+		return -ENOMEM;
 	pc_folio_dirty_borrowed(i, f, block);
-	return true;
+	return 0;
 }
 
 /* Make the written bytes valid, dirty and part of the file. Zeros beside them are valid too, unless storage has grown
@@ -122,9 +122,8 @@ static int publish(struct pc_inode *i, struct pc_folio *f, u32 made, u32 from, u
 	}
 	bool whole = pc_folio_state(f) & PC_F_UPTODATE || (v_from == 0 && v_to == size);
 	int err = !whole || pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
-	if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && i->limits.write_unit > 1 &&
-	    !unit_grow(i, start + from))
-		err = -ENODATA;
+	if (!err && start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && i->limits.write_unit > 1)
+		err = unit_grow(i, start + from);
 	if (!err && !pc_valid_add(c, f, v_from, v_to))
 		err = -ENOMEM;
 	if (!err) {
@@ -179,6 +178,17 @@ static void refresh(struct pc_inode *i, struct pc_folio *f)
 	pc_inode_leaf_unlock(i);
 }
 
+/* Whether there are sets for the folio's dirty blocks. They come before the bytes: a reader sees these, published or not. */
+static bool has_sets(struct pc_inode *i, struct pc_folio *f)
+{
+	if (PC_LIKELY(pc_folio_order(f) == 0 || pc_folio_ext(i->cache, f)))
+		return true;
+	pc_inode_leaf_lock(i);
+	int err = pc_folio_ext_ensure(i->cache, f);
+	pc_inode_leaf_unlock(i);
+	return !err;
+}
+
 /* Whether the locked folio can take bytes at [a, b): cases a to e, in memory that no call reads. The file stays
  * unchanged. */
 static bool ready(struct pc_inode *i, struct pc_folio *f, u32 *made, u32 a, u32 b, struct pc_need *need)
@@ -194,6 +204,8 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, u32 *made, u32 a, u32 
 		need->kind = PC_NEED_FILL;
 		need->pos = pc_folio_pos(c, f);
 		need->len = pc_folio_bytes(c, f);
+	} else if (!has_sets(i, f)) {
+		need->kind = PC_NEED_ROOM;
 	} else {
 		return true;
 	}
@@ -206,9 +218,9 @@ static bool take(struct pc_inode *i, struct pc_folio *f, u32 made, u32 a, u32 b,
 	PC_SYNC("write_before_copy");
 	move(pc_folio_memory(i->cache, f) + a, from, b - a);
 	int err = publish(i, f, made, a, b);
-	if (err == -ENODATA) {
-		/* All of the range is beyond the end: zeros, as before [M8]. */
+	if (err && pc_folio_pos(i->cache, f) + a >= pc_inode_size(i)) /* zeros, as before [M8] */
 		memset(pc_folio_memory(i->cache, f) + a, 0, b - a);
+	if (err == -ENODATA) {
 		need->kind = PC_NEED_FILL;
 		need->pos = pc_inode_size(i) - 1;
 		need->len = 1;
@@ -309,8 +321,8 @@ static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_
 /* pc_write() of all of [from, from + len), or of nothing: then no byte of the file changes. All folios are locked
  * before the first byte is copied, in ascending order and without waiting. If the last byte of the old end is missing,
  * the first folio that grows the file, which is the first of all, stops the write. @len: at most PC_WHOLE_MAX. Return:
- * len; 0: need has the reason; a number in between only if memory for the sets of a folio ran out. Context: as
- * pc_write(). Contract: 2.7. */
+ * len; 0: need has the reason; a number in between only if a commit has freed the sets of a folio meanwhile, and memory ran
+ * out. Context: as pc_write(). Contract: 2.7. */
 int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
