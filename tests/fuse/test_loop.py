@@ -21,10 +21,13 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend
 from pagecache.fuse import Attributes, Files, Loop, Server, serving
 from pagecache.fuse import loop as loops
 from pagecache.fuse.mount import Mount
 from pagecache.fuse.options import MountOptions
+from pagecache.native.loop import FuseRequest
+from pagecache.testing import FaultyBackend, Gate, Rule
 from tests.stores import ObjectBackend
 
 from ..file.rig import Patch, Task, beside, eventually, raises
@@ -204,6 +207,41 @@ def test_the_kernel_is_notified_of_changes_by_others(volume: Volume, mnt: Path, 
     loop.invalidate(2)  # the node no longer exists
 
 
+def test_cached_bytes_are_read_while_many_programs_wait_for_the_store(
+    mnt: Path, store: Path, monkeypatch: Patch
+) -> None:
+    """The kernel reads pages in the background, and sends 12 such requests at a time unless a server allows more."""
+    names, reads = [f"slow{number}" for number in range(12)], threading.Semaphore(0)
+    for name in ("cached", *names):
+        (store / name).write_bytes(b"a" * 16 * PAGE)
+
+    def read(name: str) -> bytes:  # of one page, so that its readahead cannot be left out
+        with (mnt / name).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), PAGE, 0)
+
+    faulty = FaultyBackend(DirectoryBackend(store))
+    with PageCache("4MiB") as cache, Gate() as gate:
+        server = Server(cache.attach(faulty))
+        with server.volume.open("cached") as file:
+            file.pread(16 * PAGE, 0)
+        faulty.use([Rule("read", key=name, gate=gate) for name in names])
+        with Loop(server, mnt, timeout=2 * LONG) as loop:
+            genuine = loop._answers._read
+
+            def counted(request: FuseRequest) -> bytes:
+                reads.release()
+                return genuine(request)
+
+            monkeypatch.setattr(loop._answers, "_read", counted)
+            slow = [Task(read, name) for name in names]
+            try:
+                assert all(reads.acquire(timeout=LONG) for _ in names)
+                assert Task(read, "cached").result() == b"a" * PAGE
+            finally:
+                gate.release()
+            assert [task.result() for task in slow] == [b"a" * PAGE] * len(names)
+
+
 def test_an_unmount_under_load(volume: Volume, mnt: Path, store: Path) -> None:
     """Programs get errors, and none waits."""
     (store / "a").write_bytes(b"a" * 4 * PAGE)
@@ -232,13 +270,13 @@ def test_an_unmount_under_load(volume: Volume, mnt: Path, store: Path) -> None:
 
 
 def test_files_whose_releases_wait_for_a_thread_at_an_unmount_are_saved(mnt: Path, monkeypatch: Patch) -> None:
-    """Their programs have closed them without an error."""
+    """Their programs have closed them without an error. The kernel has sent them all."""
     monkeypatch.setattr(loops, "THREADS", 1)
-    store = ObjectBackend({})
+    store, names = ObjectBackend({}), [f"n{number}" for number in range(20)]
     with PageCache("4MiB") as cache:
         server = Server(cache.attach(store))
-        loop = Loop(server, mnt, timeout=LONG)
-        fds = [os.open(mnt / name, os.O_CREAT | os.O_WRONLY) for name in "ab"]  # not written: a flush commits nothing
+        loop = Loop(server, mnt, timeout=2 * LONG)
+        fds = [os.open(mnt / name, os.O_CREAT | os.O_WRONLY) for name in names]  # not written: a flush commits nothing
         commit, go_on, genuine = store.gate("commit"), threading.Event(), server.flush
 
         def flush(fh: int) -> None:
@@ -248,11 +286,12 @@ def test_files_whose_releases_wait_for_a_thread_at_an_unmount_are_saved(mnt: Pat
         server.flush = flush  # type: ignore[method-assign]
         before = loop.counts()["asked"]
         programs = [Task(os.close, fd) for fd in fds]
-        eventually(lambda: loop.counts()["asked"] >= before + 2)
+        eventually(lambda: loop.counts()["asked"] >= before + len(names))
         go_on.set()
         for program in programs:
             program.result()
-        commit.wait_entered()  # in the release of one file; that of the other is queued
+        commit.wait_entered()  # in the release of one file; those of the others are queued
+        eventually(lambda: loop.counts()["asked"] >= before + 2 * len(names))
         run("fusermount3", "-u", mnt)
         assert loop.wait(LONG)
         loop.stop(unmount=False)
@@ -261,7 +300,7 @@ def test_files_whose_releases_wait_for_a_thread_at_an_unmount_are_saved(mnt: Pat
         mount.cache, mount.volume, mount.server, mount.loop = cache, server.volume, server, loop
         beside(monkeypatch, loop, "drain", commit.open)
         assert (mount._save(), complaints) == (0, [])
-        assert (store.committed("a"), store.committed("b")) == (b"", b"")
+        assert [store.committed(name) for name in names] == [b""] * len(names)
 
 
 def test_without_the_extension_nothing_can_be_mounted(
