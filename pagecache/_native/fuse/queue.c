@@ -7,9 +7,11 @@
  * `req` out of the slot under the lock, so each request is answered once.
  *
  * An interrupt means that a program has received a signal. Programs do not expect EINTR from files, so an interrupt has
- * no effect unless the signal kills the program; then the request ends at once. libfuse reports interrupts with its own
- * locks held, so the clock thread answers.
+ * no effect unless the signal kills the program; then the request ends at once. A program of another pid namespace has
+ * no number here and cannot be looked at: it waits. libfuse reports interrupts with its own locks held, so the clock
+ * thread answers.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +24,7 @@ static void interrupted(fuse_req_t req, void *data)
 	struct pc_loop *l = fuse_req_userdata(req);
 	pthread_mutex_lock(&l->lock);
 	struct slot *s = pc_slot_of(l, (u64)(uintptr_t)data);
-	if (s && s->req == req && !s->interrupted) {
+	if (s && s->req == req && s->request.thread && !s->interrupted) {
 		s->interrupted = 1;
 		l->interrupts = 1;
 		pthread_cond_signal(&l->clock);
@@ -271,14 +273,14 @@ int pc_answer_end(struct pc_loop *l, int sent)
 /* ---------------------------------------------------------------- deadlines, interrupts, the end */
 
 /* Whether the thread of a program is about to end. It then has SIGKILL pending, as every thread that a signal ends. */
-static bool is_dying(pid_t pid)
+static bool is_dying(u32 thread)
 {
 	char path[64], line[256];
 	bool dying = false;
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%u/status", thread);
 	FILE *file = fopen(path, "re");
-	if (!file)
-		return pid != 0 && errno == ENOENT; /* of another namespace: 0 */
+	if (!file) /* it has ended, or /proc hides threads of other users */
+		return errno == ENOENT && kill((pid_t)thread, 0) && errno == ESRCH;
 	while (!dying && fgets(line, sizeof(line), file)) {
 		bool pending = !strncmp(line, "SigPnd:", 7) || !strncmp(line, "ShdPnd:", 7);
 		dying = pending && strtoull(line + 7, NULL, 16) >> (9 - 1) & 1;
@@ -333,18 +335,19 @@ static void answer_overdue(struct pc_loop *l)
 	l->interrupts = 0;
 	while ((s = overdue(l, now_ns(CLOCK_MONOTONIC), &due))) {
 		u64 token = s->request.token;
-		pid_t pid = s->interrupted == 1 ? (pid_t)s->request.thread : 0;
-		if (!pid && s->known &&
+		u32 thread = s->request.thread;
+		bool looks = s->interrupted == 1;
+		if (!looks && s->known &&
 		    !pc_known_attributes(l, s->request.number, true, NULL, NULL)) { /* it has been closed since */
 			s->known = false;
 			s->due_ns = pc_slot_due(l, s);
 			continue;
 		}
-		if (s->interrupted == 1)
+		if (looks)
 			s->interrupted = 2;
 		pthread_mutex_unlock(&l->lock);
-		if (!pid || is_dying(pid))
-			give_up(l, token, pid != 0);
+		if (!looks || is_dying(thread))
+			give_up(l, token, looks);
 		pthread_mutex_lock(&l->lock);
 	}
 	l->due_ns = due;

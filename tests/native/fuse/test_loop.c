@@ -1,5 +1,7 @@
 /* The loop, with a simulated kernel and handlers: requests answered without a handler, one answer to each request, requests
  * that wait for others, and that nothing is left behind. */
+#include <sys/mount.h>
+
 #include "tables.h"
 
 enum { FILE_NODE = 7, FILE_FH = 33 };
@@ -375,6 +377,40 @@ TEST(check_interrupts)
 	EQUAL(SERVED(unique, PC_FUSE_GETATTR, pc_reply_attributes, &a).error, 0); /* this one goes on */
 	send_interrupt(&kernel, unique); /* late: the kernel tries again, and gets EAGAIN, or has forgotten */
 	EQUAL(counts().interrupted, 1);
+	end();
+}
+
+/* Interrupt a request, and wait until the clock thread has seen that: it looks at slots in their order, and behind this one
+ * it finds that of a program that is gone. One worker. */
+static void interrupt_without_effect(u64 unique)
+{
+	u64 interrupted = counts().interrupted, behind = send_getattr_as(ended_process(), 9);
+	EQUAL(next(), PC_FUSE_GETATTR);
+	send_interrupt(&kernel, unique);
+	send_interrupt(&kernel, behind);
+	EQUAL(answer_to(&kernel, behind).error, EINTR);
+	EQUAL(counts().interrupted, interrupted + 1);
+	CHECK(!has_answer(&kernel, unique));
+	done();
+}
+
+/* The kernel reports 0 for a program outside of the server's pid namespace; and /proc may hide programs of other users. */
+TEST(check_a_program_that_cannot_be_seen_goes_on_after_a_signal)
+{
+	struct pc_attributes a = attributes(9);
+	struct pc_loop_options options = plain;
+	options.workers = 1;
+	bool hides = !unshare(CLONE_NEWNS) && !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL); /* as root */
+	begin(options);
+	for (int hidden = 0; hidden <= hides; hidden++) {
+		u64 unique = send_getattr_as(hidden ? getpid() : 0, 9);
+		struct pc_fuse_request asked = set_aside(PC_FUSE_GETATTR);
+		CHECK(!hidden || !mount("none", "/proc", "tmpfs", 0, NULL));
+		interrupt_without_effect(unique);
+		CHECK(!hidden || !umount("/proc"));
+		LEAVE(asked, pc_reply_attributes, &a);
+		EQUAL(answer_to(&kernel, unique).error, 0);
+	}
 	end();
 }
 
