@@ -172,6 +172,33 @@ def test_a_program_that_is_killed_does_not_wait(volume: Volume, mnt: Path, store
         assert loop.counts()["interrupted"] == 1
 
 
+def test_a_program_that_is_killed_after_another_signal_does_not_wait(volume: Volume, mnt: Path, store: Path) -> None:
+    """The kernel reports the first signal only."""
+    (store / "a").write_bytes(b"a")
+    system = Plain(volume)
+    program = "import os, signal, sys; signal.signal(signal.SIGUSR1, lambda *_: None); os.open(sys.argv[1], 0)"
+    command = [sys.executable, "-c", program]
+    with Loop(system, mnt, attr_timeout=3600, entry_timeout=3600, timeout=None) as loop:
+        (mnt / "a").stat()
+        system.hang_in("lookup", "open")
+        with subprocess.Popen([*command, str(mnt / "b")]) as signalled:
+            try:
+                assert system.hangs.acquire(timeout=LONG)
+                signalled.send_signal(signal.SIGUSR1)
+                status = Path(f"/proc/{signalled.pid}/status")
+                eventually(lambda: "State:\tD" in status.read_text())  # reported
+                with subprocess.Popen([*command, str(mnt / "a")]) as behind:
+                    assert system.hangs.acquire(timeout=LONG)
+                    behind.kill()
+                    assert behind.wait(LONG) == -signal.SIGKILL  # the loop has looked at both
+                assert loop.counts()["interrupted"] == 1
+                signalled.kill()
+                assert signalled.wait(LONG) == -signal.SIGKILL
+                assert loop.counts()["interrupted"] == 2
+            finally:
+                system.go_on.set()
+
+
 def test_the_loop_keeps_its_file_system(volume: Volume, mnt: Path, store: Path) -> None:
     """It lives as long as it gets calls, even if every other reference is gone; and it goes with the loop."""
     (store / "a").write_bytes(b"a")

@@ -7,9 +7,9 @@
  * `req` out of the slot under the lock, so each request is answered once.
  *
  * An interrupt means that a program has received a signal. Programs do not expect EINTR from files, so an interrupt has
- * no effect unless the signal kills the program; then the request ends at once. A program of another pid namespace has
- * no number here and cannot be looked at: it waits. libfuse reports interrupts with its own locks held, so the clock
- * thread answers.
+ * no effect unless the signal kills the program; then the request ends at once. The kernel does not report later signals,
+ * so the program is looked at again every half second. One of another pid namespace has no number here and cannot be
+ * looked at: it waits. libfuse reports interrupts with its own locks held, so the clock thread answers.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -18,15 +18,22 @@
 
 #include "state.h"
 
+enum { LOOK_NS = 500000000 };
+
+/* When the clock thread has to check a slot. */
+static i64 check_ns(const struct slot *s)
+{
+	return s->look_ns < s->due_ns ? s->look_ns : s->due_ns;
+}
+
 /* libfuse calls this with the request's lock held: nothing may be answered here. */
 static void interrupted(fuse_req_t req, void *data)
 {
 	struct pc_loop *l = fuse_req_userdata(req);
 	pthread_mutex_lock(&l->lock);
 	struct slot *s = pc_slot_of(l, (u64)(uintptr_t)data);
-	if (s && s->req == req && s->request.thread && !s->interrupted) {
-		s->interrupted = 1;
-		l->interrupts = 1;
+	if (s && s->req == req && s->request.thread) {
+		s->look_ns = l->due_ns = 0;
 		pthread_cond_signal(&l->clock);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -42,9 +49,8 @@ void pc_submit(struct pc_loop *l, struct slot *s)
 	count(&l->counts.submitted);
 	pc_turn_begin(l, s);
 	pc_slot_queue(l, s);
-	if (s->due_ns < l->due_ns || s->interrupted == 1) {
-		l->due_ns = s->due_ns < l->due_ns ? s->due_ns : l->due_ns;
-		l->interrupts |= s->interrupted; /* missed by the clock thread while the slot was made */
+	if (check_ns(s) < l->due_ns) { /* an interrupt is missed by the clock thread while the slot is made */
+		l->due_ns = check_ns(s);
 		pthread_cond_signal(&l->clock);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -289,7 +295,7 @@ static bool is_dying(u32 thread)
 	return dying;
 }
 
-/* Lock held. Return: the first request that has to be answered without its handler. *due: time of the next check. */
+/* Lock held. Return: the first request that has to be checked by now. *due: NULL is returned: time of the next check. */
 static struct slot *overdue(struct pc_loop *l, i64 now, i64 *due)
 {
 	*due = INT64_MAX;
@@ -297,10 +303,10 @@ static struct slot *overdue(struct pc_loop *l, i64 now, i64 *due)
 		struct slot *s = l->slots[k];
 		if (s->state < SLOT_QUEUED || !s->req)
 			continue;
-		if (s->interrupted == 1 || s->due_ns <= now)
+		if (check_ns(s) <= now)
 			return s;
-		if (s->due_ns < *due)
-			*due = s->due_ns;
+		if (check_ns(s) < *due)
+			*due = check_ns(s);
 	}
 	return NULL;
 }
@@ -330,13 +336,12 @@ static void give_up(struct pc_loop *l, u64 token, bool killed)
 /* Answer all requests that are overdue or whose program dies. Lock held, released while answering. */
 static void answer_overdue(struct pc_loop *l)
 {
-	i64 due;
+	i64 due, now = now_ns(CLOCK_MONOTONIC); /* of all: those that were looked at come again after the others */
 	struct slot *s;
-	l->interrupts = 0;
-	while ((s = overdue(l, now_ns(CLOCK_MONOTONIC), &due))) {
+	while ((s = overdue(l, now, &due))) {
 		u64 token = s->request.token;
 		u32 thread = s->request.thread;
-		bool looks = s->interrupted == 1;
+		bool looks = s->look_ns <= now;
 		if (!looks && s->known &&
 		    !pc_known_attributes(l, s->request.number, true, NULL, NULL)) { /* it has been closed since */
 			s->known = false;
@@ -344,7 +349,7 @@ static void answer_overdue(struct pc_loop *l)
 			continue;
 		}
 		if (looks)
-			s->interrupted = 2;
+			s->look_ns = now_ns(CLOCK_MONOTONIC) + LOOK_NS;
 		pthread_mutex_unlock(&l->lock);
 		if (!looks || is_dying(thread))
 			give_up(l, token, looks);
@@ -359,7 +364,7 @@ void *pc_clock_main(void *loop)
 	pthread_mutex_lock(&l->lock);
 	while (!l->closed) {
 		/* Checked before each sleep, the first one too: an interrupt may come before this thread has begun. */
-		if (l->interrupts || now_ns(CLOCK_MONOTONIC) >= l->due_ns) {
+		if (now_ns(CLOCK_MONOTONIC) >= l->due_ns) {
 			answer_overdue(l);
 		} else if (l->due_ns == INT64_MAX) {
 			pthread_cond_wait(&l->clock, &l->lock);

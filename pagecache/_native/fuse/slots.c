@@ -155,6 +155,7 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_reque
 		pc_slot_move(s, SLOT_MADE);
 		s->request.token = (u64)generation << 32 | index;
 		s->due_ns = pc_slot_due(l, s);
+		s->look_ns = INT64_MAX;
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!s) {

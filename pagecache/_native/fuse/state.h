@@ -49,12 +49,12 @@ struct slot {
 	fuse_req_t req;    /* NULL: answered, or it needs no answer */
 	struct pc_fuse_request request;
 	i64 due_ns; /* INT64_MAX: never */
+	i64 look_ns; /* when its program is looked at, which has received a signal; INT64_MAX: never */
 	struct slot *next_turn; /* turns.c */
 	u64 order;
 	u8 turn;
 	u32 generation, index;
 	u8 state; /* enum slot_state; only pc_slot_move() writes it */
-	u8 interrupted; /* 1: reported, 2: checked, and the program goes on */
 	u8 known;       /* its answer may be the last known attributes */
 	u8 changes;     /* attributes that it changes: CHANGES_*; 0: none */
 };
@@ -105,9 +105,8 @@ struct pc_loop {
 	struct pc_forgotten *forgotten; /* nodes that handlers have yet to fetch */
 	u64 nr_forgotten, room_forgotten;
 	u8 forget_queued; /* a request that fetches them is queued */
-	i64 due_ns;
+	i64 due_ns; /* when the clock thread has a slot to check */
 	_Atomic i64 silent_until_ns; /* the file system failed to answer: it is not called for attributes until then */
-	u8 interrupts; /* the clock thread has a slot to check */
 	_Atomic u8 stopped;
 	u8 closed; /* the session is gone */
 

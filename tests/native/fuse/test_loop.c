@@ -414,6 +414,30 @@ TEST(check_a_program_that_cannot_be_seen_goes_on_after_a_signal)
 	end();
 }
 
+/* The kernel reports its first signal only. */
+TEST(check_a_program_that_is_killed_after_another_signal_does_not_wait)
+{
+	struct pc_loop_options options = plain;
+	options.workers = 1;
+	pid_t child = fork();
+	if (child == 0) {
+		alarm(2 * KERNEL_WAIT_MS / 1000); /* if the test fails */
+		pause();
+		_exit(0);
+	}
+	begin(options);
+	u64 unique = send_getattr_as(child, 9);
+	EQUAL(next(), PC_FUSE_GETATTR);
+	struct pc_fuse_request asked = request;
+	interrupt_without_effect(unique);
+	EQUAL(kill(child, SIGKILL), 0);
+	EQUAL(waitpid(child, NULL, 0), child);
+	EQUAL(answer_to(&kernel, unique).error, EINTR);
+	CHECK(pc_loop_done(kernel.loop, asked.token));
+	EQUAL(counts().interrupted, 2);
+	end();
+}
+
 /* The thread that answers interrupts may begin late. Without its check before the first sleep one round in some hundred hangs. */
 TEST(check_an_interrupt_at_the_beginning_is_answered)
 {
