@@ -453,7 +453,7 @@ class Prefixes(Namespace):
 
     def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
         directory = (kind or self._stored(src).kind) == "dir"
-        if directory and next(iter(self._below(src)), None) is not None:
+        if directory and next(iter(self._below(src, mark=True)), None) is not None:
             # Like a rename across file systems: mv and others copy then. Object by object would not be atomic.
             raise OSError(errno.EXDEV, "a directory of this store cannot be renamed as a whole", src)
         there = self._kind(dst)

@@ -940,6 +940,18 @@ def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(
     assert code(server.rename, 1, "none", directory, "a") == errno.ENOENT
 
 
+def test_a_rename_of_a_directory_that_an_object_marks_is_refused() -> None:
+    """A rename would leave the object `d/`, and so the directory. `mv` makes the other and removes this one."""
+    with PageCache("1MiB") as cache:
+        server = Server(cache.attach(ObjectBackend({"d/": b""})))
+        server.lookup(1, "d")
+        assert code(server.rename, 1, "d", 1, "e") == errno.EXDEV
+        server.mkdir(1, "e", 0o755)
+        server.rmdir(1, "d")
+        assert [name for name, _ in server.opendir(1).entries] == ["e"]
+        server.close()
+
+
 def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_has_found(
     server: Mount, monkeypatch: Patch
 ) -> None:
