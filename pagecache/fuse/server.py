@@ -404,11 +404,12 @@ class Server:
     def _make(
         self, parent: int, name: str, kind: Kind, make: Callable[[CheckedKey], object], mode: int, owner: Owner | None
     ) -> Attributes:
-        def call(directory: Node, key: CheckedKey) -> Attributes:
-            make(key)
+        def give(directory: Node, key: CheckedKey) -> Attributes:
             return self._made(directory, key, self._found_new(key, kind), mode, owner)
 
-        return self._moving.entry(self.node(parent), name, call)
+        above = self.node(parent)
+        self._moving.entry(above, name, lambda _, key: make(key))
+        return self._moving.entry(above, name, give)  # alone: a rename of the directory repeats it
 
     def mkdir(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
         return self._make(parent, name, "dir", self.names.mkdir, mode, owner)
@@ -429,7 +430,7 @@ class Server:
     ) -> tuple[int, Attributes]:
         """Make a file and open it."""
 
-        def make(directory: Node, key: CheckedKey) -> tuple[OpenFile, Attributes]:
+        def make(_directory: Node, key: CheckedKey) -> OpenFile:
             try:
                 opened = self.files.open_file(key, flags | os.O_CREAT | os.O_EXCL)
             except FileExistsError as error:
@@ -438,14 +439,19 @@ class Server:
                     raise
                 # Another call has just made it. The kernel has not checked its permissions, and looks it up again.
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key) from error
-            try:
-                self.names.created(key)
-                return opened, self._made(directory, key, opened.stat(), mode, owner)
-            except BaseException:
-                self.files.take_back(opened.number)
-                raise
+            self.names.created(key)
+            return opened
 
-        opened, made = self._moving.entry(self.node(parent), name, make)
+        def give(directory: Node, key: CheckedKey) -> Attributes:
+            return self._made(directory, key, opened.stat(), mode, owner)
+
+        above = self.node(parent)
+        opened = self._moving.entry(above, name, make)
+        try:
+            made = self._moving.entry(above, name, give)  # alone: a rename of the directory repeats it
+        except BaseException:
+            self.files.take_back(opened.number)
+            raise
         self._open(self.node(made.number), opened)
         return opened.number, made
 

@@ -608,6 +608,28 @@ def test_a_new_object_is_given_to_its_maker_and_no_other(server: Mount, monkeypa
     assert stat.S_IMODE((server.root / "new").stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_made_in_a_directory_that_is_renamed_is_made_once(server: Mount, monkeypatch: Patch, kind: str) -> None:
+    """The rename comes behind the making, before the new object gets its mode. Linux 6.8 and newer do not lock a
+    directory that is renamed within its parent.
+    """
+    directory = server.lookup(1, "d").number
+    beside(monkeypatch, server.names, "setattr" if kind == "file" else "status", lambda: server.rename(1, "d", 1, "e"))
+    made = server.root / "e" / "new"
+    if kind == "file":
+        fh, _ = server.create(directory, "new", 0o640, os.O_WRONLY | os.O_EXCL)
+        server.files.write(fh, 0, b"new")
+        server.release(fh)
+        assert made.read_bytes() == b"new"
+    elif kind == "folder":
+        server.mkdir(directory, "new", 0o755)
+    else:
+        server.symlink(directory, "new", "target")
+        assert os.readlink(made) == "target"
+    assert stat.S_IMODE(made.lstat().st_mode) == {"file": 0o640, "folder": 0o755, "link": 0o777}[kind]
+    assert not (server.root / "d").exists()
+
+
 def test_a_file_that_another_program_has_just_made_is_not_opened_unchecked(server: Mount) -> None:
     (server.root / "foreign").write_bytes(b"private")
     assert code(server.create, 1, "foreign", 0o666, os.O_RDWR) == errno.ESTALE
