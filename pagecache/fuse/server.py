@@ -375,17 +375,31 @@ class Server:
         """Return the status of an object that this server has just made, without a descriptor.
 
         Raises:
-            OSError: ESTALE: another object has the name. Its owner must not become that of the new one.
+            OSError: ESTALE: an object of another kind has the name.
         """
         found = self.names.status(key)
-        if found.identity is not None:
-            bits = 0 if kind == "symlink" else (found.mode or 0) & (stat.S_IRWXG | stat.S_IRWXO)
-            new = found.kind == kind and found.uid == os.geteuid() and not bits
-            if kind == "dir" and new:
-                new = not list(self.names.entries(CheckedKey(key, object=found.identity)))
-            if not new:
-                raise OSError(errno.ESTALE, "the name leads to another object than the one that was made", key)
+        if found.identity is not None and found.kind != kind:
+            raise self._another(key)
         return found
+
+    @staticmethod
+    def _another(key: CheckedKey) -> OSError:
+        return OSError(errno.ESTALE, "the name leads to another object than the one that was made", key)
+
+    def _looks_new(self, key: CheckedKey, found: ObjectStat) -> bool:
+        """Return whether an object looks as one does that this server has just made. The owner and mode of another must
+        not become those of the new one, and a store that sets them itself keeps them.
+
+        Raises:
+            OSError: ESTALE: it is a directory that is not empty.
+        """
+        if found.kind == "file" or found.identity is None:
+            return True  # made with a descriptor, or nothing can be compared
+        if found.kind == "dir" and list(self.names.entries(key)):
+            raise self._another(key)
+        bits = 0 if found.kind == "symlink" else (found.mode or 0) & (stat.S_IRWXG | stat.S_IRWXO)
+        user = os.geteuid()
+        return not bits and (found.uid == user or user != 0)  # other users can change only what is theirs
 
     def _give(self, directory: Node, key: CheckedKey, found: ObjectStat, mode: int, owner: Owner | None) -> ObjectStat:
         changes: dict[str, int] = {}
@@ -399,7 +413,7 @@ class Server:
                 changes |= {"uid": owner.uid, "gid": gid}
         if found.kind != "symlink" and found.mode != stat.S_IMODE(mode):
             changes["mode"] = stat.S_IMODE(mode)
-        return self.names.setattr(key, found, changes) if changes else found
+        return self.names.setattr(key, found, changes) if changes and self._looks_new(key, found) else found
 
     def _make(
         self, parent: int, name: str, kind: Kind, make: Callable[[CheckedKey], object], mode: int, owner: Owner | None

@@ -18,7 +18,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat, close_backend_file
 from pagecache.fuse import Server, callers, moving
 from pagecache.fuse.answers import Answers
-from pagecache.fuse.attributes import Attributes
+from pagecache.fuse.attributes import Attributes, Owner
 from pagecache.fuse.callers import NONE, Callers
 from pagecache.fuse.files import OpenFile
 from pagecache.fuse.server import Listing
@@ -606,6 +606,36 @@ def test_a_new_object_is_given_to_its_maker_and_no_other(server: Mount, monkeypa
     made = code(server.create, 1, "new", 0o666, os.O_RDWR) if kind == "file" else code(server.mkdir, 1, "new", 0o777)
     assert made == errno.ESTALE
     assert stat.S_IMODE((server.root / "new").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+@pytest.mark.parametrize("by", ["mode", "owner", "owner of a user's mount"])
+def test_a_new_object_may_have_a_mode_and_an_owner_of_its_store(
+    server: Mount, monkeypatch: Patch, kind: str, by: str
+) -> None:
+    """As on SMB, vfat, NFS with all_squash. An object that another program has put there may look the same, so it is
+    not given away; a user's mount can change only what the store lets it.
+    """
+    if by != "mode" and os.geteuid() != 0:
+        pytest.skip("only root can set another owner")
+    new = server.root / "new"
+    call, bits = (server.mkdir, 0) if kind == "folder" else (server.mknod, stat.S_IFIFO)
+
+    def set_by_store() -> None:
+        new.chmod(0o755 if by == "mode" else 0o700)
+        if by != "mode":
+            os.chown(new, 12, 34)
+
+    if by == "owner of a user's mount":
+        monkeypatch.setattr(os, "geteuid", lambda: 56)
+    for mode in (0o755, 0o700, 0o777):
+        beside(monkeypatch, server.names, "mkdir" if kind == "folder" else "mknod", set_by_store, after=True)
+        made = call(1, "new", bits | mode, None if by == "mode" else Owner(56, 78))
+        found = new.stat()
+        assert (made.mode, made.uid, made.gid) == (found.st_mode, found.st_uid, found.st_gid)
+        assert stat.S_IMODE(found.st_mode) == {"mode": 0o755, "owner": 0o700}.get(by, mode)
+        assert by == "mode" or (found.st_uid, found.st_gid) == (12, 34)
+        (server.rmdir if kind == "folder" else server.unlink)(1, "new")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
