@@ -43,11 +43,15 @@ class OpenFile:
         written_ns: time of the last write through the file that the store does not show since; 0: none.
         wrote: there was a change since the last `flush`, successful or not. Not by O_CREAT or O_TRUNC: a shell closes
             one descriptor of a file before the program writes to another.
+        publishing: number of running calls of `flush` that publish a whole object.
         reported: the current failure was reported through the file.
         was_read: the kernel may have pages of the file; a loop that counts reads has a better value.
     """
 
-    __slots__ = ("file", "number", "reported", "try_pread", "try_pwrite", "writable", "written_ns", "wrote")
+    __slots__ = (
+        *("_lock", "file", "number", "publishing", "reported", "try_pread", "try_pwrite"),
+        *("writable", "written_ns", "wrote"),
+    )
 
     was_read = True
 
@@ -57,6 +61,8 @@ class OpenFile:
         self.writable = writable
         self.written_ns = 0
         self.wrote = self.reported = False
+        self.publishing = 0
+        self._lock = threading.Lock()  # guards `publishing`, and the mark that `flush` takes; held briefly
         self.try_pread = file.try_pread
         self.try_pwrite = file.try_pwrite
 
@@ -121,9 +127,14 @@ class OpenFile:
         A store in place gets the bytes even if fsync ends at the disk tier: a later write-back would change the times
         that `tar` and `cp` set by name after the close.
         """
-        file, written, wrote = self.file, self.written_ns, self.take_wrote()
+        file, written, whole = self.file, self.written_ns, self.file._commits_on_close()
+        with self._lock:
+            # A flush that publishes has taken the mark, and may fail yet: this one waits for the same bytes.
+            wrote = self.take_wrote() or self.publishing > 0
+            publishes = wrote and whole
+            self.publishing += publishes
         try:
-            if wrote and file._commits_on_close():
+            if publishes:
                 file.fsync()
             else:
                 file.flush()
@@ -134,6 +145,9 @@ class OpenFile:
                 return
             self.reported = True
             raise
+        finally:
+            with self._lock:
+                self.publishing -= publishes
         self.stored(written)
 
     def stored(self, written_ns: int) -> None:

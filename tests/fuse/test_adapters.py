@@ -25,7 +25,7 @@ from pagecache.fuse.files import ZERO_RANGE, OpenFile
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import Patch, raises
+from ..file.rig import Patch, Task, at_gate, eventually, raises
 from .mounts import code, needs_mounts
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -130,6 +130,29 @@ def test_a_whole_object_is_published_by_a_flush_that_has_something_to_publish() 
         files.flush(empty)
         files.release(empty)
         assert len(whole.calls_of("commit")) == 2
+
+
+@pytest.mark.parametrize("error", [None, errno.EACCES])
+def test_a_flush_beside_one_that_publishes_has_its_result(error: int | None) -> None:
+    """The first is that of a child, which ignores the result; the second that of the program which has written."""
+    whole = FaultyBackend(MemoryBackend(commit_on_close=True))
+    with PageCache("1MiB", retry=ONCE) as cache, Gate() as gate:
+        files = Files(cache.attach(whole))
+        fh = files.open("a", CREATE)
+        files.write(fh, 0, b"one")
+        whole.use([Rule("commit", gate=gate, error=error)])
+        first = at_gate(gate, code, files.flush, fh)[1]
+        second = Task(code, files.flush, fh)
+        waiting = second.thread.ident
+        eventually(lambda: second.finished.is_set() or any(wait.thread == waiting for wait in cache.waits()))
+        waited = not second.finished.is_set()
+        gate.release()
+        found = [first.result(), second.result()]
+        whole.use([])
+        files.release(fh)
+        assert waited
+        assert found == [error, error]
+        assert whole.inner.snapshot("a") == b"one"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
