@@ -24,7 +24,7 @@ from ..engine.park import SLICE, Deadline, Signal, deadline_error
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
-from ..errors import FailedRange, LostRange, ShutdownError, UnsavedDataError
+from ..errors import FailedRange, Key, LostRange, ShutdownError, UnsavedDataError
 from ..native import END, LOCK, NAMES, TOKEN, Op
 from . import lifetimes
 from .inode import Inode
@@ -188,11 +188,11 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
             if volume.engine.durability == "disk":
                 _sync_names(volume, deadline)
             # A call that creates a file may have begun before the seal, and ended after the sync.
-            known: list[FailedRange] = []
+            known: set[tuple[Key, int, int]] = set()
             unsaved, left = _unsaved(volume, deadline)
-            while unsaved != known:
+            while (found := {(each.key, each.offset, each.length) for each in unsaved}) != known:
                 volume.sync(deadline.timeout())
-                known, (unsaved, left) = unsaved, _unsaved(volume, deadline)
+                known, (unsaved, left) = found, _unsaved(volume, deadline)
         else:
             unsaved, left = _unsaved(volume, deadline)
     except OSError as error:

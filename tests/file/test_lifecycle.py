@@ -8,6 +8,7 @@ import gc
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,23 @@ from pagecache.volume import detach
 
 from ..stores import ObjectBackend, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, eventually, held, overlay, pattern, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    beside,
+    eventually,
+    held,
+    overlay,
+    pattern,
+    raises,
+    run_program,
+)
 
 DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -393,6 +410,28 @@ def test_a_discarding_end_rolls_nothing_back_beside_a_commit(
     if timeout is None:
         assert ending.result() == []
     eventually(lambda: rig.backend.committed(KEY) == overlay(DATA, 0, NEW))
+
+
+def test_a_program_ends_though_a_writer_has_not_closed_what_cannot_be_saved(tmp_path: Path) -> None:
+    """Its failure is older at each look of the end. [2.22]"""
+    program = """
+        import errno
+        from pagecache import PageCache, RetryPolicy
+        from pagecache.backends import MemoryBackend
+        from pagecache.testing import FaultyBackend, Rule
+
+        store = FaultyBackend(MemoryBackend(commit_on_close=True))
+        cache = PageCache("1MiB", retry=RetryPolicy(attempts=1, failed_retry=None))
+        file = cache.attach(store).open("k", "w+b")
+        file.pwrite(b"new", 0)
+        store.use([Rule("commit", error=errno.EACCES)])
+        try:
+            file.fsync()
+        except OSError:
+            pass
+    """
+    done = run_program(tmp_path, program)
+    assert "not saved" in done.stderr
 
 
 def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
