@@ -151,6 +151,35 @@ def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
         assert loop.counts()["late"] >= 2
 
 
+class Lister(Plain):
+    """The same, with a listing."""
+
+    def entries(self, number: int) -> list[tuple[str, Attributes]]:
+        return [("a", self.getattr(2))]
+
+
+@pytest.mark.parametrize("direct_io", [True, False])
+def test_a_directory_is_read_while_a_lookup_in_it_waits_for_the_store(
+    volume: Volume, mnt: Path, store: Path, direct_io: bool
+) -> None:
+    """Otherwise the kernel itself holds the other calls, and no signal ends them."""
+    if subprocess.run(["pkg-config", "--atleast-version=3.13", "fuse3"], check=False).returncode:
+        pytest.skip("replies of an older libfuse cannot allow this")
+    (store / "a").write_bytes(b"a")
+    system = Lister(volume)
+    system.hang_in("lookup")
+    with Loop(system, mnt, direct_io=direct_io, timeout=2 * LONG):
+        waiting = Task((mnt / "b").exists)
+        try:
+            assert system.hangs.acquire(timeout=LONG)
+            system.before = lambda name: None  # for later calls
+            assert Task((mnt / "a").read_bytes).result() == b"a"
+            assert Task(os.listdir, mnt).result() == ["a"]
+        finally:
+            system.go_on.set()
+        assert waiting.result() is False
+
+
 def test_a_program_that_is_killed_does_not_wait(volume: Volume, mnt: Path, store: Path) -> None:
     """A signal that does not kill is ignored by the loop."""
     (store / "a").write_bytes(b"a")

@@ -11,6 +11,7 @@
  * answers get -ENOENT.
  */
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,13 +97,18 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 	return l;
 }
 
-/* Linux 6.6 and newer allow shared mappings of files with direct I/O to servers that request it in the reply to INIT.
- * libfuse 3.17 and newer have an option for that. libfuse 3.13 to 3.16 let the reply pass through this code, which adds
- * the flag. Older ones have neither, and mmap(2) fails with ENODEV as on older kernels. */
+/* Two flags that libfuse 3.13 to 3.16 leave out of the reply to INIT. They let the reply pass through this code, which
+ * adds those that the kernel offers. Newer ones send them if they are wanted, older ones have neither.
+ *
+ *   PARALLEL_DIROPS        the kernel looks up and lists a directory while another such request of it waits, perhaps for
+ *                          the store; without it these wait in the kernel, where no signal reaches them
+ *   DIRECT_IO_ALLOW_MMAP   Linux 6.6 and newer allow shared mappings of files with direct I/O; without it mmap(2) fails
+ *                          with ENODEV, as on older kernels
+ */
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13) && !defined(FUSE_CAP_DIRECT_IO_ALLOW_MMAP)
 
 /* Constants of the protocol, which older <linux/fuse.h> lack. */
-enum { OP_INIT = 26, INIT_EXT = 1 << 30, DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32) };
+enum { OP_INIT = 26, PARALLEL_DIROPS = 1 << 18, INIT_EXT = 1 << 30, DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32) };
 struct init_request {
 	u32 len, opcode;
 	u64 unique, node;
@@ -127,9 +133,15 @@ static ssize_t request_read(int fd, void *buffer, size_t size, void *loop)
 	struct pc_loop *l = loop;
 	const struct init_request *init = buffer;
 	ssize_t n = read(fd, buffer, size);
-	if (!l->initialized && n >= (ssize_t)sizeof(*init) && init->opcode == OP_INIT && init->flags & INIT_EXT &&
-	    init->flags2 & DIRECT_IO_ALLOW_MMAP)
+	if (!l->initialized && n >= (ssize_t)offsetof(struct init_request, flags2) && init->opcode == OP_INIT) {
+		l->init_flags = init->flags & PARALLEL_DIROPS;
+		if (l->options.direct_io && init->flags & INIT_EXT && n >= (ssize_t)sizeof(*init) &&
+		    init->flags2 & DIRECT_IO_ALLOW_MMAP) {
+			l->init_flags |= INIT_EXT;
+			l->init_flags2 = DIRECT_IO_ALLOW_MMAP;
+		}
 		l->init_unique = init->unique;
+	}
 	return n;
 }
 
@@ -144,8 +156,8 @@ static ssize_t reply_write(int fd, struct iovec *parts, int count, void *loop)
 	if (header->error || count != 2 || parts[1].iov_len != sizeof(reply))
 		return writev(fd, parts, count);
 	memcpy(&reply, parts[1].iov_base, sizeof(reply));
-	reply.flags |= INIT_EXT;
-	reply.flags2 |= DIRECT_IO_ALLOW_MMAP;
+	reply.flags |= l->init_flags;
+	reply.flags2 |= l->init_flags2;
 	struct iovec with[] = {parts[0], {&reply, sizeof(reply)}};
 	return writev(fd, with, 2);
 }
@@ -153,7 +165,7 @@ static ssize_t reply_write(int fd, struct iovec *parts, int count, void *loop)
 static int pass_replies(struct pc_loop *l)
 {
 	static const struct fuse_custom_io io = {.read = request_read, .writev = reply_write};
-	return l->options.direct_io ? fuse_session_custom_io(l->session, &io, fuse_session_fd(l->session)) : 0;
+	return fuse_session_custom_io(l->session, &io, fuse_session_fd(l->session));
 }
 #else
 static int pass_replies(struct pc_loop *l)
@@ -180,6 +192,8 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 		connection->want |= FUSE_CAP_READDIRPLUS;
 		connection->want &= ~(u32)FUSE_CAP_READDIRPLUS_AUTO;
 	}
+	/* Lookups of known names come in parallel in any case. */
+	connection->want |= connection->capable & FUSE_CAP_PARALLEL_DIROPS;
 	/* Written data is copied straight into a folio; read data comes from memory that may change. */
 	connection->want &= ~(u32)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 	connection->want &= ~(u32)FUSE_CAP_WRITEBACK_CACHE; /* decision 135 */

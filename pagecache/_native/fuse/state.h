@@ -121,6 +121,7 @@ struct pc_loop {
 	u8 mounted, started, serving; /* started: the clock thread runs; serving: workers too */
 	bool initialized;
 	_Atomic u64 init_unique; /* of the first request, until it is answered (session.c) */
+	u32 init_flags, init_flags2; /* to be added to its answer */
 };
 
 static inline i64 ns_of(struct timespec t)
