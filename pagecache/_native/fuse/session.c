@@ -199,9 +199,10 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 	connection->want &= ~(u32)FUSE_CAP_WRITEBACK_CACHE; /* decision 135 */
 	connection->time_gran = 1;
 	/* Reads of pages and releases are in the background for the kernel. By default it sends 12 at a time: those that wait
-	 * for the store would hold up reads of cached bytes, and an unmount drops releases that were not sent. */
+	 * for the store would hold up reads of cached bytes, and an unmount drops releases that were not sent. A quarter of
+	 * the handlers' threads (THREADS in loop.py) is left to other calls. */
 	if (!connection->max_background) /* an option of libfuse; the threshold of congestion follows */
-		connection->max_background = UINT16_MAX;
+		connection->max_background = 48;
 	if (l->options.acls)
 		connection->want |= connection->capable & FUSE_CAP_POSIX_ACL;
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
