@@ -35,7 +35,7 @@ from pagecache.cli.usage import WrongUsage
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="Seconds after which a program that waits for the backend gets EIO.  [default: 60]",
+    help="Seconds after which a program that waits for the backend gets EIO; 0: it waits.  [default: 60]",
 )
 @click.option(
     "--drain-timeout",

@@ -53,7 +53,7 @@ class Loop:
         keep_pages: the kernel keeps pages from one open to the next, if `open` reports that they are valid.
         entry_timeout: seconds for which names are valid, in the kernel and in this loop.
         attr_timeout: seconds for which attributes are valid, in the kernel and in this loop.
-        timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
+        timeout: seconds after which a program gets EIO in place of a reply; None or 0: it waits.
         acls: the kernel enforces the POSIX ACLs that the file system has as extended attributes.
 
     Raises:
@@ -93,7 +93,7 @@ class Loop:
         system.files.kind = LoopFile
         if isinstance(system, Server):
             system.nodes.kept_s = entry_timeout + ON_THE_WAY_S
-        self._answers = Answers(self._native, system, timeout, direct_io=direct_io, acls=acls)
+        self._answers = Answers(self._native, system, timeout or None, direct_io=direct_io, acls=acls)
         self._lock = threading.Lock()  # guards the number of threads
         self._threads = 0
         self._stopped = False

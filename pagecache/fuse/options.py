@@ -31,7 +31,7 @@ class MountOptions(ServerOptions):
         attr_timeout: seconds for which the kernel caches attributes. An open of an object in a store of whole objects
             asks the store nothing for as long.
         entry_timeout: seconds for which the kernel caches names.
-        timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
+        timeout: seconds after which a program gets EIO in place of a reply; None or 0: it waits.
         drain_timeout: seconds for saving everything at the end; None: unlimited.
         read_ahead: largest readahead window; None: 4 MiB, or what a far backend takes at once.
         policy: which clean pages go when memory is short, as for `PageCache.attach`.

@@ -151,6 +151,17 @@ def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
         assert loop.counts()["late"] >= 2
 
 
+@pytest.mark.parametrize("timeout", [None, 0, 0.0])
+def test_a_mount_without_a_deadline_waits(volume: Volume, mnt: Path, store: Path, timeout: float | None) -> None:
+    (store / "a").touch()
+    with Loop(Plain(volume), mnt, timeout=timeout):
+        fd = os.open(mnt / "a", os.O_RDWR)
+        os.write(fd, b"new")
+        os.fsync(fd)
+        os.close(fd)
+    assert (store / "a").read_bytes() == b"new"
+
+
 class Lister(Plain):
     """The same, with a listing."""
 
