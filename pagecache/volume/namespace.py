@@ -355,6 +355,11 @@ class NameChange:
         if self.new is not None and self.volume.recovery is not None:
             self.volume.recovery.give_up(self.new, tree=True)
 
+    def has_unstored(self) -> bool:
+        """Return whether the new name is that of an object that the store may not have."""
+        loser = self.loser
+        return loser is not None and loser is not self.source and not loser.abandoned and loser.has_local()
+
     def _has_lost_last_name(self, loser: Inode) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
         its names: only an open file tells the present one. Otherwise the number before the call decides.
@@ -672,6 +677,8 @@ def _attempt(
         done = tries.give_up() if found is None else found
     if not done:
         unpublished = backend.limits.commit_on_close and (change.source is None or change.source.abandoned)
+        if not (replace or doubtful) and change.has_unstored():
+            raise os_error(errno.EEXIST, str(change.dst))
         try:
             if unpublished and change.volume.engine.reconnects and _stat(backend, change.src, ask=True) is None:
                 # In the backend a file from before a reconnect, never stored, may have the name.

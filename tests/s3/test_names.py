@@ -37,6 +37,20 @@ def test_keys_with_odd_characters(bucket: Bucket, volume: Volume) -> None:
     assert bucket.keys() == []
 
 
+def test_a_rename_that_replaces_nothing_finds_an_object_that_is_not_committed_yet(volume: Volume) -> None:
+    """The store has nothing of it. [2.20]"""
+    stored(volume, "a", b"another")
+    with volume.open("b", "w") as file:
+        file.write(b"mine")
+        raises(FileExistsError, volume.rename, "a", "b", replace=False)
+    assert (content_of(volume, "a"), content_of(volume, "b")) == (b"another", b"mine")
+    with volume.open("c", "w") as file:
+        file.write(b"given up")
+        file.abandon()
+    volume.rename("a", "c", replace=False)
+    assert content_of(volume, "c") == b"another"
+
+
 @pytest.mark.parametrize("key", ["", ".pagecache/x", "x" * 1025, "\ud800", b"bytes", 5, None])
 def test_keys_that_no_object_can_have_are_refused(volume: Volume, key: object) -> None:
     raises((ValueError, TypeError), volume.open, key, "w", match="key")
