@@ -195,7 +195,10 @@ class Directories(Namespace):
             return self.status(key, inode)  # it may have been written back after that look
         quiet = quiet if inode is known else inode.versions.quiet()
         stored = same and not inode.has_local() and quiet is not None and inode.versions.quiet() == quiet
-        return found if stored else dataclasses.replace(found, size=inode.size)
+        size = inode.size
+        if inode.freed:  # it has no size any longer, and the store has all
+            found, stored = self.query("stat", key, lambda: lstat(key)), True
+        return found if stored else dataclasses.replace(found, size=size)
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))
@@ -205,11 +208,14 @@ class Directories(Namespace):
     def _listed(self, found: ObjectStat) -> ObjectStat:
         """Return the status with the size for a reader of the cache."""
         inode = self.volume._inode_found(found.key, found) if found.kind == "file" else None  # no valid key, maybe
-        if inode is not None and inode.has_local():
-            return dataclasses.replace(found, size=inode.size)
-        if inode is not None and inode.backend_file is not None and found.size != inode.size:
-            with suppress(FileNotFoundError):
-                return self.status(str(found.key))  # it may have been written back after the listing
+        if inode is not None:
+            local, here = inode.has_local(), inode.size
+            freed = inode.freed  # last: then it has no size any longer
+            if local and not freed:
+                return dataclasses.replace(found, size=here)
+            if freed or (inode.backend_file is not None and found.size != here):
+                with suppress(FileNotFoundError):
+                    return self.status(str(found.key))  # it may have been written back after the listing
         recovery = self.volume.recovery if found.kind == "file" and inode is None else None
         size = None if recovery is None else recovery.size(str(found.key), found.identity)
         return found if size is None else dataclasses.replace(found, size=size)

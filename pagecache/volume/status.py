@@ -63,7 +63,12 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     if inode is not None and facts and stat.version is not None:
         inode.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
-    return found if inode is None else _sized(found, inode, quiet)
+    if inode is None:
+        return found
+    found = _sized(found, inode, quiet)
+    if inode.freed:  # it had no size any longer, and the store has all
+        stat = answers.checked_stat(tries.repeated(partial(volume.engine.backend.stat, key)), key)
+    return _combined(stat, None) if inode.freed else found
 
 
 def _at_rest(inode: Inode, key: Key, tries: Attempts) -> FileStat | None:

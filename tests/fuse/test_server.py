@@ -16,6 +16,7 @@ import pytest
 from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat, close_backend_file
+from pagecache.engine.commit.versions import Versions
 from pagecache.fuse import Server, callers, moving
 from pagecache.fuse.answers import Answers
 from pagecache.fuse.attributes import Attributes, Owner
@@ -23,6 +24,8 @@ from pagecache.fuse.callers import NONE, Callers
 from pagecache.fuse.files import OpenFile
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.volume import lifetimes
+from pagecache.volume.inode import Inode
 
 from ..file.rig import Patch, Task, beside, raises, raising
 from ..stores import ObjectBackend
@@ -60,6 +63,39 @@ def server(tmp_path: Path) -> Iterator[Mount]:
         server = Mount(tmp_path, cache)
         yield server
         server.close()
+
+
+@pytest.mark.parametrize("call", ["lookup", "readdir"])
+def test_a_file_that_is_freed_beside_its_status_has_its_size(
+    server: Mount, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    volume = server.volume
+    owner, name = (Inode, "has_local") if call == "readdir" else (Versions, "quiet")
+    at = getattr(owner, name)
+    with volume.open("a", "r+b") as file:
+        file.pwrite(b"new", 0)
+        inode = file._inode
+        if call != "readdir":
+            file.fsync()
+
+    def free(self: Any, *args: Any) -> Any:
+        found = at(self, *args)
+        if not inode.freed and (self is inode or getattr(self, "_file", None) is inode):
+            monkeypatch.setattr(owner, name, at)
+            volume.sync()
+            with monkeypatch.context() as patch:
+                patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
+                volume.drop_clean()
+                lifetimes.prune(volume)
+            assert inode.freed
+        return found
+
+    monkeypatch.setattr(owner, name, free)
+    if call == "lookup":
+        size = server.lookup(1, "a").size
+    else:
+        size = next(entry.size for name, entry in server.names.entries("") if name == "a")
+    assert (size, inode.freed) == (3, True)
 
 
 def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_returned(server: Mount) -> None:
