@@ -121,16 +121,16 @@ def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "
 def _detach_all(
     cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"], lost: list[LostRange]
 ) -> None:
-    unsaved: list[UnsavedDataError] = []
+    failed: list[OSError] = []
     cache._begin_syncs([])  # concurrently: a dead backend does not delay the data of others
     # A volume may store into volumes that were attached earlier.
     for volume in reversed(cache.volumes()):
         try:
             lost.extend(volume.detach(timeout=deadline.timeout(), on_failed=on_failed))
-        except UnsavedDataError as error:
-            unsaved.append(error)
-    if unsaved:
-        raise together(UnsavedDataError, unsaved, "are not saved", unsaved[0].filename)
+        except OSError as error:  # the other volumes have their turn
+            failed.append(error)
+    if failed:
+        raise together(UnsavedDataError, failed, "are not saved", failed[0].filename)
 
 
 def _finish(cache: PageCache, deadline: Deadline) -> None:

@@ -72,7 +72,7 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     if engine.journal is not None:
         engine.journal.confirm_all()  # the identities of its objects
     if volume.recovery is not None:
-        volume.recovery.start()
+        volume.recovery.start_again()
     volume.cache.flusher.wake()
 
 

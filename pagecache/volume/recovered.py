@@ -571,7 +571,12 @@ class Recovery:
     def go_on(self) -> None:
         """Begin again after `stop`: the volume has not ended."""
         self._stop.clear()
-        self.start()
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start where no caller could use an error: if there is no thread now, a sync or `resume` starts one."""
+        with suppress(BlockingIOError):
+            self.start()
 
     def _stops(self) -> bool:
         """Return whether the thread ends. Takes no lock: a handler may end the volume on a thread that has one."""
@@ -579,7 +584,7 @@ class Recovery:
             return False
         self._thread = None
         if not self._stop.is_set():  # `go_on` came in between, and found this thread
-            self.start()
+            self.start_again()
         return True
 
     def _run(self) -> None:

@@ -648,6 +648,16 @@ def test_the_recovery_goes_on_after_a_detach_that_is_refused_just_as_it_stops(ma
     eventually(lambda: world.left() == [])
 
 
+def test_a_system_that_refuses_a_thread_replaces_no_error_of_a_detach(make: Make) -> None:
+    """So does Python from 3.12 on while it ends. A later sync starts the thread."""
+    after = left(make(), durability="backend", flush_interval=5.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovered, "start_thread", raising(BlockingIOError(errno.EAGAIN, "no thread")))
+        raises(UnsavedDataError, after.volume.detach, match="no thread")
+    after.volume.sync(durability="backend")
+    assert after.left() == []
+
+
 def test_a_signal_handler_ends_the_cache_beside_the_laying_of_its_thread(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

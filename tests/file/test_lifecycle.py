@@ -34,6 +34,7 @@ from .rig import (
     overlay,
     pattern,
     raises,
+    raising,
     run_program,
 )
 
@@ -239,6 +240,16 @@ def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: Hand
     assert other.committed("b") == overlay(DATA, 0, NEW)
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
     gate.open()
+
+
+def test_an_error_of_a_volume_keeps_no_other_one_from_its_end(make: Make, monkeypatch: Patch) -> None:
+    rig, _ = make({KEY: DATA}).written(NEW, 0)
+    other = rig.cache.attach(RecordingBackend(), name="other")  # it ends first
+    beside(monkeypatch, detach, "_end", raising(OSError(errno.EIO, "of one")))
+    raises(OSError, rig.cache.close, match="of one")
+    assert rig.cache.volumes() == (other,)
+    assert rig.cache.close() == []
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
 
 
 PAIRS = [("close", "close"), ("close", "detach"), ("detach", "detach"), ("detach", "close")]
