@@ -52,9 +52,11 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
             volume.recovery.stop(_moment(deadline))
         return _end(volume, turn, deadline, on_failed, failed)
     finally:
-        turn.over()
-        if volume.recovery is not None and not volume.detached:
-            volume.recovery.go_on()
+        try:
+            turn.over()
+        finally:
+            if volume.recovery is not None and not volume.detached:
+                volume.recovery.go_on()
 
 
 def _moment(deadline: Deadline) -> Deadline:
@@ -89,16 +91,19 @@ class Turn:
         self._volume.engine.seal(self.signal, True)
 
     def over(self) -> None:
-        """End it. An ended volume stays sealed: a writer may still wait for a lock in it."""
+        """End it. An ended volume stays sealed: a writer may still wait for a lock in it. Each step can be repeated: an
+        interrupt may have come before or after it.
+        """
         if self._sealed and not self._volume.detached:
             self._volume.engine.seal(self.signal, False)
         self._sealed = False
-        taken, self._taken = self._taken, False
-        if taken:
+        if self._taken:
             current = self._volume.turn
             if current is not None and current[1] is self.signal:
                 self._volume.turn = self._around
-            self.signal.set()
+            if not self.signal.is_set():
+                self.signal.set()
+            self._taken = False
 
     def __del__(self) -> None:
         """End it after an interrupt between its taking and the `try`."""
@@ -127,6 +132,8 @@ def _stand_by(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal
         if other is None:
             return turn
         while not other[1].wait(SLICE if forced else min(SLICE, deadline.left())):
+            if volume.turn is not other:
+                break  # an interrupt came before the signal, or a signal handler has the turn
             if forced or not deadline.passed():
                 continue
             if volume.detached:

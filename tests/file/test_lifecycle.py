@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pagecache import LostRange, ShutdownError, UnsavedDataError, Volume
+from pagecache.engine.park import Signal
 from pagecache.native import NativeVolume
 from pagecache.volume import detach
 
@@ -326,6 +327,36 @@ def test_an_end_that_fails_within_an_end_leaves_the_turn_to_that(dirty: Rig, mon
     beside(monkeypatch, detach, "_save", handler)
     assert end() == others[0].result() == []
     assert len(dirty.backend.seen("close")) == 1
+
+
+def test_an_interrupt_of_the_end_of_a_turn_lets_others_end_the_volume(dirty: Rig, monkeypatch: Patch) -> None:
+    """The traceback keeps the turn, which sets its signal when it is collected."""
+    fault = dirty.backend.fault("write_from", FULL, times=float("inf"))
+    others: list[Task[list[LostRange]]] = []
+    ends: list[Signal] = []
+    me, set_ = threading.get_ident(), Signal.set
+
+    def stand_by() -> None:
+        others.append(Task(dirty.volume.detach))
+        eventually(lambda: "another thread that ends the volume" in repr(dirty.cache.waits()))
+
+    def interrupted(signal: Signal) -> None:
+        if threading.get_ident() == me and others and not ends and dirty.volume.turn is None:
+            fault.clear()
+            ends.append(signal)
+            raise KeyboardInterrupt
+        set_(signal)
+
+    beside(monkeypatch, detach, "_save", stand_by)
+    monkeypatch.setattr(Signal, "set", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        dirty.volume.detach()
+    assert others[0].result() == []
+    assert not ends[0].is_set()
+    del caught
+    gc.collect()
+    assert ends[0].is_set()
+    assert dirty.backend.committed(KEY) == DATA
 
 
 @pytest.mark.parametrize("step", ["_unsaved", "_quiet", "_close_backend"])
