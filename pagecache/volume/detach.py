@@ -355,13 +355,17 @@ def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Dea
 
     Raises:
         TimeoutError: it has not ended before the deadline.
+        ShutdownError: the threads have ended, and none has begun it.
     """
+    runner, job = volume.engine.runner, Job(call, what=what, last=True)
 
     def alive() -> None:
         if deadline.passed():
             raise deadline_error(what)
+        if runner.ending and not runner.alive() and job.cancel():
+            raise ShutdownError(f"{what}: the threads of the volume {volume.name!r} have ended")
 
-    volume.engine.runner.submit(NAMES, Job(call, what=what, last=True)).wait(alive)
+    runner.submit(NAMES, job).wait(alive)
 
 
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
@@ -443,7 +447,12 @@ def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> N
     if volume.backend_closed:
         return
     try:
-        _within(volume, close_all, "close", deadline)
+        try:
+            _within(volume, close_all, "close", deadline)
+        except ShutdownError:
+            if volume.backend_closed:  # it comes from the backend
+                raise
+            close_all()  # here: an interrupt struck the earlier end after that of the threads
     except Exception as error:
         what = f"closing the backend failed: {cause(error)}"
         volume.engine.say(logging.WARNING, "the volume", what, "all data was dealt with before")

@@ -15,10 +15,11 @@ import pytest
 
 from pagecache import LostRange, ShutdownError, UnsavedDataError, Volume
 from pagecache.engine.park import Signal
+from pagecache.engine.runner import ThreadRunner
 from pagecache.native import NativeVolume
 from pagecache.volume import detach
 
-from ..stores import ObjectBackend, RecordingBackend
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
 from .rig import (
     KEY,
@@ -378,6 +379,27 @@ def test_an_interrupted_end_is_finished_by_the_next(make: Make, monkeypatch: Pat
     assert len(rig.backend.seen("close")) == 1
     assert not rig.volume.engine.runner.alive()
     assert rig.cache.flusher.over
+
+
+def test_an_end_that_was_interrupted_after_that_of_the_threads_is_finished_by_the_next(
+    make: Make, monkeypatch: Patch
+) -> None:
+    rig = make({KEY: DATA})
+    reading, reader = at_gate(rig.backend.gate("read_into"), rig.open("rb").pread, PAGE, 0)
+    join = ThreadRunner.join
+
+    def interrupted(runner: ThreadRunner, timeout: float) -> bool:
+        reading.open()  # the backend was not closed beside this call
+        assert join(runner, WAIT_LIMIT_S)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadRunner, "join", interrupted)
+        raises(KeyboardInterrupt, rig.cache.close)
+    with contextlib.suppress(ShutdownError):
+        reader.result()
+    assert Task(rig.cache.close).result() == []
+    assert len(rig.backend.seen("close")) == 1
 
 
 def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> None:
