@@ -7,11 +7,12 @@ import io
 import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from pagecache import ShutdownError, SyncTicket, Volume, WritebackError
+from pagecache import ConflictError, DataLossError, ShutdownError, SyncTicket, Volume, WritebackError
 
 from ..stores import Gate, RecordingBackend, failing_commit
 from .clock import HandClock
@@ -138,6 +139,28 @@ def test_a_file_removed_beside_a_sync_does_not_fail_it(make: Make) -> None:
     gate.open()
     ticket.wait(20)
     assert rig.backend.committed("other") == DATA
+
+
+@pytest.mark.parametrize("call", ["write_from", "commit"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_removed_object_that_the_store_no_longer_takes_is_not_saved(make: Make, call: str, direct: bool) -> None:
+    """The store's error is reported, as that of no other writer; nothing is sent again by itself. [2.14, 2.19, 2.20]"""
+    rig = make(backend=RecordingBackend({KEY: DATA}, identities=True), retry=ONCE)
+    file = rig.open("r+b", direct=direct)
+    if not direct or call == "commit":
+        file.pwrite(DATA, 0)
+    rig.volume.remove(KEY)
+    rig.backend.fault(call, OSError(errno.ESTALE, "stale file handle"), times=10)
+    save = partial(file.pwrite, DATA, 0) if direct and call == "write_from" else file.fsync
+    error = raises(OSError, Task(save).result, match="stale file handle")
+    assert (error.errno, isinstance(error, ConflictError)) == (errno.ESTALE, False)
+    assert len(rig.backend.seen(call)) == 1
+    rig.backend.clear_faults()
+    file.pwrite(DATA[:PAGE], 0)
+    if direct and call == "commit":
+        raises(DataLossError, file.fsync)
+    rig.volume.retry_failed()
+    file.fsync()
 
 
 def other_volume(rig: Rig, name: str, **limits: Any) -> tuple[RecordingBackend, Volume]:

@@ -124,6 +124,13 @@ def refused(file: EngineFile, *, read: bool = False) -> bool:
             return not same
 
 
+def error_of(file: EngineFile, error: BaseException) -> BaseException:
+    """Return the error for the caller of a call that was refused for the version. Of an object that this volume has
+    removed it is the store's own: no other writer is in conflict.
+    """
+    return error if file.removed and file.conflict is None else file.conflict_error()
+
+
 def announced(file: EngineFile, names: Iterable[Key], version: str | None, start: int, end: int) -> None:
     """Record an announced change of [start, end) of the stored object, which has `names`. Never waits, and may be
     called from anywhere [K8].

@@ -245,7 +245,9 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
     volume = file.volume
     if remote.is_remote_change(error):
         remote.refused(file, read=True)  # and do not repeat it: earlier parts may be of the other version
-        raise file.conflict_error() from error
+        found = remote.error_of(file, error)
+        if found is not error:
+            raise found from error
     delay = volume.judge(error, attempts, since)
     if delay is None:
         raised = named(as_os_error(error, file.key), file.key)

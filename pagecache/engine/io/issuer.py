@@ -142,17 +142,17 @@ def _check_read(file: EngineFile, op: Op, offset: int, answer: int) -> None:
 
 
 def _not_sent(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> None:
-    """Record a failed write-back, unless another version is stored: then the bytes are dirty again, and `on_conflict`
-    decides.
+    """Record a failed write-back, unless another version is to be taken, or a conflict has ended meanwhile: then the
+    bytes are dirty again. For a removed object they would be sent again without an end.
     """
     op.ended()
     if remote.is_remote_change(error) and not op.stopped:  # else another backend said so
         if not file.dispute.take_due:  # else the store is asked then
             remote.refused(file)
-        if file.conflict is None:
+        if file.conflict is None and (file.dispute.take_due or not file.removed):
             op.finish(False, False)
             return
-        error = file.conflict_error()
+        error = remote.error_of(file, error)
     collector.failed(file, op, error, sent=sent)
 
 
@@ -251,7 +251,7 @@ def _not_committed(self: EngineFile, op: Op, error: BaseException, *, kept: bool
             self.run_settling()
             op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
             return
-        error = self.conflict_error()
+        error = remote.error_of(self, error)
     collector.commit_failed(self, op, error, kept=kept, called=called)
 
 
