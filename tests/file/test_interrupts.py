@@ -27,6 +27,7 @@ from pagecache import DataLossError, DeadlockError, PageCache, ShutdownError, Vo
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine import runner, throttle
 from pagecache.engine.attempts import Attempts
+from pagecache.engine.file import EngineFile
 from pagecache.engine.io import collector
 from pagecache.native import NativeVolume
 from pagecache.volume import detach, lifetimes
@@ -42,6 +43,7 @@ from .rig import (
     Rig,
     Task,
     at_gate,
+    beside,
     eventually,
     held,
     make_rig,
@@ -197,8 +199,11 @@ def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make
     assert KEY not in rig.backend.objects
 
 
+AT = ["the store's call", "the engine's call", "its result", "its result, while the program handles another one"]
+
+
 @pytest.mark.parametrize("direct", [False, True])
-@pytest.mark.parametrize("at", ["the store's call", "its result", "its result, while the program handles another one"])
+@pytest.mark.parametrize("at", AT)
 def test_bytes_of_a_commit_whose_error_an_interrupt_has_replaced_are_sent_again(
     tmp_path: Path, monkeypatch: Patch, *, at: str, direct: bool
 ) -> None:
@@ -221,7 +226,9 @@ def test_bytes_of_a_commit_whose_error_an_interrupt_has_replaced_are_sent_again(
         file.pwrite(DATA[PAGE : 2 * PAGE], 0)
         monkeypatch.setattr(os, "fsync", fail)
         with monkeypatch.context() as patch:
-            if at != "the store's call":
+            if at == "the engine's call":  # before its first bytecode
+                beside(monkeypatch, EngineFile, "commit_met", raising(KeyboardInterrupt()))
+            elif at != "the store's call":
                 patch.setattr(collector, "commit_failed", raising(KeyboardInterrupt()))
             try:
                 raise (KeyboardInterrupt if "handles" in at else ValueError)

@@ -461,6 +461,29 @@ PyObject *pc_op_send_commit(PyObject *self, PyObject *call)
 	return version;
 }
 
+/* Call engine.commit_met(op, error) for the exception that is set. A signal handler that raises may strike before the engine
+ * has recorded anything: it does that first, and then the handler's exception is set. */
+static PyObject *met_by_commit(struct op *op, PyObject *engine)
+{
+	PyObject *met = pc_take_exception(), *struck = NULL, *result;
+	int left = 8;
+	do {
+		if (PyErr_Occurred()) {
+			Py_XDECREF(struck);
+			struck = pc_take_exception();
+		}
+		result = PyObject_CallMethodObjArgs(engine, pc_str_commit_met, (PyObject *)op, met, NULL);
+	} while (!result && !op_is_settled(op) && --left);
+	Py_XDECREF(met);
+	if (result && struck) {
+		Py_CLEAR(result);
+		pc_put_exception(struck);
+	} else {
+		Py_XDECREF(struck);
+	}
+	return result;
+}
+
 /* Make a commit by the bound method of a file without trouble; otherwise the engine does: engine.<method>(op). It takes
  * the result: engine.committed(op, version, changes), or engine.commit_met(op, error). `changes`: this cache's changes
  * that had begun before the call; None: some may have run beside it. */
@@ -481,9 +504,7 @@ PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method)
 	if (version) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_committed, (PyObject *)op, version, changes, NULL);
 	} else {
-		PyObject *met = pc_take_exception();
-		result = PyObject_CallMethodObjArgs(engine, pc_str_commit_met, (PyObject *)op, met, NULL);
-		Py_XDECREF(met);
+		result = met_by_commit(op, engine);
 	}
 	Py_XDECREF(version);
 	Py_XDECREF(changes);
