@@ -729,12 +729,8 @@ class Journaled:
         owes.
         """
         owner = self._owner
-        if (self._last or self._failed) and owner._tried(self._confirm_dropped) is not None:
+        if (self._last or self._failed) and owner._tried(self.confirm_saved) is not None:
             owner.volume.cache.flusher.wake()
-
-    def _confirm_dropped(self) -> None:
-        self._void_failed()
-        self._owner.confirm_saved(self._last)
 
     def leave(self) -> None:
         """Leave to the next attach what is unsaved: nothing that becomes of the file is recorded any longer."""
