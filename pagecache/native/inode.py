@@ -455,10 +455,6 @@ class NativeInode:
         """
         return bool(_core.holds_here(self.address, holds))
 
-    def direct_lost(self) -> None:
-        """Have direct writes that end from now on sent again: the loss of those that have ended is reported next."""
-        lib.pc_direct_lost(self._i)
-
     def direct_ranges(self, everything: bool = True) -> list[tuple[int, int]]:
         """Return uncommitted direct writes as (offset, length); not `everything`: those whose loss is unreported."""
         return ranges(lib.pc_direct_ranges, self._i, more=(everything,))

@@ -158,24 +158,6 @@ TEST(check_a_commit_takes_writes_that_returned_before_it)
 	}
 }
 
-/* A write that ends beside the report of what a failed commit has lost is not in it. Each such commit counts once. */
-TEST(check_a_write_that_ends_beside_a_report_is_sent_again)
-{
-	start(false);
-	direct_write(0, PAGE, 1, PC_SHARED);
-	for (int k = 0; k < 2; k++) {
-		CHECK(begin_commit(file));
-		struct write running = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
-		send(&running, 2);
-		pc_direct_lost(file->inode);
-		CHECK(!end_write(&running));
-		send(&running, 2);
-		pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
-		CHECK(end_write(&running));
-	}
-	EQUAL(file_sync(file), 0);
-}
-
 TEST(check_many_ranges_become_few_and_cover_all)
 {
 	enum { SLOT = 256, SLOTS = ROOM / SLOT };

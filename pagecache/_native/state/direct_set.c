@@ -54,8 +54,7 @@ void pc_direct_move(struct pc_inode *i)
 /* It has ended. Until one succeeds, the next failure may forget the same bytes as well. Leaf lock held. */
 void pc_direct_committed(struct pc_inode *i, bool ok, bool kept)
 {
-	i->commits_failed += !ok && !kept && !i->failure_counted;
-	i->failure_counted = 0;
+	i->commits_failed += !ok && !kept;
 	if (!ok)
 		add_all(i, &i->direct.now, &i->direct.moved);
 	pc_map_clear(i->cache, &i->direct.moved);
@@ -67,16 +66,6 @@ void pc_direct_clear(struct pc_inode *i)
 	pc_map_clear(i->cache, &i->direct.now);
 	pc_map_clear(i->cache, &i->direct.moved);
 	pc_map_clear(i->cache, &i->direct.reported);
-}
-
-/* The loss of all that have ended is reported next, since the running commit has failed or their store is gone. Those that end
- * later are sent again. */
-void pc_direct_lost(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	i->commits_failed += !i->failure_counted;
-	i->failure_counted = i->commit_running && !pc_stopped(i, i->commit_generation);
-	pc_inode_leaf_unlock(i);
 }
 
 /* (offset, length) pairs that no commit covers, including those of a running commit; not @all: only those not reported as lost.

@@ -94,7 +94,6 @@ struct pc_inode {
 	u32 tails; /* left in storage behind remote_size by direct writes */
 	u32 tails_owed; /* of these, which the engine owes a cut */
 	u64 commits_failed; /* and may have forgotten acknowledged bytes */
-	u8 failure_counted; /* the running commit is one of them */
 	u64 committed_size; /* remote_size at the last successful commit */
 	u64 direct_end; /* of what direct writes have stored since pc_base_requested() */
 	u64 commit_size; /* the same at the start of the one that runs */

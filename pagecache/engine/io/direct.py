@@ -533,7 +533,6 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
     """Record the loss of uncommitted direct writes: a commit failed, or the backend is gone, so their stored state is
     unknown. Each handle reports it once; cached copies of them are read again. Later writes over them are not lost.
     """
-    file.direct_lost()  # first: a write that ends after the look below would be in no report
     ranges = file.direct_ranges()
     if not ranges:
         return
