@@ -195,10 +195,12 @@ class Directories(Namespace):
             return self.status(key, inode)  # it may have been written back after that look
         quiet = quiet if inode is known else inode.versions.quiet()
         stored = same and not inode.has_local() and quiet is not None and inode.versions.quiet() == quiet
-        size = inode.size
+        if stored:
+            return found
+        found = dataclasses.replace(found, size=inode.size)
         if inode.freed:  # it has no size any longer, and the store has all
-            found, stored = self.query("stat", key, lambda: lstat(key)), True
-        return found if stored else dataclasses.replace(found, size=size)
+            found = self.query("stat", key, lambda: lstat(key))
+        return found
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))

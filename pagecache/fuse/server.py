@@ -453,10 +453,10 @@ class Server:
                     raise
                 # Another call has just made it. The kernel has not checked its permissions, and looks it up again.
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key) from error
-            self.names.created(key)
             return opened
 
         def give(directory: Node, key: CheckedKey) -> Attributes:
+            self.names.created(key)
             return self._made(directory, key, opened.stat(), mode, owner)
 
         above = self.node(parent)

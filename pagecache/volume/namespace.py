@@ -356,9 +356,8 @@ class NameChange:
             self.volume.recovery.give_up(self.new, tree=True)
 
     def has_unstored(self) -> bool:
-        """Return whether the new name is that of an object that the store may not have."""
-        loser = self.loser
-        return loser is not None and loser is not self.source and not loser.abandoned and loser.has_local()
+        """Return whether the new name of a rename is that of an object that the store may not have."""
+        return self.loser is not None and not self.loser.abandoned and self.loser.has_local()
 
     def _has_lost_last_name(self, loser: Inode) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of

@@ -66,9 +66,10 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     if inode is None:
         return found
     found = _sized(found, inode, quiet)
-    if inode.freed:  # it had no size any longer, and the store has all
-        stat = answers.checked_stat(tries.repeated(partial(volume.engine.backend.stat, key)), key)
-    return _combined(stat, None) if inode.freed else found
+    if not inode.freed:
+        return found
+    # It has no size any longer, and the store has all.
+    return _combined(answers.checked_stat(tries.repeated(partial(volume.engine.backend.stat, key)), key), None)
 
 
 def _at_rest(inode: Inode, key: Key, tries: Attempts) -> FileStat | None:

@@ -65,17 +65,17 @@ def server(tmp_path: Path) -> Iterator[Mount]:
         server.close()
 
 
-@pytest.mark.parametrize("call", ["lookup", "readdir"])
+@pytest.mark.parametrize("call", ["lookup", "readdir", "stat"])
 def test_a_file_that_is_freed_beside_its_status_has_its_size(
     server: Mount, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     volume = server.volume
-    owner, name = (Inode, "has_local") if call == "readdir" else (Versions, "quiet")
+    owner, name = {"lookup": (Versions, "quiet"), "readdir": (Inode, "has_local"), "stat": (Inode, "extent")}[call]
     at = getattr(owner, name)
     with volume.open("a", "r+b") as file:
         file.pwrite(b"new", 0)
         inode = file._inode
-        if call != "readdir":
+        if call == "lookup":
             file.fsync()
 
     def free(self: Any, *args: Any) -> Any:
@@ -93,8 +93,10 @@ def test_a_file_that_is_freed_beside_its_status_has_its_size(
     monkeypatch.setattr(owner, name, free)
     if call == "lookup":
         size = server.lookup(1, "a").size
-    else:
+    elif call == "readdir":
         size = next(entry.size for name, entry in server.names.entries("") if name == "a")
+    else:
+        size = volume.stat("a").size
     assert (size, inode.freed) == (3, True)
 
 
