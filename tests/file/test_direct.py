@@ -199,6 +199,27 @@ def test_a_direct_write_goes_on_after_short_answers_and_transient_errors(make: M
     raises(BackendProtocolError, direct.pwrite, b"y" * PAGE, 0)
 
 
+@pytest.mark.parametrize("verb", ["pwrite", "pwritev"])
+def test_a_view_moves_as_one_by_a_direct_write_that_is_sent_again(make: Make, verb: str) -> None:
+    """An answer is lost, and a read has filled the view's memory anew with bytes that have moved already: its folio has
+    stayed for local bytes. [2.7, 2.10]
+    """
+    rig, file, direct = make({KEY: DATA}, max_folio="64KiB").both(direct=True)
+    with file.view(0, 8 * PAGE) as view:
+        (segment,) = view.segments
+        segment = segment[: 4 * PAGE]
+        file.pwrite(b"L", 7 * PAGE)
+        rig.backend.fault("write_from answer", BlockingIOError(errno.EAGAIN, "the answer is lost"))
+        stored = rig.backend.gate("write_from answer")
+        if verb == "pwrite":
+            _, writer = at_gate(stored, direct.pwrite, segment, PAGE)
+        else:
+            _, writer = at_gate(stored, direct.pwritev, [segment, b"next"], PAGE)
+        assert file.pread(4 * PAGE, PAGE) == DATA[: 4 * PAGE]
+        writer.result(opening=stored)
+    assert rig.backend.written(KEY)[PAGE : 5 * PAGE] == DATA[: 4 * PAGE]
+
+
 def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
     """The acknowledged prefix counts; the cached pages of the range are read again. [2.10]"""
     rig, file, direct = make({KEY: DATA}, limits={"max_write": PAGE}, retry=ONCE).both(direct=True)

@@ -84,20 +84,24 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 
 /* ---------------------------------------------------------------- methods of direct handles (file/direct.py) */
 
-/* _steady(data) -> data, or a copy of it if it may fault. */
-PyObject *handle_steady(PyObject *self, PyObject *data)
+/* _steady(data, offset) -> data, or a copy of it if it may fault, or if it is a view of the range to be written: beside a direct
+ * write a read may fill that memory again, with bytes that have moved already. */
+PyObject *handle_steady(PyObject *self, PyObject *args)
 {
 	struct handle *h = handle_of(self);
+	PyObject *data, *copy = NULL;
+	unsigned long long pos;
 	Py_buffer view;
-	if (!PyObject_CheckBuffer(data) || !pc_may_fault(h, data))
-		return Py_NewRef(data);
-	if (get_buffer(data, false, &view))
+	if (!PyArg_ParseTuple(args, "OK", &data, &pos) || get_buffer(data, false, &view))
 		return NULL;
-	PyObject *copy = PyBytes_FromStringAndSize(NULL, view.len);
-	if (copy && pc_copy_outside(h, PyBytes_AsString(copy), view.buf, (u64)view.len, true))
-		Py_CLEAR(copy);
-	if (copy)
-		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
+	if (!pc_may_fault(h, data) && !pc_view_meets(h->inode, pos, (u64)view.len, view.buf, (u64)view.len, true))
+		copy = Py_NewRef(data);
+	else if ((copy = PyBytes_FromStringAndSize(NULL, view.len))) {
+		if (pc_copy_outside(h, PyBytes_AsString(copy), view.buf, (u64)view.len, true))
+			Py_CLEAR(copy);
+		else
+			pc_count(h->inode, &h->inode->counters.staged_copies, 1);
+	}
 	PyBuffer_Release(&view);
 	return copy;
 }
