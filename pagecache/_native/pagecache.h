@@ -362,8 +362,8 @@ void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *l
 bool pc_gate_close(struct pc_inode *i);
 void pc_tail_left(struct pc_inode *i);
 void pc_tail_owed(struct pc_inode *i, uint32_t tail);
-size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all);
-void pc_direct_reported(struct pc_inode *i, bool forget);
+size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n);
+size_t pc_direct_lost(struct pc_inode *i, uint64_t *ranges, size_t n, bool forget);
 
 /* ---- pins of views */
 /* Memory of one folio that a view holds. */

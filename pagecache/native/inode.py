@@ -455,13 +455,15 @@ class NativeInode:
         """
         return bool(_core.holds_here(self.address, holds))
 
-    def direct_ranges(self, everything: bool = True) -> list[tuple[int, int]]:
-        """Return uncommitted direct writes as (offset, length); not `everything`: those whose loss is unreported."""
-        return ranges(lib.pc_direct_ranges, self._i, more=(everything,))
+    def direct_ranges(self) -> list[tuple[int, int]]:
+        """Return uncommitted direct writes as (offset, length)."""
+        return ranges(lib.pc_direct_ranges, self._i)
 
-    def direct_reported(self, forget: bool = False) -> None:
-        """Record that their loss was reported; `forget`: their store is gone."""
-        lib.pc_direct_reported(self._i, forget)
+    def direct_lost(self, forget: bool = False) -> list[tuple[int, int]]:
+        """Take those whose loss is unreported, which the caller reports; those that end later are sent again. `forget`:
+        their store is gone.
+        """
+        return ranges(lib.pc_direct_lost, self._i, more=(forget,))
 
     # calls with logical locks
     def run(self, holds: int, method: str, argument: object, deadline: float | None = None) -> None:

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pagecache import BackendError, DataLossError, LostRange, ShutdownError, loglines
+from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
-from .rig import KEY, ONCE, PAGE, SAVES, Make, Rig, Task, accepted_before, at_gate, eventually, overlay, pattern, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    SAVES,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    accepted_before,
+    at_gate,
+    eventually,
+    held,
+    overlay,
+    pattern,
+    raises,
+)
 
 DATA = pattern(8 * PAGE)
 NEW = b"x" * PAGE
@@ -87,6 +105,27 @@ def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
     writer.result(opening=answered)
     assert raises(DataLossError, direct.fsync).ranges == lost(rig, 4 * PAGE, PAGE)
     assert rig.backend.committed(KEY) == overlay(DATA, PAGE, NEW)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_write_that_ends_beside_the_report_of_a_failed_commit_is_sent_again(
+    make: Make, monkeypatch: Patch, earlier: bool
+) -> None:
+    """With the loss of an earlier direct write, or of none. [2.10, 2.17]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)
+    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
+    (direct if earlier else rig.open("r+b")).pwrite(NEW, 4 * PAGE)
+    rig.open("r+b").flush()
+    answered, writer = at_gate(rig.backend.gate("write_from answer"), direct.pwrite, NEW, PAGE)
+    rig.backend.fault("commit", forgetting_commit)
+    losing, saver = at_gate(held(monkeypatch, EngineFile, "lose_direct", after=True), direct.fsync)
+    writer.result(opening=answered)
+    raises(OSError, partial(saver.result, opening=losing), match="forgot")
+    if earlier:
+        assert raises(DataLossError, direct.fsync).ranges == lost(rig, 4 * PAGE, PAGE)
+    direct.fsync()
+    expected = DATA if earlier else overlay(DATA, 4 * PAGE, NEW)
+    assert rig.backend.committed(KEY) == overlay(expected, PAGE, NEW)
 
 
 @pytest.mark.parametrize("how", ["fill", "read-ahead"])

@@ -47,9 +47,14 @@ static void direct_write(u64 pos, u64 end, u8 value, int mode)
 	while (!end_write(&w));
 }
 
-static size_t ranges(u64 *out, bool all)
+static size_t ranges(u64 *out)
 {
-	return pc_direct_ranges(file->inode, out, 32, all);
+	return pc_direct_ranges(file->inode, out, 32);
+}
+
+static size_t lost(u64 *out)
+{
+	return pc_direct_lost(file->inode, out, 32, false);
 }
 
 /* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second one,
@@ -134,28 +139,49 @@ TEST(check_a_commit_takes_writes_that_returned_before_it)
 		direct_write(2 * PAGE, 3 * PAGE, 2, PC_SHARED);
 		struct write running = begin(5 * PAGE, 6 * PAGE, PC_SHARED);
 		send(&running, 3);
-		EQUAL(ranges(r, true), 2);
+		EQUAL(ranges(r), 2);
 		if (how == SUCCEEDS)
 			EQUAL(store_commit(&file->store), 0);
 		pc_commit_end(file->inode, how == SUCCEEDS, how == KEEPS ? PC_COMMIT_KEPT : PC_COMMIT_AGAIN);
 		if (how == FAILS) {
-			EQUAL(ranges(r, false), 2);
-			pc_direct_reported(file->inode, false);
-			EQUAL(ranges(r, false), 0);
-			EQUAL(ranges(r, true), 2);
+			EQUAL(lost(r), 2);
+			EQUAL(lost(r), 0);
+			EQUAL(ranges(r), 2);
 			CHECK(!end_write(&running)); /* it may have taken this as well */
 			send(&running, 3);
 		}
 		CHECK(end_write(&running));
 		if (how == SUCCEEDS)
-			RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 5 * PAGE, 6 * PAGE);
+			RANGES(r, ranges(r), 2 * PAGE, 3 * PAGE, 5 * PAGE, 6 * PAGE);
 		if (how == FAILS)
-			RANGES(r, ranges(r, false), 5 * PAGE, 6 * PAGE);
+			RANGES(r, lost(r), 5 * PAGE, 6 * PAGE);
 		CHECK(pc_commit_needed(file->inode, ALL));
 		EQUAL(file_sync(file), 0);
 		if (how == SUCCEEDS)
-			EQUAL(ranges(r, true), 0);
+			EQUAL(ranges(r), 0);
 	}
+}
+
+/* A write that ends beside the report of a loss is in it, or is sent again. */
+TEST(check_a_write_that_ends_beside_a_report_is_in_it_or_is_sent_again)
+{
+	u64 r[64];
+	start(false);
+	direct_write(0, PAGE, 1, PC_SHARED);
+	CHECK(begin_commit(file));
+	struct write earlier = begin(5 * PAGE, 6 * PAGE, PC_SHARED), later = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
+	send(&earlier, 1);
+	send(&later, 2);
+	CHECK(end_write(&earlier));
+	EQUAL(pc_direct_lost(file->inode, r, 1, false), 2); /* no room for both: nothing has changed */
+	RANGES(r, lost(r), 0, PAGE, 5 * PAGE, 6 * PAGE);
+	CHECK(!end_write(&later));
+	send(&later, 2);
+	CHECK(end_write(&later));
+	RANGES(r, lost(r), 2 * PAGE, 3 * PAGE);
+	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
+	EQUAL(lost(r), 0);
+	EQUAL(file_sync(file), 0);
 }
 
 TEST(check_many_ranges_become_few_and_cover_all)
@@ -170,7 +196,7 @@ TEST(check_many_ranges_become_few_and_cover_all)
 		u64 slot = draw(SLOTS), covered = 0;
 		direct_write(slot * SLOT, slot * SLOT + SLOT / 2, 1, PC_SHARED);
 		dirty[slot] = true;
-		size_t n = pc_direct_ranges(file->inode, r, PC_DIRECT_RANGES + 1, true);
+		size_t n = pc_direct_ranges(file->inode, r, PC_DIRECT_RANGES + 1);
 		CHECK(n <= PC_DIRECT_RANGES);
 		for (size_t j = 0; j < n; j++) {
 			CHECK(!j || r[2 * j] > r[2 * j - 2] + r[2 * j - 1]);

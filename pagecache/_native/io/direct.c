@@ -15,7 +15,7 @@
  *   the write ends     stamp m and its range: uncommitted until a commit that was issued afterwards succeeds
  *   it failed beyond   bytes that it may have stored there are a *tail*: no more bytes are sent until the engine, with the
  *   remote_size        token and so with nothing in flight, owes the backend the cut (engine/commit/tails.py)
- *   a commit fails     the ranges may be lost; a write that still runs notices when it ends, and is sent again
+ *   a commit fails     the ranges may be lost; a write that ends after the look at them notices that, and is sent again
  *
  * Contract 2.10, 2.17. Locks: leaf lock.
  */

@@ -68,14 +68,12 @@ void pc_direct_clear(struct pc_inode *i)
 	pc_map_clear(i->cache, &i->direct.reported);
 }
 
-/* (offset, length) pairs that no commit covers, including those of a running commit; not @all: only those not reported as lost.
- * Return: how many there are, which may exceed n. */
-size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all)
+/* Pairs (offset, length); @all: those that were reported as lost, too. Leaf lock held. */
+static size_t list(struct pc_inode *i, uint64_t *ranges, size_t n, bool all)
 {
 	const struct pc_rangemap *maps[] = {&i->direct.moved, &i->direct.now};
 	struct pc_ranges out = {.out = ranges, .n = n};
 	struct pc_range r;
-	pc_inode_leaf_lock(i);
 	for (int k = 0; k < 2; k++) {
 		for (u64 at = 0, stop; pc_map_next(maps[k], at, &r); at = all ? r.end : stop) {
 			u64 pos = pc_max(at, r.pos);
@@ -85,17 +83,33 @@ size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all
 		}
 		pc_ranges_flush(&out);
 	}
-	pc_inode_leaf_unlock(i);
 	return out.used;
 }
 
-/* They were reported as lost. @forget: and the backend that had them is gone. */
-void pc_direct_reported(struct pc_inode *i, bool forget)
+/* (offset, length) pairs that no commit covers, including those of a running commit. Return: how many there are, which
+ * may exceed n. */
+size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n)
 {
 	pc_inode_leaf_lock(i);
-	add_all(i, &i->direct.reported, &i->direct.now);
-	add_all(i, &i->direct.reported, &i->direct.moved);
-	if (forget)
-		pc_direct_clear(i);
+	size_t found = list(i, ranges, n, true);
 	pc_inode_leaf_unlock(i);
+	return found;
+}
+
+/* A commit has failed, or the store is gone: take the (offset, length) pairs that were not reported as lost; now they are.
+ * A write that ends later is sent again. It is one section, or a write that ends in between would be neither. @forget:
+ * the backend that had them is gone. Return: how many there are; more than n: nothing has changed. */
+size_t pc_direct_lost(struct pc_inode *i, uint64_t *ranges, size_t n, bool forget)
+{
+	pc_inode_leaf_lock(i);
+	size_t found = list(i, ranges, n, false);
+	if (found <= n) {
+		i->commits_failed++;
+		add_all(i, &i->direct.reported, &i->direct.now);
+		add_all(i, &i->direct.reported, &i->direct.moved);
+		if (forget)
+			pc_direct_clear(i);
+	}
+	pc_inode_leaf_unlock(i);
+	return found;
 }

@@ -533,14 +533,12 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
     """Record the loss of uncommitted direct writes: a commit failed, or the backend is gone, so their stored state is
     unknown. Each handle reports it once; cached copies of them are read again. Later writes over them are not lost.
     """
-    ranges = file.direct_ranges()
-    if not ranges:
-        return
-    unreported = _without(file.direct_ranges(everything=False), file.local_ranges())
-    size, volume = file.size, file.volume
-    file.direct_reported(forget)
-    for pos, length in ranges:
+    before = file.direct_ranges()
+    unreported = file.direct_lost(forget)
+    for pos, length in (*before, *unreported):
         file.invalidate_range(pos, pos + length)
+    unreported = _without(unreported, file.local_ranges())
+    size, volume = file.size, file.volume
     lost = [
         LostRange(file.key, pos, min(length, size - pos), errno.EIO, volume.name)
         for pos, length in unreported
