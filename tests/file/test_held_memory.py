@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,21 @@ from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import RecordingFile
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, stored, without_collector
+from .rig import (
+    KEY,
+    PAGE,
+    Make,
+    Rig,
+    Task,
+    at_gate,
+    eventually,
+    overlay,
+    pattern,
+    raises,
+    run_program,
+    stored,
+    without_collector,
+)
 from .test_views import Cycle
 
 CAPACITY = 64 * PAGE
@@ -174,6 +189,31 @@ def test_room_for_a_copy_of_a_view_is_found_where_garbage_has_it(make: Make, cal
         else:
             rig.volume.discard(KEY, PAGE, PAGE)
     assert file.pread(5, 0) == b"first"
+
+
+SMALL_UNITS = """
+from pagecache import PageCache
+from pagecache.backends import MemoryBackend
+from pagecache.backends.protocol import BackendLimits
+
+backend, size = MemoryBackend(), 2 << 20
+backend.limits = BackendLimits(write_unit=16)
+with PageCache("64MiB") as cache, cache.attach(backend).open("file", "w+b") as file:
+    file.pwrite(bytes(size), 0)
+    with file.view(0, size, writable=True) as view:
+        (segment,) = view.segments
+        segment[:4] = b"late"
+        file.fsync()
+        stored = bytearray(8)
+        backend.open("file").read_into(0, [memoryview(stored)])
+        print(stored)
+"""
+
+
+def test_a_large_folio_of_small_units_is_saved_while_a_view_shows_it(tmp_path: Path) -> None:
+    """131,072 units; a folio counts up to 65,519 references. [2.12, 2.21]"""
+    done = run_program(tmp_path, SMALL_UNITS)
+    assert (done.returncode, done.stdout) == (0, f"{bytearray(b'late' + bytes(4))}\n"), done.stderr
 
 
 def objects(cache: PageCache) -> int:

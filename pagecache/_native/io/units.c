@@ -217,6 +217,13 @@ static u32 unit_segs(struct units *b, u64 pos, u64 end, bool add)
 	return n + (at < end);
 }
 
+/* A segment of pc_seg_snapshot goes before its request begins. */
+static void drop_snapshot(struct pc_inode *i, struct pc_folio *f)
+{
+	pc_ext_unpin(i, f);
+	pc_folio_put(i->cache, f);
+}
+
 /* If the unit has more pieces than a call may have buffers, send it from scratch as a whole. Otherwise merge its first
  * piece with the previous unit's last one if they are contiguous. */
 static void unit_settle(struct units *b, u32 first)
@@ -228,10 +235,13 @@ static void unit_settle(struct units *b, u32 first)
 		for (u32 k = 0; k < n; k++)
 			g[k].off |= PC_SEG_SCRATCH;
 		r->gather = 1;
-	} else if (first && g->folio && g[-1].folio == g->folio && !(g[-1].off & PC_SEG_SCRATCH) &&
-		   g[-1].pos + g[-1].len == g->pos) {
+	} else if (first && g->folio && g[-1].folio == g->folio && g[-1].frame == g->frame &&
+		   !((g[-1].off ^ g->off) & PC_SEG_SCRATCH) && g[-1].pos + g[-1].len == g->pos) {
+		struct pc_folio *f = pc_folio_at(b->inode->cache, g->folio);
 		g[-1].len += g->len;
-		pc_folio_put(b->inode->cache, pc_folio_at(b->inode->cache, g->folio));
+		if (g->frame == PC_NO_FRAME)
+			drop_snapshot(b->inode, f);
+		pc_folio_put(b->inode->cache, f); /* `refs` has no room for one of each unit of a large folio */
 		memmove(g, g + 1, (n - 1) * sizeof(*g));
 		r->nr_segs--;
 	}
@@ -263,10 +273,8 @@ static void drop_request(struct units *b)
 		if (!r->segs[s].folio)
 			continue;
 		struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
-		if (r->segs[s].frame == PC_NO_FRAME) { /* a snapshot */
-			pc_ext_unpin(b->inode, f);
-			pc_folio_put(c, f);
-		}
+		if (r->segs[s].frame == PC_NO_FRAME)
+			drop_snapshot(b->inode, f);
 		pc_folio_put(c, f);
 	}
 	pc_request_delete(r);
