@@ -98,7 +98,7 @@ class DirectFile(CachedFile):
 
     def _write(self, data: Any, pos: int, *, append: bool) -> tuple[int, int]:
         """Write, and return offset and length of the written range."""
-        source = self._steady(data, self._inode.size if append else pos)
+        source = self._steady(data)
         with _bytes_of(source) as view, view.toreadonly() as content:
             length = len(content)
             if not length:

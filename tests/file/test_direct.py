@@ -220,6 +220,23 @@ def test_a_view_moves_as_one_by_a_direct_write_that_is_sent_again(make: Make, ve
     assert rig.backend.written(KEY)[PAGE : 5 * PAGE] == DATA[: 4 * PAGE]
 
 
+@pytest.mark.parametrize("to", [0, 4 * PAGE])
+def test_a_direct_write_of_a_detached_view_writes_what_it_showed(make: Make, to: int) -> None:
+    """Discarded bytes, to their place and to another; a read beside the write fills that memory. [2.7, 2.10, 2.21]"""
+    rig, file, direct = make({KEY: DATA}, max_folio="64KiB").both(direct=True)
+    mine = b"m" * PAGE
+    with file.view(0, 8 * PAGE) as view:
+        (segment,) = view.segments
+        file.pwrite(mine, 0)
+        file.pwrite(b"L", 7 * PAGE)  # its folio stays for this byte
+        rig.volume.discard(KEY, 0, PAGE)
+        assert view.detached
+        sending, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, segment[:PAGE], to)
+        assert file.pread(PAGE, 0) == DATA[:PAGE]
+        assert writer.result(opening=sending) == PAGE
+    assert rig.backend.written(KEY)[to : to + PAGE] == file.pread(PAGE, to) == mine
+
+
 def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
     """The acknowledged prefix counts; the cached pages of the range are read again. [2.10]"""
     rig, file, direct = make({KEY: DATA}, limits={"max_write": PAGE}, retry=ONCE).both(direct=True)

@@ -415,7 +415,7 @@ static PyMethodDef methods[] = {
 	{"_open_hit", handle_open_hit, METH_NOARGS, NULL},
 	{"_close_hit", handle_close_hit, METH_O, NULL},
 	{"_move_window", handle_move_window, METH_O, NULL},
-	{"_steady", handle_steady, METH_VARARGS, NULL},
+	{"_steady", handle_steady, METH_O, NULL},
 	{"_hit_pread", (PyCFunction)(void (*)(void))handle_hit_pread, METH_FASTCALL, NULL},
 	{"_hit_pread_into", (PyCFunction)(void (*)(void))handle_hit_pread_into, METH_FASTCALL, NULL},
 	{"_hit_pwrite", (PyCFunction)(void (*)(void))handle_hit_pwrite, METH_FASTCALL, NULL},

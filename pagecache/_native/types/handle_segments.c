@@ -84,17 +84,16 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 
 /* ---------------------------------------------------------------- methods of direct handles (file/direct.py) */
 
-/* _steady(data, offset) -> data, or a copy of it if it may fault, or if it is a view of the range to be written: beside a direct
- * write a read may fill that memory again, with bytes that have moved already. */
-PyObject *handle_steady(PyObject *self, PyObject *args)
+/* _steady(data) -> data, or a copy of it if it may fault, or if it is memory of the cache: beside a direct write a read may fill
+ * that anew, with bytes that have moved already, or with others than the view has shown since its were given up. */
+PyObject *handle_steady(PyObject *self, PyObject *data)
 {
 	struct handle *h = handle_of(self);
-	PyObject *data, *copy = NULL;
-	unsigned long long pos;
 	Py_buffer view;
-	if (!PyArg_ParseTuple(args, "OK", &data, &pos) || get_buffer(data, false, &view))
+	if (get_buffer(data, false, &view))
 		return NULL;
-	if (!pc_may_fault(h, data) && !pc_view_meets(h->inode, pos, (u64)view.len, view.buf, (u64)view.len, true))
+	PyObject *copy = NULL;
+	if (!pc_may_fault(h, data) && !pc_arena_has(&h->inode->cache->arena, view.buf))
 		copy = Py_NewRef(data);
 	else if ((copy = PyBytes_FromStringAndSize(NULL, view.len))) {
 		if (pc_copy_outside(h, PyBytes_AsString(copy), view.buf, (u64)view.len, true))
