@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from pagecache.stress import Plan
 from tests.backends.transforms import Sealed
 from tests.file.rig import attached, content_of
 from tests.fsspec_below.place import LARGE, OLD, Place, get
-from tests.fsspec_below.stores import Parts, Whole
+from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 from tests.stress import clean
 from tests.stress.test_clean import SHORT
 
@@ -113,3 +114,19 @@ def test_an_object_is_not_replaced_by_a_part_of_it(monkeypatch: pytest.MonkeyPat
         assert fs.content("bucket/k") == b"confirmed"
     else:
         assert fs.content("bucket/k") == bytes(4 << 20)
+
+
+def test_processes_that_are_forked_from_one_store_under_names_of_their_own(tmp_path: Path) -> None:
+    """The backend was made before the fork. With a common name one would publish the bytes of the other."""
+    objects: Any = FsspecBackend(Elsewhere(), str(tmp_path)).inner
+    names = set()
+    for _ in range(2):
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            os.write(write, objects.temporary(f"{tmp_path}/key").encode())
+            os._exit(0)
+        os.close(write)
+        with open(read, encoding="utf-8") as pipe:
+            names.add(pipe.read().rpartition("/")[2].partition("-")[2])
+        os.waitpid(child, 0)
+    assert len(names) == 2

@@ -406,6 +406,37 @@ def test_threads_that_begin_and_a_collector_with_callbacks_stop_no_look(tmp_path
     assert done.stdout == "through\n", done.stderr
 
 
+FORKS = """
+import gc, os, signal, sys, threading
+from pagecache.engine.report import waits
+
+looks, go_on, frames = threading.Event(), threading.Event(), sys._current_frames
+
+def late():
+    looks.set()
+    go_on.wait()
+    return frames()
+
+sys._current_frames = late
+threading.Thread(target=waits.current_frames).start()
+looks.wait()
+threading.Timer(0.2, go_on.set).start()
+child = os.fork()
+go_on.set()
+if not child:
+    signal.alarm(5)
+    waits.current_frames()
+    os._exit(not gc.isenabled())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_that_is_forked_beside_a_look_can_look_and_collects(tmp_path: Path) -> None:
+    """[T-50, T-80]"""
+    done = run_program(tmp_path, FORKS)
+    assert done.stdout == "0\n", done.stderr
+
+
 # -- the log
 
 

@@ -188,7 +188,7 @@ class Objects(ObjectsBackend[ObjectStat]):
             self._clear(stage, LEFT_AFTER)
             if self.calls.renames:
                 self.calls.make_directories(stage)
-        return f"{stage}/{int(time.time())}-{self._token}-{next(self._numbers)}"
+        return f"{stage}/{int(time.time())}-{self._token}-{os.getpid()}-{next(self._numbers)}"
 
     def _stage(self, path: str) -> str:
         parent = self.fs._parent(path).rstrip("/")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 import threading
 import time
@@ -61,7 +62,8 @@ class _Call:
     job: bool = False
 
 
-_alone = threading.Lock()
+_alone = threading.RLock()  # a fork waits for it, or the child would have it taken, and no garbage collection
+os.register_at_fork(before=_alone.acquire, after_in_parent=_alone.release, after_in_child=_alone.release)
 
 
 def current_frames() -> dict[int, FrameType]:
