@@ -200,7 +200,7 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 	connection->time_gran = 1;
 	/* Reads of pages and releases are in the background for the kernel. By default it sends 12 at a time: those that wait
 	 * for the store would hold up reads of cached bytes, and an unmount drops releases that were not sent. A quarter of
-	 * the handlers' threads (THREADS in loop.py) is left to other calls. */
+	 * the handlers' threads (THREADS in fuse/loop.py) is left to other calls. */
 	if (!connection->max_background) /* an option of libfuse; the threshold of congestion follows */
 		connection->max_background = 48;
 	if (l->options.acls)
