@@ -382,9 +382,9 @@ class Answers:
                     continue
             certain = listing is None or listing.certain()
             added = answer.add(name, _values(found), certain, index + 1)
-            if added and answer.plus:
+            if added and answer.plus and found.nlink:
                 counted.append(found.number)
-            elif listing is not None:
+            elif listing is not None and found.nlink:
                 self._forget_node(found.number)
             if not added:
                 return

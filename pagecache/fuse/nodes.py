@@ -67,7 +67,8 @@ class Node:
         seen: its last status.
         losses: of a directory: number of names that it lost.
         lost: its last name, after it was lost: (directory, name).
-        changed: time of its last change, or of a name of it, through this server, by time.monotonic_ns; 0: never.
+        changed: time of its last change, or of a name of it, through this server, by time.monotonic_ns; 0: never. Of a
+            directory: or of an entry that was forgotten since.
         taken_until: another program has taken one of its names, which the kernel may keep until then, by
             time.monotonic.
         was_read: it was read through an open that has ended, so the kernel may have pages of it.
@@ -300,6 +301,7 @@ class Nodes:
             for parent, name in links:
                 if parent.children.get(name) is node:
                     del parent.children[name]
+                parent.changed = max(parent.changed, node.changed)  # listings may be older
             node.link, node.more_links = None, NONE
             self._forget_object(node)
             for parent in parents[1:]:

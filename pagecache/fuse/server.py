@@ -580,7 +580,7 @@ class Server:
         """
         name, found = listing.entries[index]
         known = self.nodes.child(listing.node, name)
-        if known is None and not listing.certain():
+        if known is None and (not listing.certain() or listing.node.changed >= listing.taken):
             return None
         if known is not None and not known.may_be(found.kind, found.identity):
             return None  # a lookup may have found the other object since
@@ -597,8 +597,8 @@ class Server:
         return self.attributes(node, found)
 
     def entry_now(self, listing: Listing, index: int) -> Attributes | None:
-        """Return the current attributes of an entry; those of the listing if the store does not report any; None if the
-        name is gone.
+        """Return the current attributes of an entry; None if the name is gone. If the store does not report any, the
+        kernel gets the name alone (`nlink` is 0), and no lookup is counted.
         """
         name, found = listing.entries[index]
         try:
@@ -606,7 +606,9 @@ class Server:
         except FileNotFoundError:
             return None
         except OSError:
-            return self.attributes(self.nodes.found(listing.node, name, found.kind, found.identity), found)
+            alone = self.attributes(self.nodes.found(listing.node, name, found.kind, found.identity), found)
+            self.forget(alone.number, 1)
+            return dataclasses.replace(alone, nlink=0)
 
     def fsyncdir(self) -> None:
         self.names.sync()

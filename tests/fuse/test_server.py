@@ -331,6 +331,27 @@ def test_a_listing_that_meets_a_close_reports_no_old_size(server: Mount, monkeyp
     assert now(server, listing, "a").size == 6
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_listing_reports_no_size_from_before_a_change_of_a_closed_file(server: Mount, forgotten: bool) -> None:
+    """The kernel would cut the file to it. It may have forgotten the file since; and the store may refuse the look."""
+    listing = server.opendir(1)
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    server.flush(fh)
+    server.release(fh)
+    if forgotten:
+        server.forget(number, 1)
+    assert server.entry(listing, place(listing, "a")) is None
+    server.faulty.use([Rule("stat", error=errno.EACCES)])
+    alone = now(server, listing, "a")
+    assert (alone.number, alone.nlink) == (number, 0)  # the kernel gets the name alone
+    server.faulty.use([])
+    if not forgotten:
+        server.forget(number, 1)
+    assert server.nodes.child(server.node(1), "a") is None  # that was no lookup
+
+
 def test_a_listing_that_meets_a_rename_reports_nothing_of_the_replaced_file(server: Mount) -> None:
     made, _ = server.create(1, "new", 0o600, os.O_RDWR)
     server.files.write(made, 0, b"renamed")

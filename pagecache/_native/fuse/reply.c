@@ -180,8 +180,8 @@ int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields)
 /* ---------------------------------------------------------------- directories */
 
 /* Encode an entry at @to, which has @room bytes; @next is the position of the following one. An entry of READDIRPLUS
- * counts as a lookup of its node, except for "." and "..", of which the kernel takes only the names. @certain: false if
- * the name may no longer exist, so that the kernel looks it up before use. Return: its length; 0: no room. */
+ * counts as a lookup of its node, except for "." and ".." and without links: of those the kernel takes only the names.
+ * @certain: false if the name may no longer exist, so that the kernel looks it up before use. Return: its length; 0: no room. */
 uint64_t pc_dirent(struct pc_loop *l, char *to, uint64_t room, const char *name, const struct pc_attributes *a,
 		   bool plus, bool certain, uint64_t next)
 {
@@ -192,7 +192,7 @@ uint64_t pc_dirent(struct pc_loop *l, char *to, uint64_t room, const char *name,
 		return 0;
 	if (!plus)
 		return fuse_add_direntry(NULL, to, room, name, &entry.attr, (off_t)next);
-	if (strcmp(name, ".") && strcmp(name, ".."))
+	if (a->nlink && strcmp(name, ".") && strcmp(name, ".."))
 		entry = entry_to(l, a);
 	if (!certain)
 		entry.attr_timeout = entry.entry_timeout = 0;
