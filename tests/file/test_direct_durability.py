@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from functools import partial
 from typing import Any
 
@@ -196,3 +197,18 @@ def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
     rig.fails("commit", forgetting_commit, OSError, direct.fsync, match="forgot")
     answered.open()
     assert accepted_before(raises(OSError, writer.result, match="full")) == 0
+
+
+def test_a_write_given_up_beside_failing_commits_counts_nothing(make: Make) -> None:
+    """Each has forgotten its stored bytes, and none reports that: the write was to be sent again. [2.10, 2.17]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)
+    direct = rig.dirtied(NEW, 6 * PAGE, direct=True, parallel_direct_writes=True)
+    saver = rig.open("r+b")
+    rig.backend.fault("commit", forgetting_commit, times=math.inf)
+    # Before the answer to each store of the write.
+    rig.backend.fault("write_from answer", lambda: Task(raises, OSError, saver.fsync).result(), times=math.inf)
+    assert accepted_before(raises(OSError, direct.pwrite, NEW, PAGE, match="commits failed beside")) == 0
+    rig.backend.clear_faults()
+    assert raises(DataLossError, direct.fsync).ranges == lost(rig, 6 * PAGE, PAGE)
+    direct.fsync()
+    assert rig.backend.committed(KEY) == DATA

@@ -313,15 +313,15 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     sender = _Sender(self, op, write, backend_file.write_from, in_order=extends or self.limits().ordered_writes)
     try:
         for _ in range(ROUNDS):
-            write.done = 0
             sender.send()
             if op.direct_end():
                 return
+            write.done = 0  # a commit failed concurrently, and may have forgotten it
         raise OSError(errno.EIO, f"{ROUNDS} commits failed beside a direct write", self.key)
     except Exception:
         if not sender.running():
             while not op.direct_end():
-                write.done = 0  # a commit failed concurrently, and may have dropped it
+                write.done = 0
             if write.end > self.remote_size:
                 with contextlib.suppress(ShutdownError):  # an abort: the reconnect handles it
                     tails.outlast(self)
