@@ -14,6 +14,7 @@ from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .rig import (
+    FAST,
     KEY,
     ONCE,
     PAGE,
@@ -180,6 +181,34 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
     file.fsync()
     expected = overlay(DATA, PAGE, b"later") if fenced else overlay(DATA, PAGE, b"later" + NEW[5:])
     assert rig.backend.committed(KEY) == expected == file.pread(8 * PAGE, 0)
+
+
+def test_a_write_that_an_abort_leaves_in_a_call_counts_nothing(make: Make) -> None:
+    """A later reconnect forgets its acknowledged pieces, and reports only writes that have ended. [2.10, 2.22]"""
+    rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1}, retry=FAST)
+    old, answers = rig.backend, iter(["stored", "again", "hangs"])
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    hangs = old.gate("hang")
+
+    def answer(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        how = next(answers)
+        if how == "again":  # the next round sends the second piece alone
+            raise BlockingIOError(errno.EAGAIN, "again")
+        if how == "hangs":
+            with old.call("hang", KEY):
+                pass
+        return stored.store(offset, buffers)
+
+    old.fault("write_from", answer, times=3)
+    _, writer = at_gate(hangs, direct.pwrite, 2 * NEW, PAGE)
+    rig.volume.abort()
+    assert accepted_before(raises(ShutdownError, writer.result)) == 0
+    rig.backend = old.successor()  # has the committed bytes only
+    rig.volume.reconnect(rig.backend, fenced=False)
+    hangs.open()
+    eventually(lambda: file._inode.direct_count() == 0)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(DATA, 2 * PAGE, NEW)  # the piece that has landed
 
 
 def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:

@@ -319,7 +319,9 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
             write.done = 0  # a commit failed concurrently, and may have forgotten it
         raise OSError(errno.EIO, f"{ROUNDS} commits failed beside a direct write", self.key)
     except Exception:
-        if not sender.running():
+        if sender.running():
+            write.done = 0  # a failed commit or a reconnect may still forget it, and reports only what has ended
+        else:
             while not op.direct_end():
                 write.done = 0
             if write.end > self.remote_size:
