@@ -31,6 +31,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.io import collector
 from pagecache.native import NativeVolume
 from pagecache.volume import detach, lifetimes
+from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .rig import (
@@ -54,6 +55,8 @@ from .rig import (
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
+
+strike = partial(signal.raise_signal, signal.SIGINT)
 
 
 @contextmanager
@@ -238,6 +241,46 @@ def test_bytes_of_a_commit_whose_error_an_interrupt_has_replaced_are_sent_again(
             raises(DataLossError, file.fsync)
         file.fsync()
         assert path.read_bytes()[:PAGE] == DATA[PAGE * (not direct) :][:PAGE]
+
+
+@pytest.mark.parametrize(
+    ("loss", "at"), [("direct", "invalidate_range"), ("direct", "report_loss"), ("taken", "report_loss")]
+)
+def test_an_interrupt_between_a_loss_and_its_report_comes_after_both(
+    tmp_path: Path, monkeypatch: Patch, loss: str, at: str
+) -> None:
+    """Of direct writes that a commit has lost, or of local bytes in favour of another version. [2.16, T-51]"""
+    path, fsync, failing = tmp_path / KEY, os.fsync, [True]
+    path.write_bytes(DATA)
+    direct = loss == "direct"
+
+    def fail(fd: int) -> None:
+        if failing and os.fstat(fd).st_ino == path.stat().st_ino:
+            failing.clear()
+            os.pwrite(fd, DATA, 0)
+            beside(monkeypatch, Inode, at, strike)
+            raise OSError(errno.EIO if direct else errno.ESTALE, "a bad disk, or another version")
+        fsync(fd)
+
+    with PageCache("8MiB") as cache:
+        volume = cache.attach(DirectoryBackend(tmp_path), on_conflict="take_remote")
+        with volume.open(KEY, "r+b", direct=direct) as file:
+            file.pwrite(DATA[PAGE : 2 * PAGE], 0)
+            monkeypatch.setattr(os, "fsync", fail)
+            raises(KeyboardInterrupt, file.fsync)
+            raises(DataLossError, file.fsync)
+            file.fsync()
+            assert file.pread(PAGE, 0) == DATA[:PAGE]
+
+
+def test_an_interrupt_between_a_discard_and_its_report_comes_after_both(make: Make, monkeypatch: Patch) -> None:
+    """The caller has no list, so the handles report it. [2.16, 2.18, T-51]"""
+    rig, file = make({KEY: DATA}).written(b"x" * PAGE, 0)
+    beside(monkeypatch, Inode, "report_to_handles", strike)
+    raises(KeyboardInterrupt, rig.volume.discard, KEY)
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    raises(DataLossError, file.fsync)
+    file.fsync()
 
 
 def test_an_interrupted_discard_is_reported_to_handles(make: Make) -> None:

@@ -27,13 +27,14 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import returned
 from ...backends.protocol import BackendLimits
 from ...disk.backend import past_tier
 from ...errors import BackendProtocolError, LostRange, ShutdownError
-from ...native import DIRECT, DIRECTLY, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
+from ...native import DIRECT, DIRECTLY, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op, uninterrupted
 from ..commit import remote, tails
 from ..commit.owed import LeftBehindError
 from ..foreign import as_os_error, max_write_of, named
@@ -535,6 +536,10 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
     """Record the loss of uncommitted direct writes: a commit failed, or the backend is gone, so their stored state is
     unknown. Each handle reports it once; cached copies of them are read again. Later writes over them are not lost.
     """
+    uninterrupted(partial(_lose, file, forget))  # once they are taken, no later call reports them
+
+
+def _lose(file: EngineFile, forget: bool) -> None:
     before = file.direct_ranges()
     unreported = file.direct_lost(forget)
     for pos, length in (*before, *unreported):

@@ -248,8 +248,7 @@ def _not_committed(self: EngineFile, op: Op, error: BaseException, *, kept: bool
     if remote.is_remote_change(error) and not op.stopped:
         remote.refused(self)
         if self.dispute.take_due:
-            self.run_settling()
-            op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
+            op.finish(False, True)  # nothing was committed; a thread of the volume takes it, which no interrupt strikes
             return
         error = remote.error_of(self, error)
     collector.commit_failed(self, op, error, kept=kept, called=called)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...errors import DeadlockError, LostRange, ShutdownError
-from ...native import COMMIT, END, Op
+from ...native import COMMIT, END, Op, uninterrupted
 from .. import failures
 from ..attempts import Attempts
 from ..commit import tails
@@ -202,11 +202,15 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, Record, bool, b
 
 
 def _drop(file: EngineFile, start: int, end: int, record: Record) -> list[LostRange]:
-    with file.loses():
-        lost = file.drop(start, end)
-        if lost:
-            record(lost)
-            file.versions.note_discard()
+    def drop() -> list[LostRange]:
+        with file.loses():
+            lost = file.drop(start, end)
+            if lost:
+                record(lost)
+                file.versions.note_discard()
+        return lost
+
+    lost: list[LostRange] = uninterrupted(drop)  # once they are dropped, no later call reports them
     return lost
 
 
