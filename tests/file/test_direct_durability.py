@@ -97,6 +97,20 @@ def test_bytes_that_are_changed_after_a_direct_write_are_not_lost_with_it(make: 
         assert rig.backend.committed(KEY) == overlay(DATA, PAGE, b"y" * PAGE)
 
 
+def test_bytes_around_those_that_are_written_over_a_direct_write_are_lost_with_it(make: Make) -> None:
+    """A read has got the page anew, with the older bytes: those do not count as written. [2.16, 2.17]"""
+    rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
+    direct.pwrite(NEW, PAGE)
+    stored: Any = rig.volume.inodes[KEY].backend_file
+    stored.forget()  # the commit will report it
+    assert file.pread(PAGE, PAGE) == DATA[PAGE : 2 * PAGE]
+    file.pwrite(b"y" * 10, PAGE + 100)
+    rig.fails("commit", forgetting_commit, OSError, file.fsync, match="forgot")
+    found = lost(rig, PAGE, 100) + lost(rig, PAGE + 110, PAGE - 110)
+    assert raises(DataLossError, file.fsync).ranges == found
+    assert rig.backend.committed(KEY) == overlay(DATA, PAGE + 100, b"y" * 10)
+
+
 def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
     """The commit may have forgotten what the write had stored before it returned. [T-75a, 2.10, 2.17]"""
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)

@@ -544,7 +544,7 @@ def _lose(file: EngineFile, forget: bool) -> None:
     unreported = file.direct_lost(forget)
     for pos, length in (*before, *unreported):
         file.invalidate_range(pos, pos + length)
-    unreported = _without(unreported, file.local_ranges())
+    unreported = _without(unreported, file.written_ranges())  # not all local bytes: those beside them were read
     size, volume = file.size, file.volume
     lost = [
         LostRange(file.key, pos, min(length, size - pos), errno.EIO, volume.name)
