@@ -255,3 +255,24 @@ def test_a_write_given_up_beside_failing_commits_counts_nothing(make: Make) -> N
     assert raises(DataLossError, direct.fsync).ranges == lost(rig, 6 * PAGE, PAGE)
     direct.fsync()
     assert rig.backend.committed(KEY) == DATA
+
+
+def refusing_commit(file: RecordingFile) -> str:
+    file.forget()
+    raise OSError(errno.ESTALE, "another version, and the commit forgot the bytes of this one")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_commit_that_meets_another_version_loses_direct_bytes(make: Make, *, beside: bool) -> None:
+    """That version is taken. A direct write beside the commit is sent again. [2.10, 2.16, 2.19]"""
+    limits, options = {"parallel_direct_writes": True}, {"on_conflict": "take_remote"}
+    rig = make({KEY: DATA}, limits=limits, options=options, retry=ONCE)
+    direct = rig.dirtied(NEW, 4 * PAGE, direct=True, parallel_direct_writes=True)
+    if beside:
+        gate, writer = at_gate(rig.backend.gate("write_from answer"), direct.pwrite, NEW, PAGE)
+    rig.backend.fault("commit", refusing_commit)
+    assert raises(DataLossError, Task(direct.fsync).result).ranges == lost(rig, 4 * PAGE, PAGE)
+    if beside:
+        writer.result(opening=gate)
+    direct.fsync()
+    assert rig.backend.committed(KEY) == (overlay(DATA, PAGE, NEW) if beside else DATA)

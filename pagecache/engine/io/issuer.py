@@ -248,7 +248,9 @@ def _not_committed(self: EngineFile, op: Op, error: BaseException, *, kept: bool
     if remote.is_remote_change(error) and not op.stopped:
         remote.refused(self)
         if self.dispute.take_due:
-            op.finish(False, True)  # nothing was committed; a thread of the volume takes it, which no interrupt strikes
+            if called and not kept:
+                self.lose_direct()
+            op.finish(False, kept or not called)  # a thread of the volume takes that version: no interrupt strikes it
             return
         error = remote.error_of(self, error)
     collector.commit_failed(self, op, error, kept=kept, called=called)
