@@ -299,7 +299,7 @@ class Answers:
         return self._files.get(request.fh or 0).file.pread(request.size, request.offset)
 
     def _write(self, request: FuseRequest) -> int:
-        return self._files.get(request.fh or 0).write(request.data, request.offset)
+        return self._files.get(request.fh or 0).write(request.data, request.offset, mapped=bool(request.flags))
 
     def _lseek(self, request: FuseRequest) -> Any:
         """Find data or a hole. First the kernel writes back pages that programs may have stored to through mappings."""

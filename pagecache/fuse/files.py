@@ -66,25 +66,34 @@ class OpenFile:
         self.try_pread = file.try_pread
         self.try_pwrite = file.try_pwrite
 
-    def write(self, data: Any, offset: int) -> int:
-        """Write data into the cache.
+    def write(self, data: Any, offset: int, *, mapped: bool | None = None) -> int:
+        """Write data into the cache. `mapped`: pages of a mapping, which the kernel sends once: they are taken, and an
+        earlier failure is left to other calls. None: not known; they are taken before it is reported.
 
         Returns:
             Number of bytes taken: fewer than given if the remainder failed; the next call reports the error.
         """
-        self.check_failed()
-        self.mark()
+        if not mapped and self._has_to_report():
+            failure, self.reported = self._failure(), True  # which the new bytes may clear
+            if mapped is None:
+                self._take(data, offset)
+            raise failure
         try:
-            return self.file.pwrite(data, offset)
+            return self._take(data, offset)
         except OSError as error:
             done = getattr(error, "characters_written", 0)
-            if not done:
+            if mapped or not done:
                 raise
             return int(done)
 
+    def _take(self, data: Any, offset: int) -> int:
+        self.mark()
+        return self.file.pwrite(data, offset)
+
     def write_now(self, data: Any, offset: int) -> int | None:
-        """Write without waiting; None: the call would have to wait, and nothing was done."""
-        self.check_failed()
+        """Write without waiting; None: the call would have to wait or to report a failure, and nothing was done."""
+        if self._has_to_report():
+            return None
         self.mark()
         return self.try_pwrite(data, offset)
 
@@ -107,13 +116,11 @@ class OpenFile:
         file = self.file
         return status.of_open(file._inode, file.key)
 
-    def check_failed(self) -> None:
-        """Report a failed write-back of the file once through this handle."""
-        if not self.file._inode.number("failed"):
-            self.reported = False
-        elif not self.reported:
-            self.reported = True
-            raise self._failure()
+    def _has_to_report(self) -> bool:
+        """Return whether a write-back of the file has failed that was not reported through this handle."""
+        failed = self.file._inode.number("failed") > 0
+        self.reported &= failed
+        return failed and not self.reported
 
     def _failure(self) -> OSError:
         file = self.file

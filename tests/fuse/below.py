@@ -50,6 +50,9 @@ class Switch:
         new.write_text(f"{words} {code}")
         new.rename(self._fail)
 
+    def succeed(self) -> None:
+        self._fail.unlink()
+
     def die(self, at: int) -> None:
         self._die.write_text(str(at))
 

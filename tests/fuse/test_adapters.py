@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,41 @@ def test_a_failure_is_reported_to_each_open_once(files: Files, backend: FaultyBa
     backend.use([])
     assert code(files.flush, other) is None
     assert backend.inner.snapshot("a")[:1] == b"!"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mapped", [None, True, False])
+def test_pages_of_a_mapping_are_taken_beside_a_failure(
+    files: Files, backend: FaultyBackend, mapped: bool | None
+) -> None:
+    """The kernel sends them once. A program that is told of a failure does not find its bytes, if the binding knows."""
+    fh, told = files.open("a", CREATE), None if mapped else errno.ENOSPC
+    files.write(fh, 0, b"x" * 8192)
+    backend.use([Rule("write", error=errno.ENOSPC)])
+    other = files.get(files.open("a", os.O_RDWR))
+    assert code(files.flush, fh) == errno.ENOSPC
+    assert code(partial(other.write, mapped=mapped), b"mapped", 4096) == told
+    assert files.read(fh, 4096, 6) == (b"xxxxxx" if mapped is False else b"mapped")
+    assert code(other.flush) == (errno.ENOSPC if mapped is not False else None)
+    backend.use([])
+
+
+def test_a_trio_write_beside_a_failure_is_taken_and_reports_it(volume: Volume, backend: FaultyBackend) -> None:
+    async def run() -> None:
+        files = TrioFiles(volume)
+        one, other = await files.open("a", CREATE), await files.open("a", os.O_RDWR)
+        await files.write(one, 0, b"x" * 8192)
+        backend.use([Rule("write", error=errno.ENOSPC)])
+        with pytest.raises(OSError, match="No space left"):
+            await files.flush(one)
+        with pytest.raises(OSError, match="could not be written back"):
+            await files.write(other, 4096, b"mapped")
+        assert await files.read(other, 4096, 6) == b"mapped"
+        assert await files.write(other, 0, b"again") == 5
+        backend.use([])
+        for fh in (one, other):
+            await files.release(fh)
+
+    trio.run(run)
 
 
 def test_a_loss_is_reported_to_each_open_once(files: Files) -> None:
@@ -283,11 +319,11 @@ class Held(OpenFile):
     def write_now(self, data: Any, offset: int) -> int | None:
         return None
 
-    def write(self, data: Any, offset: int) -> int:
+    def write(self, data: Any, offset: int, *, mapped: bool | None = None) -> int:
         self.begun.release()
         assert self.go_on.acquire(timeout=60)
         self.order.append(data)
-        return super().write(data, offset)
+        return super().write(data, offset, mapped=mapped)
 
 
 def on_trio(volume: Volume, program: Callable[[TrioFiles, Held, trio.Nursery], Awaitable[None]], **how: Any) -> None:

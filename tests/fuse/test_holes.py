@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from .mounts import Mounted, maps_shared, needs_mounts, run
+from .below import Switch
+from .mounts import Mounted, code, maps_shared, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
@@ -145,6 +146,24 @@ def test_stores_through_a_mapping_are_kept(place: Path, stored: Path, mounted: M
     with path.open("r+b") as again:
         os.fsync(again.fileno())
     assert (stored / "a").read_bytes() == path.read_bytes()
+
+
+def test_stores_through_a_mapping_are_kept_while_the_store_refuses_data(tmp_path: Path, store: Path) -> None:
+    """The kernel sends a page once: a later msync saves it, and the file may have failed before."""
+    switch = Switch(tmp_path)
+    with Mounted(tmp_path, "tests.fuse.below:switched", "--option", f"folder={tmp_path}") as mounted:
+        fd = os.open(mounted.path / "a", os.O_RDWR | os.O_CREAT)
+        os.write(fd, bytes(8 * KIB))
+        os.fsync(fd)
+        with mmap.mmap(fd, 8 * KIB) as mapped:
+            switch.fail("write", errno.ENOSPC)
+            for offset, content in ((0, b"one"), (4 * KIB, b"two")):
+                mapped[offset : offset + 3] = content
+                assert code(mapped.flush) == errno.ENOSPC
+            switch.succeed()
+            mapped.flush()
+        os.close(fd)
+        assert (store / "a").read_bytes() == b"one".ljust(4 * KIB, b"\0") + b"two".ljust(4 * KIB, b"\0")
 
 
 def test_objects_are_all_data(flat: Path) -> None:

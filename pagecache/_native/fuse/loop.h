@@ -45,7 +45,7 @@ enum {
 	PC_FUSE_OPEN,
 	PC_FUSE_CREATE,
 	PC_FUSE_READ,
-	PC_FUSE_WRITE,
+	PC_FUSE_WRITE, /* `flags`: 1: pages of a mapping, which the kernel sends once */
 	PC_FUSE_FLUSH,
 	PC_FUSE_FSYNC,
 	PC_FUSE_RELEASE,

@@ -72,7 +72,10 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 			return;
 		}
 	}
-	pass_on(req, REQUEST(PC_FUSE_WRITE, number, o->fh, .offset = (u64)offset, .size = size, .data = data), 0);
+	pass_on(req,
+		REQUEST(PC_FUSE_WRITE, number, o->fh, .offset = (u64)offset, .size = size, .flags = info->writepage,
+			.data = data),
+		0);
 }
 
 /* ---------------------------------------------------------------- nodes and names */
