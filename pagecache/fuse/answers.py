@@ -262,8 +262,13 @@ class Answers:
         told = self._optional("told_size")(request.number)
         fh, kept = self._system.open(request.number, request.flags, *self._again(request, Server.open))
         if told is not None and not request.flags & os.O_TRUNC and told != self._files.get(fh).file.size:
-            # Another program has stored a version since the lookup: the kernel would read to the old size only.
+            # Another program has stored a version since the lookup: the kernel would read to the old size only, and
+            # append there. A second try comes with the new size.
             self._loop.notify("inode", request.number, -1, 0)
+            if request.flags & os.O_APPEND and not request.again:
+                self._files.give_up(fh)
+                self._method("release")(fh)
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._reply_opened(request, fh, kept)
 
     def _create(self, request: FuseRequest) -> None:

@@ -204,9 +204,12 @@ class Server:
             return None
 
     def told_size(self, number: int) -> int | None:
-        """Return the size of a file that is not open, as the kernel knows it."""
+        """Return the size of a file as the kernel knows it: from a reply, or by its own writes."""
         node = self.node(number)
-        return None if node.opens else node.seen_size
+        for opened in self._opened(node):
+            with _unless_closed(opened):
+                return opened.file.size
+        return node.seen_size
 
     def setattr(
         self, number: int, changes: dict[str, int], fh: int | None = None, again: bool | None = None
@@ -727,7 +730,11 @@ class Server:
     def release(self, fh: int) -> None:
         node = self._nodes_of.pop(fh, None)
         if node is not None:
-            node.was_read |= self.files.get(fh).was_read
+            opened = self.files.get(fh)
+            node.was_read |= opened.was_read
+            if opened.writable and node.seen is not None:
+                with _unless_closed(opened):
+                    node.seen = self._as_open(node.seen, [opened])
             node.changed = time.monotonic_ns()  # first: from now on the file does not report its size
         self._may_have_stored(fh)
         self.files.release(fh)

@@ -274,6 +274,39 @@ def test_the_kernel_is_notified_of_changes_by_others(volume: Volume, mnt: Path, 
     loop.invalidate(2)  # the node no longer exists
 
 
+@pytest.mark.parametrize("direct_io", [True, False])
+@pytest.mark.parametrize("how", ["open", "sh", "descriptor", "beside"])
+def test_an_append_is_behind_the_appends_of_other_programs(
+    volume: Volume, mnt: Path, store: Path, how: str, direct_io: bool
+) -> None:
+    """Also by /proc/self/fd/N, without a lookup, and beside an open file; appends of the mount cost no second open."""
+    path, expected = mnt / "log", b"0"
+    (store / "log").write_bytes(expected)
+    server = Server(volume)
+    with Loop(server, mnt, direct_io=direct_io, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
+        assert path.stat().st_size == 1
+        beside = os.open(path, os.O_PATH if how in ("open", "sh", "descriptor") else os.O_RDONLY)
+        opened = mnt / "log" if how != "descriptor" else Path(f"/proc/self/fd/{beside}")
+        opens: list[int] = []
+        genuine = server.open
+        server.open = lambda *arguments: opens.append(1) or genuine(*arguments)  # type: ignore[method-assign, func-returns-value]
+        for number in range(1, 6):
+            if number % 2:
+                with (store / "log").open("ab") as other:
+                    other.write(b"other")
+            if how == "sh":
+                run("sh", "-c", f"printf {number} >> {path}")
+            else:
+                fd = os.open(opened, os.O_WRONLY | os.O_APPEND)
+                os.write(fd, b"%d" % number)
+                os.close(fd)
+            expected += b"other%d" % number if number % 2 else b"%d" % number
+            assert (store / "log").read_bytes() == expected
+            assert loop.drain(LONG)
+        os.close(beside)
+        assert len(opens) == 5 + 3
+
+
 @pytest.mark.parametrize("readers", [12, loops.THREADS])
 def test_cached_bytes_are_read_while_many_programs_wait_for_the_store(
     mnt: Path, store: Path, monkeypatch: Patch, readers: int
