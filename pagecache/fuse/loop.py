@@ -58,7 +58,7 @@ class Loop:
 
     Raises:
         OSError: ENOSYS: there is no loop (`why_no_loop`); EINVAL: not mounted, libfuse has printed the reason on
-            stderr.
+            stderr; EAGAIN: no thread can be started.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class Loop:
         try:
             self._native.mount(os.fspath(mountpoint))
             self._native.start()
+            self._more_threads()
         except BaseException:
             self.stop()
             raise
-        self._more_threads()
 
     # -- threads
 
@@ -113,7 +113,13 @@ class Loop:
                 return
             self._threads += 1
             name = f"pagecache-fuse-{self._threads}"
-        threading.Thread(target=self._answer, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._answer, name=name, daemon=True).start()
+        except RuntimeError as error:  # the system's limit: requests wait for the others, and the next one tries again
+            with self._lock:
+                self._threads -= 1
+                if not self._threads:
+                    raise OSError(errno.EAGAIN, str(error)) from None
 
     def _answer(self) -> None:
         native, request = self._native, FuseRequest()

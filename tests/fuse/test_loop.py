@@ -274,6 +274,32 @@ def test_the_kernel_is_notified_of_changes_by_others(volume: Volume, mnt: Path, 
     loop.invalidate(2)  # the node no longer exists
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_mount_serves_with_the_threads_that_could_be_started(
+    volume: Volume, mnt: Path, store: Path, monkeypatch: Patch, first: bool
+) -> None:
+    """Later requests try again; a mount without any thread is refused, and gone."""
+    genuine, refused = threading.Thread.start, threading.Semaphore(0)
+    refuses = f"pagecache-fuse-{1 if first else 2}"
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == refuses and not refused.acquire(blocking=False):
+            refused.release()
+            raise RuntimeError("can't start new thread")
+        genuine(thread)
+
+    (store / "a").write_bytes(b"a")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    if first:
+        assert raises(OSError, Loop, Server(volume), mnt).errno == errno.EAGAIN
+        assert not os.path.ismount(mnt)
+        return
+    with Loop(Server(volume), mnt, timeout=LONG):
+        for _ in range(2):
+            assert run("cat", mnt / "a") == "a"
+    assert not refused.acquire(blocking=False)  # it was started at last
+
+
 @pytest.mark.parametrize("direct_io", [True, False])
 @pytest.mark.parametrize("how", ["open", "sh", "descriptor", "beside"])
 def test_an_append_is_behind_the_appends_of_other_programs(
