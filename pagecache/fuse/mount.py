@@ -122,10 +122,13 @@ class Mount:
             mounted()
             notify("READY=1", f"MAINPID={os.getpid()}")
             try:
-                serve(self.loop, signals, self._end, self._save_before_the_end)
+                try:
+                    serve(self.loop, signals, self._end, self._save_before_the_end)
+                finally:
+                    self.loop.stop(unmount=not self.hidden)
             finally:
-                self.loop.stop(unmount=not self.hidden)
-            return self._save()
+                status = self._save()
+            return status
 
     # -- mounting
 
@@ -165,12 +168,14 @@ class Mount:
 
     def _hide(self) -> None:
         """Take the mount out of sight; programs with open files or directories in it keep them."""
-        self.hidden = True
-        done = subprocess.run(
-            ["fusermount3", "-u", "-z", "--", self.options.mountpoint], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            log.warning("%s: %s", self.options.mountpoint, done.stderr.strip())
+        command = ["fusermount3", "-u", "-z", "--", self.options.mountpoint]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            self.hidden, why = not done.returncode, done.stderr.strip()
+        except OSError as error:
+            why = str(error)
+        if not self.hidden:
+            log.warning("%s is in sight until it is saved: %s", self.options.mountpoint, why)
 
     def _heard(self, event: Event) -> None:
         """Drop the kernel's pages after a foreign version. Runs on the thread of events, which may wait."""
@@ -192,7 +197,8 @@ class Mount:
         notify("STOPPING=1")
         kept: list[tuple[Volume, Inode]] = []
         timeout, began, over = self.options.drain_timeout, time.monotonic(), threading.Event()
-        threading.Thread(target=self._report, args=(over,), daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no thread can be started: saved without progress lines
+            threading.Thread(target=self._report, args=(over,), daemon=True).start()
         try:
             # Programs do not wait for the releases of their files.
             if self.volume.engine.backend.limits.commit_on_close:

@@ -63,10 +63,14 @@ def serve(
 def _outlast(loop: Loop, save: Callable[[], object]) -> None:
     """Serve until everything is saved, or no process is left whose data could be."""
     saving = threading.Thread(target=save, daemon=True)
-    saving.start()
+    try:
+        saving.start()
+    except RuntimeError:  # the system's limit
+        save()
     while saving.is_alive() and not loop.wait(STEP):
         pass
-    saving.join(GRACE)
+    if saving.ident is not None:
+        saving.join(GRACE)
 
 
 @contextlib.contextmanager

@@ -257,6 +257,41 @@ def test_sigterm_saves_what_programs_have_open(tmp_path: Path, store: Path, mode
             assert raises(OSError, call).errno == errno.ENOTCONN
 
 
+LIMITED = """
+import os, signal, sys, threading
+from pagecache.fuse import mount as mounts
+from pagecache.fuse.options import MountOptions
+
+def no_process(*_args, **_options):
+    raise BlockingIOError(11, "fork")
+
+def start(thread):
+    if thread._target in (mount._report, mount._save_before_the_end):
+        raise RuntimeError("can't start new thread")
+    genuine(thread)
+
+def program():
+    fd = os.open(sys.argv[2] + "/a", os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b"x" * 4096)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+mounts.subprocess.run = no_process
+mount = mounts.Mount(MountOptions(url="dir:" + sys.argv[1], mountpoint=sys.argv[2]), print, print)
+genuine, threading.Thread.start = threading.Thread.start, start
+sys.exit(mount.run(threading.Thread(target=program, daemon=True).start))
+"""
+
+
+def test_sigterm_saves_and_unmounts_though_no_process_and_no_thread_can_be_started(store: Path, mnt: Path) -> None:
+    """The mount stays in sight until everything is saved."""
+    try:
+        run(sys.executable, "-c", LIMITED, store, mnt)
+        assert not os.path.ismount(mnt)
+        assert (store / "a").read_bytes() == b"x" * 4096
+    finally:
+        subprocess.run(["fusermount3", "-u", "-z", mnt], capture_output=True, check=False)
+
+
 @pytest.mark.parametrize("end", ["terminate", "unmount"])
 def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: str) -> None:
     """It is listed with its ranges and the reason, each once, and the exit status says so."""
