@@ -7,12 +7,14 @@ programs. docs/how-to/fuse-server.md has the errors that each call reports.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DataLossError, Key
@@ -87,19 +89,26 @@ class OpenFile:
             return int(done)
 
     def _take(self, data: Any, offset: int) -> int:
-        self.mark()
-        return self.file.pwrite(data, offset)
+        with self.changing():
+            return self.file.pwrite(data, offset)
 
     def write_now(self, data: Any, offset: int) -> int | None:
         """Write without waiting; None: the call would have to wait or to report a failure, and nothing was done."""
         if self._has_to_report():
             return None
-        self.mark()
-        return self.try_pwrite(data, offset)
+        with self.changing():
+            return self.try_pwrite(data, offset)
 
-    def mark(self) -> None:
-        """Record a change through the file: its time, and that the next `flush` waits for it."""
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Context of a change through the file. Record its time, and that the next `flush` waits for it: again at the
+        end, since a flush in between has taken the mark.
+        """
         self.written_ns, self.wrote = time.time_ns(), True
+        try:
+            yield
+        finally:
+            self.wrote = True
 
     def take_wrote(self) -> bool:
         """Return whether there was a change since the last call, and reset the mark."""
@@ -174,10 +183,10 @@ class OpenFile:
         """Punch holes and write zeros; space is never reserved, since a store may be full when the data arrives."""
         if mode not in (PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE):
             raise OSError(errno.EOPNOTSUPP, "fallocate: space cannot be promised", self.file.key)
-        self.mark()
-        if mode & PUNCH_HOLE:
-            self.file.punch_hole(offset, length)
-        else:
+        with self.changing():
+            if mode & PUNCH_HOLE:
+                self.file.punch_hole(offset, length)
+                return
             if not mode & KEEP_SIZE and offset + length > self.file.size:
                 self.file.truncate(offset + length)
             self.file.zero_range(offset, length)
@@ -293,8 +302,8 @@ class Files:
 
     def truncate(self, fh: int, size: int) -> None:
         opened = self.get(fh)
-        opened.mark()
-        opened.file.truncate(size)
+        with opened.changing():
+            opened.file.truncate(size)
 
     def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         self.get(fh).fallocate(mode, offset, length)

@@ -33,6 +33,23 @@ CREATE = os.O_RDWR | os.O_CREAT
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 
 
+class Waits:
+    """A handle one of whose methods waits."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self.file, self.begun, self.go_on = file, threading.Event(), threading.Event()
+
+        def wait(*arguments: Any) -> Any:
+            self.begun.set()
+            assert self.go_on.wait(60)
+            return getattr(file, name)(*arguments)
+
+        setattr(self, name, wait)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 @pytest.fixture
 def backend() -> FaultyBackend:
     return FaultyBackend(MemoryBackend())
@@ -166,6 +183,29 @@ def test_a_whole_object_is_published_by_a_flush_that_has_something_to_publish() 
         files.flush(empty)
         files.release(empty)
         assert len(whole.calls_of("commit")) == 2
+
+
+@pytest.mark.parametrize("change", ["write", "truncate", "fallocate"])
+def test_a_change_that_ends_after_a_flush_is_published_by_the_next_one(change: str, monkeypatch: Patch) -> None:
+    with PageCache("1MiB") as cache:
+        whole = MemoryBackend(commit_on_close=True)
+        files = Files(cache.attach(whole))
+        fh = files.open("a", CREATE)
+        files.write(fh, 0, b"first")
+        opened = files.get(fh)
+        name = {"write": "pwrite", "truncate": "truncate", "fallocate": "punch_hole"}[change]
+        waits = Waits(opened.file, name)
+        monkeypatch.setattr(opened, "file", waits)
+        calls = {"write": (0, b"again"), "truncate": (2,), "fallocate": (0x03, 0, 2)}
+        changing = Task(getattr(files, change), fh, *calls[change])
+        assert waits.begun.wait(60)
+        files.flush(fh)  # of a duplicate
+        waits.go_on.set()
+        changing.result()
+        files.flush(fh)
+        assert whole.snapshot("a") == {"write": b"again", "truncate": b"fi", "fallocate": b"\0\0rst"}[change]
+        monkeypatch.undo()
+        files.release(fh)
 
 
 @pytest.mark.parametrize("error", [None, errno.EACCES])
