@@ -259,17 +259,19 @@ class Server:
                 inode.set_written(time.time_ns())
             return True
 
+        stored: int | None = None
         if fh is None:
             with self._moving.opening(node, known=again is not None):
                 if node.opens:
-                    self._by_name(node, again, self.names.status)
+                    found = self._by_name(node, again, self.names.status)
+                    stored = None if found is None else found.size
                 elif self._by_name(node, again, cut):
                     return
         writable = [opened for opened in self._opened(node) if opened.writable]
         writable.sort(key=lambda opened: opened.number != fh)
         for opened in writable:
             with _unless_closed(opened):
-                if opened.file.size != size:
+                if opened.file.size != size or stored not in (None, size):  # another program may have appended
                     opened.file.truncate(size)
                     opened.written_ns = time.time_ns()
                     opened.wrote |= opened.number == fh

@@ -1155,6 +1155,17 @@ def test_a_symbolic_link_that_is_replaced_before_it_is_followed(server: Mount, b
         assert code(server.readlink, found.number) == errno.ESTALE
 
 
+def test_a_truncate_by_name_of_an_open_file_cuts_what_another_program_has_appended(server: Mount) -> None:
+    (server.root / "a").write_bytes(b"a")
+    number = server.lookup(1, "a").number
+    fh = server.open(number, os.O_RDWR)[0]
+    with (server.root / "a").open("ab") as other:
+        other.write(b"longer")
+    assert server.setattr(number, {"size": 1}).size == 1
+    server.fsync(fh)
+    assert (server.root / "a").read_bytes() == b"a"
+
+
 def test_only_ftruncate_to_the_present_size_moves_the_time_of_a_file(server: Mount) -> None:
     fh, made = server.create(1, "empty", 0o600, os.O_RDWR)
     server.setattr(made.number, {"mtime_ns": 10**9, "atime_ns": 10**9})
