@@ -69,6 +69,8 @@ class AsyncCachedFile:
     b'ello'
     """
 
+    _unreported: OSError | None = None  # of a close that its task has left
+
     def __init__(self, file: CachedFile) -> None:
         self._file = file
         self._aside = file.volume.aside
@@ -334,13 +336,30 @@ class AsyncCachedFile:
     # -- the end
 
     async def close(self) -> None:
-        """Close the handle, as `CachedFile.close` does. Idempotent."""
-        if self._file.closed:
-            return
-        if self._file._close_may_wait():
-            await self._aside.run("close", self._file.close, key=self.key)
-        else:
+        """Close the handle, as `CachedFile.close` does; the next call raises the error of one that was cancelled."""
+        if self._file._closing is None and not self._file._close_may_wait():
             self._file.close()
+            return
+        error = None
+        if not self._file.closed:
+            error = await self._aside.run("close", self._error_of_close, self._keep_error, key=self.key)
+        if error is None:
+            error, self._unreported = self._unreported, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # error → traceback → this frame → error
+
+    def _error_of_close(self) -> OSError | None:
+        try:
+            self._file.close()
+        except OSError as error:
+            return error
+        return None
+
+    def _keep_error(self, error: OSError | None) -> None:
+        self._unreported = error or self._unreported
 
     async def abandon(self) -> None:
         """Close without write-back, as `CachedFile.abandon` does. Never waits."""

@@ -7,11 +7,14 @@ of the file, so buffered and text wrappers, zipfile, tarfile and numpy work on i
 
 from __future__ import annotations
 
+import errno
 import io
 import operator
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from types import TracebackType
@@ -20,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 from ..config import Durability, VolumeOptions
 from ..engine.attempts import Attempts
 from ..engine.io import barrier, holes
+from ..engine.park import SLICE, Deadline, Signal, deadline_error
+from ..engine.report.reason import during, of_file
 from ..errors import Key, LostRange, ShutdownError, set_written, written_before
 from ..native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle
 from ..volume import lifetimes
@@ -78,6 +83,27 @@ def _text(key: Key) -> str:
     return os.fsdecode(key) if isinstance(key, str | bytes | os.PathLike) else str(key)
 
 
+@dataclass(slots=True, eq=False)
+class _Closing:
+    """The call that closes a handle. A `with` unlocks `block` in C, also after an interrupt: then nobody waits for it.
+
+    Attributes:
+        over: set at its end.
+        done: it has not failed.
+        error: why it has.
+    """
+
+    thread: int = field(default_factory=threading.get_ident)
+    block: threading.Lock = field(default_factory=threading.Lock)
+    over: Signal = field(default_factory=Signal)
+    done: bool = False
+    error: BaseException | None = None
+
+
+CLOSED = _Closing(0, done=True)
+"""Of every handle that is closed: a kept error would keep the frames that it has passed."""
+
+
 class CachedFile(Handle, io.RawIOBase):
     """One open of a cached object; made by `Volume.open`.
 
@@ -104,6 +130,7 @@ class CachedFile(Handle, io.RawIOBase):
     volume: Volume
     _altered = False  # its size, holes or direct bytes were changed through this handle, or a view to write was taken
     _superseded: tuple[LostRange, ...] = ()  # unsaved bytes of closed handles that the open has cut off
+    _closing: _Closing | None = None  # set in one step by the call that closes it
     _direct = False  # reads and writes bypass the cache
     _warns_of_readers = True  # unclosed handles are reported, even if nothing can be lost
 
@@ -119,7 +146,6 @@ class CachedFile(Handle, io.RawIOBase):
         self._writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
         self._makes = bool(flags & (os.O_TRUNC | os.O_EXCL))
         self._loss_cursor = inode.loss_cursor()
-        self._closing = False
         cache = inode.owner.cache
         page = int(cache.config.page_size)
         self._read_ahead = read_ahead // page
@@ -387,7 +413,8 @@ class CachedFile(Handle, io.RawIOBase):
         Raises:
             WritebackError: it failed; it stays dirty. OSError: of an owed call. DataLossError: data was lost (once).
         """
-        if self._closing or (self.volume.detached and not self.closed):
+        here = self._closing is not None and self._closing.thread == threading.get_ident()
+        if here or (self.volume.detached and not self.closed):
             return
         self._send()
         self._raise_loss()
@@ -474,20 +501,65 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _close(self, timeout: float | None) -> None:
         """Close, waiting for a commit for at most `timeout` seconds."""
-        if self.closed or self._closing:
-            return
-        self._closing = True
-        try:
-            if not self.volume.cache.native.forked:
+
+        def save() -> None:
+            try:
+                lifetimes.close_handle(self._use, changed=self._writable and self._changed(), timeout=timeout)
+            except OSError:
+                self._raise_loss()  # this handle makes no other call that could report it
+                raise
+            if self._inode.last_loss > self._loss_cursor:
+                self._raise_loss()
+
+        if (closing := self._close_by(save)) is not None:
+            self._outlast(closing, timeout)
+
+    def _close_by(self, work: Callable[[], None]) -> _Closing | None:
+        """Close after this work, unless another call has begun to: return that."""
+        if self.closed:
+            return None
+        closing = _Closing()
+        with closing.block:
+            try:
+                running: _Closing = self.__dict__.setdefault("_closing", closing)
+                if running is not closing:
+                    return running
+                if not self.volume.cache.native.forked:
+                    work()
+                closing.done = True
+            except BaseException as error:
+                closing.error = error
+                raise
+            finally:
                 try:
-                    lifetimes.close_handle(self._use, changed=self._writable and self._changed(), timeout=timeout)
-                except OSError:
-                    self._raise_loss()  # this handle makes no other call that could report it
-                    raise
-                if self._inode.last_loss > self._loss_cursor:
-                    self._raise_loss()
-        finally:
-            self._end()
+                    if self._closing is closing:
+                        self._end()
+                finally:
+                    closing.over.set()
+                    del closing  # error → traceback → this frame → error
+        return None
+
+    def _outlast(self, closing: _Closing, timeout: float | None) -> None:
+        """Wait until another thread has closed the handle, and raise its error."""
+        inode, volume = self._inode, self._inode.volume
+        if closing.thread == threading.get_ident() or volume.cache.native.forked:
+            return  # below that call, in a signal handler
+        if closing.block.locked():
+            volume.check_wait("close", self.key)
+            deadline, since = Deadline(volume.clock, timeout), volume.reconnects
+
+            def sleep() -> None:
+                inode.check_here(barrier.needs(inode))
+                while closing.block.locked() and not closing.over.wait(min(SLICE, deadline.left())):
+                    volume.check_alive(self.key, since)
+                    if deadline.passed():
+                        raise deadline_error("close", self.key)
+
+            during(of_file(inode, "a close"), sleep)
+        if isinstance(closing.error, Exception):
+            raise closing.error
+        if not closing.done:
+            raise InterruptedError(errno.EINTR, "the close was interrupted, what is unsaved stays so", self.key)
 
     def abandon(self) -> None:
         """Close without write-back; uncommitted data of this file is dropped if no other writable handle is open, and
@@ -497,15 +569,12 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _abandon(self, cut_off: tuple[LostRange, ...]) -> None:
         """Abandon; `cut_off` is lost as well if the data is dropped."""
-        if self.closed or self._closing:
-            return
-        self._closing = True
-        try:
-            if not self.volume.cache.native.forked:
-                self._unbind()  # calls that wait for the file's lock find it closed
-                lifetimes.abandon_handle(self._use, cut_off, changed=self._changed())
-        finally:
-            self._end()
+
+        def give_up() -> None:
+            self._unbind()  # calls that wait for the file's lock find it closed
+            lifetimes.abandon_handle(self._use, cut_off, changed=self._changed())
+
+        self._close_by(give_up)
 
     def _never_opened(self) -> None:
         """Close a handle whose opener has given up. An object that this open has truncated or made is not published."""
@@ -516,16 +585,14 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _leave(self) -> None:
         """Close without write-back: dirty data stays dirty in the cache. Never waits."""
-        if self.closed or self._closing:
-            return
-        self._closing = True
-        try:
+
+        def leave() -> None:
             if self._changed():
                 with self.volume.inodes_lock:
                     self._inode.keep_changes()
             lifetimes.release(self._use)
-        finally:
-            self._end()
+
+        self._close_by(leave)
 
     def _end(self) -> None:
         if not self._use.left and not self.volume.cache.native.forked:
@@ -533,7 +600,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._inode.open_handles.pop(id(self._use), None)
         self._unbind()
         super().close()  # calls flush, which has nothing left to do
-        self._closing = False
+        self._closing = CLOSED
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -560,7 +627,7 @@ class CachedFile(Handle, io.RawIOBase):
         except AttributeError:
             return  # never bound
         name = repr(self)
-        self._closing = True
+        self._closing = CLOSED
         self._unbind()
         volume = self.volume
         if not volume.cache.native.forked and not volume.detached:

@@ -80,7 +80,7 @@ class PageCacheFile(CachedFile):
 
     def close(self) -> None:
         """Close as `CachedFile.close`; `abandon` if an exception left a `with fsspec.open(...)` that writes."""
-        if self.closed or self._closing:
+        if self.closed:
             return
         if self._writable and self._commits_on_close() and left_by_exception(self):
             self.abandon()
@@ -202,6 +202,7 @@ class CompressedFile(io.BufferedIOBase):
 
     def close(self) -> None:
         if self.closed:
+            self._file.close()  # another thread may be in that
             return
         try:
             self._outer.close()

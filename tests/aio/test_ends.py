@@ -5,6 +5,7 @@ which have no version before they are committed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -12,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, Volume, aio
+from pagecache import CommitError, DataLossError, Volume, aio
 from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 from pagecache.options import OpenMode
 from pagecache.volume.inode import Inode
 
-from ..file.rig import PAGE, Patch, Task, content_of, eventually, raises, until_all_wait
+from ..file.rig import ONCE, PAGE, Patch, Task, content_of, eventually, raises, raising, until_all_wait
 from ..stores import RecordingBackend
 from .conftest import Attach, cancelled
 from .stores import Gate, Store
@@ -118,6 +119,35 @@ async def beside_a_read(volume: Volume, file: aio.AsyncCachedFile, gate: Gate) -
     task = asyncio.ensure_future(file.pwrite(b"late" * 5000, 3905))
     await asyncio.to_thread(gate.wait_entered)
     task.cancel()
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["published", "refused"])
+@pytest.mark.parametrize("beside", [True, False], ids=["beside it", "after it"])
+async def test_the_close_after_a_cancelled_one_has_its_result(attach: Attach, *, beside: bool, fails: bool) -> None:
+    """As `asyncio.wait_for(file.close(), 5)` does it. The loop runs meanwhile. [2.16, 2.20]"""
+    store = Store({"f": b"old"}, commit_on_close=True)
+    volume = attach(store, retry=ONCE)
+    file = await aio.open(volume, "f", "w")
+    await file.pwrite(b"new", 0)
+    gate = store.gate("commit")
+    await cancelled(gate, file.close())
+    if fails:
+        store.instead["commit"] = raising(OSError(errno.EACCES, "no"))
+    if beside:
+        again = asyncio.create_task(file.close())
+        await until_all_wait(volume.cache, again)
+        gate.open()
+    else:
+        gate.open()
+        while not file.closed or volume.inodes["f"].handles:
+            await asyncio.sleep(0.001)
+        again = asyncio.create_task(file.close())
+    if fails:
+        with pytest.raises(CommitError, match="no"):
+            await again
+    else:
+        await again
+    assert store.content("f") == (b"old" if fails else b"new")
 
 
 async def test_a_write_that_ends_right_after_its_object_was_dropped_is_not_published(

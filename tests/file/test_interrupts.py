@@ -660,6 +660,27 @@ def test_a_sync_of_a_signal_handler_does_not_wait_for_the_direct_write_of_its_th
     assert rig.saved(file) == b"1" * PAGE + b"2" * PAGE + DATA[2 * PAGE :]
 
 
+def in_discard(frame: FrameType) -> bool:
+    return frame.f_code is EngineFile.drop_local.__code__  # the token is held
+
+
+def test_a_close_of_a_signal_handler_does_not_wait_for_one_that_waits_for_its_thread(make: Make) -> None:
+    """Another thread closes the handle; its write-back waits for the discard below the signal handler. [2.25]"""
+    rig, file = make({KEY: DATA}).written(b"2" * 2 * PAGE, 0)
+    closes: list[Task[None]] = []
+
+    def handler() -> None:
+        closes.append(Task(file.close))
+        eventually(lambda: any(wait.what == "flush" for wait in rig.cache.waits()))
+        raises(DeadlockError, file.close)
+
+    discard = partial(rig.volume.discard, KEY, 0, PAGE)
+    assert Task(interrupted_at, 1, discard, in_discard, handler).result()
+    raises(DataLossError, closes[0].result)
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == DATA[:PAGE] + b"2" * PAGE + DATA[2 * PAGE :]
+
+
 def in_line(frame: FrameType) -> bool:
     return frame.f_code.co_qualname == "_Wait.sleep"  # of the throttle: the writer is the first in line
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from pagecache import LostRange, ShutdownError, UnsavedDataError, Volume
+from pagecache.engine.io import barrier
 from pagecache.engine.park import Signal
 from pagecache.engine.runner import ThreadRunner
 from pagecache.native import NativeVolume
-from pagecache.volume import detach
+from pagecache.volume import detach, lifetimes
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
@@ -270,6 +271,72 @@ def test_the_second_end_waits_for_the_first(make: Make, pair: tuple[str, str], h
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
     assert len(rig.backend.seen("close")) == 1
     assert rig.cache.close() == []
+
+
+def behind_a_close(rig: Rig, task: Task[Any]) -> bool:
+    """Wait until the task has ended, or waits for the close of another thread; return whether it waits."""
+    eventually(lambda: task.finished.is_set() or any(wait.what == "a close" for wait in rig.cache.waits()))
+    return not task.finished.is_set()
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EACCES, "no")], ids=["published", "refused"])
+def test_the_second_close_of_a_handle_has_the_result_of_the_first(make: Make, error: OSError | None) -> None:
+    """[2.16, 2.20]"""
+    rig, file = make({KEY: DATA}, retry=ONCE, limits={"commit_on_close": True}).written(NEW, 0)
+    if error is not None:
+        rig.backend.fault("commit", error)
+    gate, first = at_gate(rig.backend.gate("commit"), file.close)
+    closes = [Task(file.close) for _ in range(2)]
+    assert all(behind_a_close(rig, task) for task in closes)
+    gate.open()
+    for task in (first, *closes):
+        if error is None:
+            task.result()
+        else:
+            raises(OSError, task.result, match="no")
+    file.close()
+    assert rig.backend.committed(KEY) == (overlay(DATA, 0, NEW) if error is None else DATA)
+
+
+def test_a_flush_beside_the_close_of_another_thread_writes_back(make: Make) -> None:
+    rig, file = make({KEY: DATA}).written(NEW, 0)
+    gate, first = at_gate(rig.backend.gate("write_from"), file.close)
+    second = Task(file.flush)
+    eventually(lambda: second.finished.is_set() or any(wait.what == "flush" for wait in rig.cache.waits()))
+    assert not second.finished.is_set()
+    first.result(opening=gate)
+    second.result()
+
+
+def test_a_close_beside_an_interrupted_one_does_not_succeed(make: Make, monkeypatch: Patch) -> None:
+    rig, file = make({KEY: DATA}).written(NEW, 0)
+    gate = rig.backend.gate("write_from")
+    with monkeypatch.context() as patch:
+        ended = held(patch, lifetimes, "release")
+        patch.setattr(barrier, "flush", raising(KeyboardInterrupt()))
+        _, first = at_gate(ended, file.close)
+        second = Task(file.close)
+        assert behind_a_close(rig, second)
+        raises(KeyboardInterrupt, first.result, opening=ended)
+        raises(InterruptedError, second.result)
+    gate.open()
+    assert file.closed
+
+
+@pytest.mark.parametrize("how", ["abort", "deadline"])
+def test_a_close_behind_another_one_ends_as_other_waits_do(make: Make, how: str) -> None:
+    rig, file = make({KEY: DATA}).written(NEW, 0)
+    gate, first = at_gate(rig.backend.gate("write_from"), file.close)
+    if how == "deadline":
+        raises(TimeoutError, file._close, 0.0)
+        first.result(opening=gate)
+        return
+    second = Task(file.close)
+    assert behind_a_close(rig, second)
+    rig.volume.abort()
+    raises(ShutdownError, second.result)
+    raises(ShutdownError, first.result)
+    gate.open()
 
 
 def collected(rig: Rig) -> int:

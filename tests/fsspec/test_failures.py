@@ -14,8 +14,9 @@ import pytest
 
 import pagecache
 from pagecache.fsspec import PageCacheFile, PageCacheFileSystem
+from pagecache.volume import lifetimes
 
-from ..file.rig import raises, run_program
+from ..file.rig import Task, at_gate, eventually, held, raises, run_program
 from .conftest import Make
 from .targets import OwnMemory
 
@@ -326,6 +327,24 @@ def test_an_object_that_must_be_new_replaces_none(make: Make, tmp_path: Path, ho
         raises(FileExistsError, fs.put_file, f"{tmp_path}", "/", mode="create")
     assert below.cat_file("/file") == OLD
     assert below.cat_file("/new") == (b"" if how == "touch" else b"new")
+
+
+@pytest.mark.parametrize(("mode", "compression"), [("wb", None), ("wt", None), ("wb", "gzip")])
+def test_the_second_close_of_a_file_waits_for_the_first(
+    make: Make, monkeypatch: pytest.MonkeyPatch, mode: str, compression: str | None
+) -> None:
+    """Two threads close it: for both it is stored then."""
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    file = fs.open("/file", mode, compression=compression)
+    file.write("text" if mode == "wt" else b"bytes")
+    gate, first = at_gate(held(monkeypatch, lifetimes, "close_handle"), file.close)
+    second = Task(file.close)
+    waits = fs.volume.cache.waits
+    eventually(lambda: second.finished.is_set() or any(wait.what == "a close" for wait in waits()))
+    assert not second.finished.is_set()
+    first.result(opening=gate)
+    second.result()
+    assert below.size("/file")
 
 
 @pytest.mark.parametrize("error", [BlockingIOError, KeyboardInterrupt])

@@ -60,6 +60,15 @@ ALL = 1 << SYNC_SEND | 1 << SYNC_COMMIT
 """Both things that a sync may begin."""
 
 
+def needs(file: EngineFile, *, commit: bool = True) -> int:
+    """Return the holds of a file that a sync may have to wait for: a pass or a commit takes the token, and a commit of
+    some backends begins only when no direct write runs.
+    """
+    limits = file.limits()
+    beside = not commit or limits.durable_writes or limits.parallel_direct_writes
+    return TOKEN if beside else TOKEN | DIRECTLY
+
+
 class FileSync:
     """One file's progress to "committed up to s". One thread can drive many: `poll` returns whether it is done, and
     between two polls the caller waits for the inode's event.
@@ -224,12 +233,8 @@ class FileSync:
         self._pause(now + delay if file.commits.parked else max(now, file.commits.not_before))
 
     def needs(self) -> int:
-        """Return the holds of the file that it may have to wait for: a pass or a commit takes the token, and a commit
-        of some backends begins only when no direct write runs.
-        """
-        limits = self.file.limits()
-        beside = not self.commit or limits.durable_writes or limits.parallel_direct_writes
-        return TOKEN if beside else TOKEN | DIRECTLY
+        """Return the holds of the file that it may have to wait for."""
+        return needs(self.file, commit=self.commit)
 
     def leave(self) -> None:
         """Record that its caller polls no more: it makes no further try."""
