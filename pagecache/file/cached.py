@@ -455,13 +455,19 @@ class CachedFile(Handle, io.RawIOBase):
         """Do what `fsync` does, without a report of losses: that is for the caller, who may have left."""
         level = self.volume.engine.level(durability)
         self._check_open()
-        held = self._inode.withheld and self.volume._is_read_only()  # what was recovered
-        if held or (level == "backend" and self._inode.removed and self._inode.is_unpublishable()):
-            self._inode.volume.check_alive(self.key)
-        else:
-            (barrier.save if level == "disk" else barrier.fsync)(self._inode, timeout)
-        if self._inode.unclosed:
-            self._inode.set_unclosed(False)  # the writer itself has published the object
+        inode = self._inode
+        held = inode.withheld and self.volume._is_read_only()  # what was recovered
+        if unclosed := inode.unclosed:
+            inode.set_unclosed(False)  # first: a writer that is collected beside it leaves bytes of its own
+        try:
+            if held or (level == "backend" and inode.removed and inode.is_unpublishable()):
+                inode.volume.check_alive(self.key)
+            else:
+                (barrier.save if level == "disk" else barrier.fsync)(inode, timeout)
+        except BaseException:
+            if unclosed and inode.has_local():
+                inode.set_unclosed(True)
+            raise
 
     def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit.

@@ -581,6 +581,25 @@ def test_a_handle_collected_unclosed_keeps_its_bytes(store: Rig, changed: bool, 
         assert store.synced() == overlay(DATA, PAGE, MINE)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_writer_that_is_collected_beside_an_fsync_publishes_nothing_at_the_exit(store: Rig) -> None:
+    """The fsync is about its earlier bytes. One after it publishes the others. [2.22, T-77]"""
+    reader, inode = store.open("rb"), store.volume.inodes[KEY]
+    writers = [store.volume.open(KEY, "r+b")]
+    writers[0].pwrite(b"one", 0)
+    gate, saving = at_gate(store.backend.gate("commit"), reader.fsync)
+    writers[0].pwrite(b"two", 2 * PAGE)
+    writers.clear()
+    gc.collect()
+    eventually(lambda: not inode.collected and not inode.writers)
+    saving.result(opening=gate)
+    assert b"two" not in (store.backend.committed(KEY) or b"")
+    assert lifetimes.withhold(store.volume) == [inode]
+    reader.fsync()
+    assert b"two" in (store.backend.committed(KEY) or b"")
+    assert not inode.unclosed
+
+
 def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> None:
     """Its close left them to the other writer. Once they are acknowledged, an abandon gives its own bytes up. [2.20]"""
     rig = make({KEY: DATA})
