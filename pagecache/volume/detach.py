@@ -314,14 +314,19 @@ def _give_up_file(volume: Volume, inode: Inode, deadline: Deadline, lost: list[L
                 raise  # of the backend
             volume.engine.abort(error)
     if volume.engine.aborted and len(lost) == known:
-        ranges = inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)]
-        lost += [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
-        inode.report_to_handles(lost[known:], seen=True)
+        _lose(inode, inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)], lost)
+
+
+def _lose(inode: Inode, ranges: list[tuple[int, int]], lost: list[LostRange]) -> None:
+    found = [LostRange(inode.key, pos, n, errno.EIO, inode.volume.name) for pos, n in ranges]
+    lost += found
+    inode.report_to_handles(found, seen=True)
 
 
 def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadline, op: Op) -> None:
     """Drop the local data of a file, whose token is held: a commit of it has ended."""
-    forgotten = inode.has_local() and _roll_back(volume, inode, deadline)
+    changed, known, sent = inode.has_local(), len(lost), direct.uncommitted(inode)
+    forgotten = changed and _roll_back(volume, inode, deadline)
     if not volume.engine.aborted:
 
         def record(found: list[LostRange]) -> None:
@@ -329,6 +334,8 @@ def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadlin
             inode.report_to_handles(found, seen=True)
 
         inode.drop_local(op, (0, END, record, deadline.at is None, forgotten))
+        if changed:  # what is not committed and has no bytes is no loss of the drop
+            _lose(inode, sent or ([] if len(lost) > known else [(inode.size, 0)]), lost)
 
 
 def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import logging
+import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, DataLossError, LostRange, UnsavedDataError
+from pagecache import CachedFile, CommitError, DataLossError, LostRange, UnsavedDataError, loglines
 from pagecache.engine.commit import overdue
 from pagecache.volume import lifetimes
 
-from ..stores import ObjectBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, SAVES, Make, Rig, Task, at_gate, beside, eventually, pattern, raises, run_program
+from ..stores import WAIT_LIMIT_S, ObjectBackend, failing_commit
+from .rig import KEY, ONCE, PAGE, SAVES, Log, Make, Rig, Task, at_gate, beside, eventually, pattern, raises, run_program
 
 OLD = pattern(4 * PAGE)
 NO = OSError(errno.EACCES, "no")
@@ -98,6 +100,27 @@ def test_a_failed_commit_gives_it_back(make: Make, what: str, aborted: bool) -> 
             raises(CommitError, file.fsync)
     assert rig.saved(file) == file.pread(9 * PAGE, 0)
     assert rig.backend.seen("commit")
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+@pytest.mark.parametrize("what", [*CHANGES, "direct write"])
+def test_an_end_that_gives_it_up_lists_it(make: Make, what: str, aborted: bool, caplog: Log) -> None:
+    """With no bytes, but those of a direct write; the log does not say that all is saved. [2.16]"""
+    if what == "direct write":
+        rig, file = make({KEY: OLD}, retry=ONCE).written(b"x" * PAGE, PAGE, direct=True)
+    else:
+        rig, file = changed(make, what)
+    size = file.size
+    rig.backend.fault("commit", NO, times=math.inf)
+    if aborted:
+        rig.volume.abort()
+    with caplog.at_level(logging.INFO, "pagecache"):
+        lost = rig.volume.detach(on_failed="discard")
+        loglines.outlast(WAIT_LIMIT_S)
+    assert [entry.key for entry in lost] == [KEY]
+    if what != "direct write":  # a commit that has failed has lost its bytes before
+        assert (lost[0].offset, lost[0].length) == (size, 0)
+    assert "everything is saved" not in caplog.text
 
 
 @pytest.mark.parametrize("what", [what for what in CHANGES if what != "discard of acknowledged bytes"])
