@@ -85,7 +85,7 @@ def errno_of(error: BaseException) -> int:
     return _given_errno(error) or next((code for kind, code in CODES if isinstance(error, kind)), errno.EIO)
 
 
-def is_unsupported(error: OSError) -> bool:
+def is_unsupported(error: BaseException) -> bool:
     """Return whether the backend says that it has no such call."""
     return isinstance(error, io.UnsupportedOperation) or errno_of(error) in (errno.ENOSYS, errno.EOPNOTSUPP)
 

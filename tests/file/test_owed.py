@@ -171,6 +171,44 @@ def test_a_definite_refusal_changes_nothing(make: Make, change: str, error: str)
     assert [call.op for call in rig.backend.calls if call.op in ("truncate", "punch_hole", "commit")] == []
 
 
+def test_a_hole_that_no_try_could_make_is_written_as_zeros(make: Make) -> None:
+    """The first try had no answer; the second says that there is no such call: so the first did nothing. [2.17]"""
+    rig, file = punching(make, retry=RetryPolicy(first_delay=0.001, max_delay=0.005))
+    rig.backend.fault("punch_hole", UNKNOWN["timed out"])
+    rig.backend.fault("punch_hole", OSError(errno.EOPNOTSUPP, "not on this file system"))
+    file.punch_hole(PAGE, 2 * PAGE)
+    assert not len(rig.volume.inodes[KEY].owed)
+    assert rig.saved(file) == CHANGES["punch_hole"][1]
+    assert len(rig.backend.seen("punch_hole")) == 2
+
+
+@pytest.mark.parametrize("kind", ["absent", "unsupported"])
+@pytest.mark.parametrize("unit", [1, 64, 2 * PAGE])
+@pytest.mark.parametrize("extent", [(PAGE - 10, PAGE + 30), (PAGE, PAGE), (3 * PAGE + 5, PAGE), (7, 9)])
+def test_an_owed_hole_that_the_next_backend_cannot_make_is_made_of_zeros(
+    make: Make, extent: tuple[int, int], unit: int, kind: str
+) -> None:
+    """In whole units, within the limits of the store, with short answers. Later bytes are saved. [2.17, 2.22]"""
+    old = OLD + b"end"
+    size = {"max_write": max(unit, 1024), "max_read": max(unit, 1024), "boundary": unit * 1024}
+    rig = make({KEY: old}, limits={"punch": True, "write_unit": unit, "read_unit": unit, **size}, retry=ONCE)
+    file = rig.open("r+b")
+    rig.fails("punch_hole", LOST, OSError, file.punch_hole, *extent, match="dead")
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    if kind == "absent":
+        fresh.punch = False
+    else:
+        fresh.fault("punch_hole", OSError(errno.ENOSYS, "no holes here"), times=float("inf"))
+    rig.volume.reconnect(fresh)
+    content = overlay(old, extent[0], bytes(extent[1]))[: len(old)]
+    fresh.fault("write_from", lambda file, offset, buffers: file.store(offset, buffers, unit))
+    assert file.pread(len(old), 0) == content
+    file.pwrite(b"later", 2 * PAGE)
+    file.fsync()
+    assert fresh.committed(KEY) == overlay(content, 2 * PAGE, b"later")
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_truncate_is_tried_again_within_the_call(make: Make, refused: bool) -> None:
     """If the second try is refused, the first may have been carried out all the same: it is owed. [2.14, 2.17]"""

@@ -7,7 +7,7 @@ the calls, the others wait for it.
 
 If acknowledged means durable, a cut or a hole is over once it is paid: it is recorded here only, and unpaid ones move
 with the file to the next backend. Otherwise it is recorded as uncommitted as well, and repeated together with all later
-changes.
+changes. A hole that the backend cannot make is made of zeros.
 
 Nothing is paid while an abandoned call may still run on the file: it could land later than the paid calls. Passes,
 commits and truncates hold the token and so never meet such a call; a fill waits for it to return.
@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -45,6 +46,10 @@ take.
 """
 
 
+ZEROS_MAX = 1 << 20
+"""Bytes of memory for the zeros of a hole, unless a unit has more."""
+
+
 class LeftBehindError(BlockingIOError):
     """A thread of the volume cannot pay: a call that was left behind still runs on the file."""
 
@@ -60,7 +65,10 @@ class Step(NamedTuple):
     """It removes only bytes that were never part of the file: a backend that cannot cut leaves them there."""
 
     def call(self, backend_file: BackendFile) -> None:
-        getattr(backend_file, self.method)(*self.arguments)
+        method = getattr(backend_file, self.method, None)
+        if method is None:
+            raise OSError(errno.ENOSYS, f"the backend's file has no {self.method}")
+        method(*self.arguments)
 
 
 def repeated(file: EngineFile, durable: bool) -> list[Step]:
@@ -78,6 +86,37 @@ def repeated(file: EngineFile, durable: bool) -> list[Step]:
         steps.append(Step("truncate", (file.remote_size,), behind, tail=not sized))
     holes, end = file.commits.holes, file.remote_size
     return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
+
+
+def _store_zeros(file: EngineFile, backend_file: BackendFile, pos: int, length: int) -> None:
+    """Store zeros in place of a hole, in whole units: those with an end of the hole keep their other bytes."""
+    limits, stored, max_write = file.limits(), backend_file.stat().size, file.max_write()
+    read_unit, write_unit, boundary = int(limits.read_unit), int(limits.write_unit), int(limits.boundary)
+    unit, end = math.lcm(read_unit, write_unit), min(pos + length, stored)
+    at = pos // unit * unit
+    while at < end:
+        file.volume.check_alive(file.key)
+        inner = pos <= at and at + unit <= end
+        stop = min(end // unit * unit, at + max(ZEROS_MAX // unit, 1) * unit) if inner else min(at + unit, stored)
+        content = bytearray(stop - at)
+        if not inner:
+            _carry(backend_file.read_into, at, memoryview(content), int(limits.max_read), read_unit, boundary)
+            low, high = max(pos - at, 0), min(end, stop) - at
+            content[low:high] = bytes(high - low)
+        _carry(backend_file.write_from, at, memoryview(content).toreadonly(), max_write, write_unit, boundary)
+        at = stop
+
+
+def _carry(call: Callable[..., int], at: int, part: memoryview, most: int, unit: int, boundary: int) -> None:
+    """Make the calls for all bytes of a buffer, which are within the limits of the backend."""
+    while part:
+        length = min(len(part), max(most - most % unit, unit), boundary - at % boundary if boundary else len(part))
+        done = call(at, [part[:length]])
+        if done < len(part):
+            done -= done % unit
+        if done <= 0:
+            raise OSError(errno.EIO, f"a call for {length} bytes at {at} made no progress")
+        at, part = at + done, part[done:]
 
 
 class Debt(Protocol):
@@ -293,18 +332,24 @@ class Owed:
             backend_file = file.still_opened()
             if steps is not self._steps:
                 break
-            is_cut = steps[0].method == "truncate"
+            step = steps[0]
+            is_cut = step.method == "truncate"
             try:
-                steps[0].call(backend_file)
+                step.call(backend_file)
             except OSError as error:
-                if not (isinstance(steps[0], Step) and steps[0].tail and is_unsupported(error)):
+                if not (isinstance(step, Step) and is_unsupported(error)):
                     raise
-                is_cut = False
-                what = f"the backend cannot cut off stored bytes from {steps[0].arguments[0]} on: {cause(error)}"
-                file.volume.say(logging.WARNING, "calls that are owed", what, "they may stay there", file.key)
+                if step.method == "punch_hole":
+                    _store_zeros(file, backend_file, *step.arguments)
+                elif step.tail:
+                    is_cut = False
+                    what = f"the backend cannot cut off stored bytes from {step.arguments[0]} on: {cause(error)}"
+                    file.volume.say(logging.WARNING, "calls that are owed", what, "they may stay there", file.key)
+                else:
+                    raise
             if steps is self._steps:
                 if is_cut and not file.durable():  # it needs a commit
-                    file.cut_paid(*steps[0].arguments)
+                    file.cut_paid(*step.arguments)
                 with file.lock:
                     steps.popleft()
         file.bind_calls()

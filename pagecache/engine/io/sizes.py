@@ -67,7 +67,7 @@ class _Change:
             self._step.call(backend_file)
         except BaseException as error:
             if is_refusal(error) and not op.stopped:  # after an abort even a change that was carried out may be refused
-                self.perhaps_done = before
+                self.perhaps_done = before and not is_unsupported(error)  # else no earlier try was carried out either
             raise
 
     def run(self, op: Op, tries: Attempts) -> None:
