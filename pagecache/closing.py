@@ -4,12 +4,13 @@ Dirty data is written back in each case. A cache that is dropped without `close`
 is saved; then its threads end. When its finaliser runs, the collector may already have run those of all other objects
 that it found with the cache; so objects of backends are not among them while anything is unsaved (engine/held.py). At
 interpreter exit saving takes at most `exit_timeout`, and unsaved ranges are listed on stderr. A forked child does none
-of this: it has neither the threads nor the right (contract 2.22).
+of this for its parent's caches: it has neither the threads nor the right (contract 2.22).
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -18,10 +19,10 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import loglines
-from .engine.park import Deadline
+from .engine.park import Deadline, start_thread
 from .engine.report.notices import spans
 from .errors import FailedRange, Key, LostRange, UnsavedDataError, WritebackError
 from .volume import lifetimes
@@ -45,11 +46,13 @@ LOOP_TIMEOUT_S = 1.0
 _open: weakref.WeakSet[PageCache] = weakref.WeakSet()
 _dropped: set[PageCache] = set()
 _registry = threading.RLock()
+_asked = False  # for a call at the begin of a worker process of multiprocessing
+_finalizer: Any = None  # of this process, which is a worker
 
 
 def _forked() -> None:
-    global _registry
-    _registry = threading.RLock()
+    global _registry, _finalizer
+    _registry, _finalizer = threading.RLock(), None
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -66,6 +69,36 @@ def opened(cache: PageCache) -> None:
     """Register a cache, whose data is saved from now on, even if it is dropped."""
     with _registry:
         _open.add(cache)
+    util = sys.modules.get("multiprocessing.util")
+    if hasattr(util, "Finalize"):  # another thread may be importing it
+        _watch_worker(util)
+
+
+def _watch_worker(util: Any) -> None:
+    """Have the end of a worker process of multiprocessing run the exit hook: it may be `os._exit`, without atexit."""
+    global _asked, _finalizer
+    if sys.modules["multiprocessing.process"].parent_process() is None:
+        if not _asked:  # the child of a fork server imports its program before it is a worker
+            _asked = True
+            util.register_after_fork(util, _watch_worker)
+    elif _finalizer is None:
+        _finalizer = util.Finalize(None, _end_worker, exitpriority=-50)
+
+
+def _end_worker() -> None:
+    """Run the exit hook. The threads of the program end after this, and may still write: it waits for them."""
+
+    def run() -> None:
+        not_these = {threading.main_thread(), threading.current_thread()}
+        while others := [each for each in threading.enumerate() if not each.daemon and each not in not_these]:
+            with contextlib.suppress(RuntimeError):  # it is being started
+                others[0].join()
+        _at_exit()
+
+    try:
+        start_thread(threading.Thread(target=run, name="pagecache-exit", daemon=False), "that runs the exit hook")
+    except OSError:
+        _at_exit()
 
 
 def give_up(cache: PageCache) -> None:
@@ -88,7 +121,7 @@ def is_ending(cache: PageCache) -> bool:
 @atexit.register
 def _at_exit() -> None:
     failed: list[BaseException] = []
-    for cache in caches():
+    for cache in [each for each in caches() if not each._exited]:  # a worker process may have run this
         try:
             cache._at_exit()
         except BaseException as error:  # Ctrl-C: the other caches have their turn

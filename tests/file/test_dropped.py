@@ -583,3 +583,54 @@ def test_a_child_that_is_forked_beside_reads_that_wait_has_reads_of_its_own(tmp_
         """,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("writer", ["the call", "a thread after the call", "a cache of an import"])
+def test_a_worker_process_saves_at_its_end(tmp_path: Path, method: str, writer: str) -> None:
+    """It may end by os._exit. A cache that was made before a fork is none of it. [2.22]"""
+    (tmp_path / "imported.py").write_text(
+        textwrap.dedent("""
+        import sys, threading
+        from multiprocessing import util
+        from pagecache import PageCache
+
+        def made():
+            return PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
+
+        cache = made()
+
+        def work(root, writer):
+            file = (cache if writer == "a cache of an import" else made()).attach("dir:" + root).open("saved", "wb")
+            ending = threading.Event()
+            util.Finalize(None, ending.set, exitpriority=-100)
+            if writer == "a thread after the call":
+                threading.Thread(target=lambda: (ending.wait(), file.write(b"bytes"))).start()
+            else:
+                file.write(b"bytes")
+        """)
+    )
+    done = run_program(
+        tmp_path,
+        """
+        import multiprocessing, sys
+
+        if __name__ == "__main__":
+            root, method, writer = sys.argv[1:]
+            context = multiprocessing.get_context(method)
+            if method == "forkserver":
+                context.set_forkserver_preload([])
+            import imported
+            process = context.Process(target=imported.work, args=(root, writer))
+            process.start()
+            process.join()
+            sys.exit(process.exitcode)
+        """,
+        str(tmp_path),
+        method,
+        writer,
+    )
+    if (method, writer) == ("fork", "a cache of an import"):
+        assert "ForkedError" in done.stderr
+    else:
+        assert (done.returncode, done.stderr, (tmp_path / "saved").read_bytes()) == (0, "", b"bytes")
