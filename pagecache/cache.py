@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .observe.trace import Trace
     from .options import CacheChanges, CacheOverrides, VolumeOverrides
     from .stats import CacheStats, Wait
+    from .volume.inode import Inode
     from .volume.recovered import Found, Known
 
 log = logging.getLogger("pagecache.volume")
@@ -161,6 +162,7 @@ class PageCache:
         self.native.configure(self.limits, self.config.poison)
         self.closed = self.ended = False
         self.given_up: list[LostRange] = []  # by ends that have not returned it
+        self.withheld: set[Inode] | None = None  # by an end that leaves objects to their writers; None: there is none
         self.ending = threading.RLock()  # held while threads end; a signal handler may close in between
         self._exited = False
         self._lock = threading.RLock()
@@ -543,12 +545,14 @@ class PageCache:
         if errors:
             raise closing.together(WritebackError, errors, "could not be saved")
 
-    def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
-        """Begin one ticket per volume, those first that wait for no disk; `errors`: of ended volumes."""
+    def _begin_syncs(self, errors: list[OSError], *, ending: bool = False) -> list[SyncTicket]:
+        """Begin one ticket per volume, those first that wait for no disk; `errors`: of ended volumes; `ending`: see
+        `Volume._begin_sync`.
+        """
         tickets = []
         for volume in sorted(self.volumes(), key=lambda each: each.engine.durability == "disk"):
             try:
-                tickets.append(volume.begin_sync())
+                tickets.append(volume._begin_sync(ending=ending))
             except ShutdownError as error:
                 errors.append(error)
         return tickets
@@ -684,16 +688,17 @@ class PageCache:
         return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        withheld = closing.withhold(self) if e is not None else []
         try:
+            if e is not None:
+                closing.withhold(self)
             self.close()
         except OSError as error:
             if e is None:
                 raise
             log.error("%s; the cache is left open, and can be closed again", error)
         finally:
-            for _, inode in withheld:
-                inode.set_aside(withheld=False)  # later syncs and closes publish on purpose
+            if e is not None:
+                closing.end_withholding(self)
 
     def __del__(self) -> None:
         try:

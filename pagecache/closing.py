@@ -155,7 +155,7 @@ def _detach_all(
     cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"], lost: list[LostRange]
 ) -> None:
     failed: list[OSError] = []
-    cache._begin_syncs([])  # concurrently: a dead backend does not delay the data of others
+    cache._begin_syncs([], ending=True)  # concurrently: a dead backend does not delay the data of others
     # A volume may store into volumes that were attached earlier.
     for volume in reversed(cache.volumes()):
         try:
@@ -185,8 +185,19 @@ def _finish(cache: PageCache, deadline: Deadline) -> None:
 
 
 def withhold(cache: PageCache) -> list[tuple[Volume, Inode]]:
-    """Withhold objects that only their writers may publish, and have not; no other call publishes them from now on."""
+    """Withhold objects that only their writers may publish, and have not; no other call publishes them from now on.
+    Until `end_withholding` each end of a volume looks for such objects again, at last under its seal.
+    """
+    if cache.withheld is None:
+        cache.withheld = set()
     return [(volume, inode) for volume in cache.volumes() for inode in lifetimes.withhold(volume)]
+
+
+def end_withholding(cache: PageCache) -> None:
+    """Let later syncs and closes publish what was withheld: they do it on purpose."""
+    withheld, cache.withheld = cache.withheld, None
+    for inode in list(withheld or ()):
+        inode.set_aside(withheld=False)
 
 
 def drop(cache: PageCache) -> None:
@@ -209,7 +220,7 @@ def end(cache: PageCache) -> None:
     name = repr(cache)  # a log record with the object itself would keep the cache alive
     try:
         withheld = withhold(cache)
-        cache._begin_syncs([])  # a rollback that hangs keeps no other object from being saved
+        cache._begin_syncs([], ending=True)  # a rollback that hangs keeps no other object from being saved
         forsaken: list[tuple[Volume, Inode]] = []
         failed: list[OSError] = []
         for volume, inode in withheld:

@@ -30,7 +30,6 @@ from ..disk.tier import DiskTier
 from ..errors import FailedRange
 from ..objects import Event
 from ..target import Target
-from ..volume.inode import Inode
 from ..volume.volume import Volume, largest_window
 from .daemon import notify
 from .loop import Loop
@@ -195,7 +194,6 @@ class Mount:
     def _save(self) -> int:
         """Save everything, by the deadline. Unclosed objects that only their writers may publish are not published."""
         notify("STOPPING=1")
-        kept: list[tuple[Volume, Inode]] = []
         timeout, began, over = self.options.drain_timeout, time.monotonic(), threading.Event()
         with contextlib.suppress(RuntimeError):  # no thread can be started: saved without progress lines
             threading.Thread(target=self._report, args=(over,), daemon=True).start()
@@ -203,13 +201,13 @@ class Mount:
             # Programs do not wait for the releases of their files.
             if self.volume.engine.backend.limits.commit_on_close:
                 self.loop.drain(timeout, only_saving=True)
-            kept = closing.withhold(self.cache)
+            closing.withhold(self.cache)
             if timeout is not None:  # what the releases have left, or a moment for other files
                 timeout = max(timeout - (time.monotonic() - began), min(timeout, GRACE))
             self.cache.close(timeout=timeout)
         except OSError as error:
             over.set()
-            self._list(error, {inode.key for _, inode in kept})
+            self._list(error, {inode.key for inode in self.cache.withheld or ()})
             return 1
         finally:
             over.set()

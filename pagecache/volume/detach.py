@@ -45,7 +45,7 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
         failed: list[OSError] = []
         if volume.engine.durability == "disk" and not volume.engine.aborted:
             with contextlib.suppress(ShutdownError):  # of an abort beside it
-                volume.begin_sync()  # a call that holds a file keeps no other one from the disk
+                volume._begin_sync(ending=True)  # a call that holds a file keeps no other one from the disk
         if volume.recovery is not None:
             if volume.engine.durability == "backend":
                 failed = volume.recovery.outlast(deadline)
@@ -189,17 +189,18 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     try:
         if not volume.engine.aborted:
             abandoned = _drain(volume, deadline)
-            volume.sync(deadline.timeout())
+            lifetimes.withhold_again(volume)  # no writer begins from now on
+            _sync(volume, deadline)
             taken_back, cut = _take_back(volume, abandoned, deadline), _cut_views(volume, deadline)
             if taken_back or cut:
-                volume.sync(deadline.timeout())
+                _sync(volume, deadline)
             if volume.engine.durability == "disk":
                 _sync_names(volume, deadline)
             # A call that creates a file may have begun before the seal, and ended after the sync.
             known: set[tuple[Key, int, int]] = set()
             unsaved, left = _unsaved(volume, deadline)
             while (found := {(each.key, each.offset, each.length) for each in unsaved}) != known:
-                volume.sync(deadline.timeout())
+                _sync(volume, deadline)
                 known, (unsaved, left) = found, _unsaved(volume, deadline)
         else:
             unsaved, left = _unsaved(volume, deadline)
@@ -221,6 +222,10 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
 def _owes_names(volume: Volume) -> bool:
     """Return whether the end depends on a sync of names that the backend has not had."""
     return volume.engine.durability == "backend" and volume.engine.name_sync.is_owed()
+
+
+def _sync(volume: Volume, deadline: Deadline) -> None:
+    volume._begin_sync(ending=True).wait(deadline.timeout())
 
 
 def _sync_names(volume: Volume, deadline: Deadline) -> None:

@@ -325,12 +325,20 @@ def withhold(volume: Volume) -> list[Inode]:
     """Withhold objects that only their writers may publish, and have not: the handle is open, or was collected
     unclosed. From now on no other call publishes them (contract 2.22).
     """
-    with volume.inodes_lock:
+    with volume.inodes_lock:  # to the end: a close counts its writer no longer, then looks at the mark
         inodes = [i for i in volume.inodes.objects.values() if i.has_writer() or i.unclosed]
-    found = [i for i in inodes if i.limits().commit_on_close and i.has_local()]
-    for inode in found:
-        inode.set_aside(withheld=True)
+        found = [i for i in inodes if i.limits().commit_on_close and i.has_local()]
+        for inode in found:
+            inode.set_aside(withheld=True)
+        if (withheld := volume.cache.withheld) is not None:
+            withheld.update(found)
     return found
+
+
+def withhold_again(volume: Volume) -> None:
+    """Withhold such objects if an end of the cache does: their writers may have begun since it looked."""
+    if volume.cache.withheld is not None:
+        withhold(volume)
 
 
 def forsake(volume: Volume, inode: Inode, report: Record) -> None:

@@ -27,6 +27,7 @@ from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
 from ..errors import FailedRange, ShutdownError, WritebackError
 from ..native import NAMES, Events
+from . import lifetimes
 
 if TYPE_CHECKING:
     from ..engine.file import EngineFile
@@ -85,17 +86,20 @@ class SyncTicket:
         recovery: Recovery | None = None,
         busy: Sequence[EngineFile] = (),
         failed: OSError | None = None,
+        ending: bool = False,
     ) -> None:
         """Begin a sync of these files; None: of all that are unsaved. `names`: also of names, by `Backend.sync`;
         `asked`: by a caller; otherwise it saves whole objects up to their last fsync at "disk". Without one of these it
         is over without the earlier ones. `recovery`: of files to be laid; `busy`: files that the journal gets later;
-        `failed`: the first error.
+        `failed`: the first error; `ending`: see `Volume._begin_sync`.
         """
         engine = volume.engine
         self._engine, self._aside = engine, volume.aside
         self._mark = engine.name_sync.mark()
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
+        if ending:  # now: nothing that a writer changes from now on has this epoch
+            lifetimes.withhold_again(volume)
         self.total = engine.native.unsaved()
         self._names, self._asked = names, asked
         self._files: list[EngineFile] | None = files  # None: not listed yet, or all are collected

@@ -431,14 +431,20 @@ class Volume:
         return, and the ticket is about what it could not take, and files that a call holds. Recovered files that are
         not held are opened first.
         """
+        return self._begin_sync(durability)
+
+    def _begin_sync(self, durability: Durability | None = None, *, ending: bool = False) -> SyncTicket:
+        """Begin a sync; `ending`: for the end of the volume, which leaves withheld objects to their writers."""
         self._check_alive()
         self.engine.check_reentry("sync")
         if self.engine.level(durability) == "backend" or self.engine.journal is None:
-            return self._add_ticket(SyncTicket(self, recovery=self.recovery))
+            return self._add_ticket(SyncTicket(self, recovery=self.recovery, ending=ending))
+        if ending:
+            lifetimes.withhold_again(self)
         busy: builtins.list[EngineFile] = []
         left = self.engine.journal.append(self.engine.dirty_files(), busy=busy)
         error = self.engine.journal.confirm_all()  # here: a store that hangs has the threads of the volume
-        return self._add_ticket(SyncTicket(self, left, busy=busy, names=False, failed=error))
+        return self._add_ticket(SyncTicket(self, left, busy=busy, names=False, failed=error, ending=ending))
 
     def _add_ticket(self, ticket: SyncTicket) -> SyncTicket:
         self.engine.add_ticket(ticket)

@@ -619,7 +619,7 @@ def test_an_abort_beside_the_begin_of_a_detach_is_no_error_of_it(
     world: World, monkeypatch: pytest.MonkeyPatch, on_failed: Any
 ) -> None:
     world.open().pwrite(b"new", 0)
-    beside(monkeypatch, world.volume, "begin_sync", world.volume.abort)
+    beside(monkeypatch, world.volume, "_begin_sync", world.volume.abort)
     if on_failed == "raise":
         raises(UnsavedDataError, world.volume.detach, on_failed=on_failed)
     assert [lost.key for lost in world.volume.detach(on_failed="discard")] == ["k"]

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, DataLossError, LostRange, UnsavedDataError, loglines
+from pagecache import CachedFile, CommitError, DataLossError, LostRange, PageCache, UnsavedDataError, loglines
 from pagecache.engine.commit import overdue
 from pagecache.volume import lifetimes
 
-from ..stores import WAIT_LIMIT_S, ObjectBackend, failing_commit
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, failing_commit
 from .rig import KEY, ONCE, PAGE, SAVES, Log, Make, Rig, Task, at_gate, beside, eventually, pattern, raises, run_program
 
 OLD = pattern(4 * PAGE)
@@ -265,6 +265,47 @@ def test_a_range_of_an_object_that_an_exit_withholds_is_sent_for_its_writer(obje
     assert objects.backend.seen("write_from")
     assert objects.backend.committed(KEY) == BEFORE
     file.close()
+
+
+BEFORE_THE_END = ["no writer", "a writer that calls fsync", "a volume that is attached"]
+
+
+def leave(cache: PageCache) -> None:
+    """End a `with` block by an exception."""
+    with contextlib.suppress(ZeroDivisionError), cache:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("before", BEFORE_THE_END)
+@pytest.mark.parametrize("end", [PageCache._at_exit, leave])
+def test_a_writer_that_begins_beside_an_end_publishes_nothing(
+    make: Make, end: Callable[[PageCache], None], before: str
+) -> None:
+    """The end waits for another volume. An exception withholds nothing after it. [T-77, 2.22]"""
+    rig = make({KEY: b"old"}, backend=ObjectBackend({KEY: b"old"}), exit_timeout=60.0)
+    file = rig.dirtied(b"saved") if before == "a writer that calls fsync" else None
+    other = RecordingBackend({"slow": b""})  # it ends first
+    slow = rig.cache.attach(other, name="slow").open("slow", "r+b")
+    slow.pwrite(b"x", 0)
+    gate, leaving = at_gate(other.gate("write_from"), end, rig.cache)
+    eventually(lambda: slow.volume.turn)
+    backend, volume = rig.backend, rig.volume
+    if file is not None:
+        file.fsync()  # ends the withholding
+    if before == "a volume that is attached":
+        backend = ObjectBackend({KEY: b"old"})
+        volume = rig.cache.attach(backend, name="late")
+    file = file or volume.open(KEY, "r+b")
+    stored = backend.committed(KEY)
+    file.pwrite(b"half", 100)
+    leaving.result(opening=gate)
+    assert backend.committed(KEY) == stored
+    assert file._inode.withheld == (end is not leave)
+    if end is leave:
+        volume.sync(20)
+        assert backend.committed(KEY) != stored
+    file.close()
+    slow.close()
 
 
 def test_resize_leaves_objects_uncommitted(make: Make) -> None:
