@@ -19,6 +19,7 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ..engine import failures
 from ..engine.foreign import as_os_error, shown
 from ..engine.io.barrier import FileSync
 from ..engine.namesync import NameSyncCall
@@ -46,6 +47,12 @@ TURN = 1024
 
 NAMED = 100
 """Files that are searched for a failure when a wait has reached its deadline."""
+
+
+def _left(file: EngineFile) -> WritebackError:
+    ranges = failures.failed_ranges(file, everything=True) or [failures.uncommitted_range(file)]
+    what = "the cache is ending, and leaves the object to its writer, which has not closed it"
+    return WritebackError(what, file.key, ranges=ranges)
 
 
 class _Speed:
@@ -101,7 +108,7 @@ class SyncTicket:
         if ending:  # now: nothing that a writer changes from now on has this epoch
             lifetimes.withhold_again(volume)
         self.total = engine.native.unsaved()
-        self._names, self._asked = names, asked
+        self._names, self._asked, self._ending = names, asked, ending
         self._files: list[EngineFile] | None = files  # None: not listed yet, or all are collected
         self._next = 0  # index of the first uncollected one; an interrupt may come at any point
         self._taken_up = False
@@ -286,7 +293,11 @@ class SyncTicket:
         self._records = True
         if stamp is None:
             stamp = self._stamp if self._asked or not file.limits().commit_on_close else file.journaled.asked
-        if gone or file.withheld or file.recovering or file.is_synced(stamp):
+        if gone or file.recovering or file.is_synced(stamp):
+            return
+        if file.withheld:
+            if self._asked and not self._ending and file in (self._engine.cache.withheld or ()):  # else it is held
+                self._errors = [*self._errors, _left(file)]
             return
         sync = FileSync(file, stamp, asked=self._asked)
         _, self._unsent[sync] = file.unsaved_up_to(self._stamp)

@@ -16,7 +16,17 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, DataLossError, LostRange, PageCache, UnsavedDataError, loglines
+from pagecache import (
+    CachedFile,
+    CommitError,
+    DataLossError,
+    LostRange,
+    PageCache,
+    UnsavedDataError,
+    WritebackError,
+    closing,
+    loglines,
+)
 from pagecache.engine.commit import overdue
 from pagecache.volume import lifetimes
 
@@ -306,6 +316,29 @@ def test_a_writer_that_begins_beside_an_end_publishes_nothing(
         assert backend.committed(KEY) != stored
     file.close()
     slow.close()
+
+
+def test_a_sync_beside_an_end_raises_for_an_object_that_is_left_to_its_writer(make: Make) -> None:
+    """The syncs of the end itself leave it out. [2.22]"""
+    rig, file = make({KEY: b"old"}, limits={"commit_on_close": True}).written(b"new")
+    closing.withhold(rig.cache)
+    for sync in (rig.volume.begin_sync().wait, rig.volume.sync, rig.cache.sync):
+        assert [(r.key, r.offset, r.length) for r in raises(WritebackError, sync, 20).ranges] == [(KEY, 0, 3)]
+    assert not raises(UnsavedDataError, rig.cache.close, timeout=20).exceptions
+    assert rig.backend.committed(KEY) == b"old"
+    file.fsync()
+    assert rig.synced() == b"new"
+
+
+def test_a_sync_that_began_before_an_end_publishes(make: Make) -> None:
+    """[2.22]"""
+    rig, _ = make({KEY: b"old"}, limits={"commit_on_close": True}).written(b"new")
+    with rig.backend.gate("write_from") as gate:
+        ticket = rig.volume.begin_sync()
+        gate.wait_entered()
+        closing.withhold(rig.cache)
+    ticket.wait(20)
+    assert rig.backend.committed(KEY) == b"new"
 
 
 def test_resize_leaves_objects_uncommitted(make: Make) -> None:
