@@ -442,7 +442,7 @@ def test_bytes_that_were_left_are_given_up_for_newer_ones(tmp_path: Path, monkey
 def test_an_open_for_writing_by_another_name_waits_for_a_laying(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has not found what is laid."""
+    """It has not found the laid bytes."""
     gate = Gate()
     hold = before_read(lambda offset: gate.enter(WAIT_LIMIT_S) if offset else None)
     with unseen(tmp_path, monkeypatch) as volume, hold:
@@ -580,7 +580,7 @@ def test_bytes_that_were_left_belong_to_an_object_and_not_to_its_name(tmp_path: 
 
 
 def gone(world: World, **options: Any) -> tuple[World, Any]:
-    """A world after a crash that has left bytes of `k`, which another program has taken away, and what it has taken."""
+    """A world after a crash that has left bytes of `k`, which another program has taken away, and the taken object."""
     world.open("o", "x+b").fsync(durability="backend")
     world.open().pwrite(b"new", 0)
     world.synced(b"more", 9000)
@@ -1477,7 +1477,7 @@ def test_an_export_has_the_holes_of_a_file_and_is_synced(
     file.pwrite(b"x", 64 << 20)
     file.fsync()
     copy_tier(world.tier, tmp_path / "copy")
-    (tmp_path / "copy/else").symlink_to("nowhere")  # of somebody else
+    (tmp_path / "copy/else").symlink_to("nowhere")  # of another user
     synced, fsync = set[str](), os.fsync
 
     def noted(fd: int) -> None:

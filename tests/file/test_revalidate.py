@@ -1,4 +1,4 @@
-"""Opens that believe a version which was seen a short time ago. [2.19, 2.20]"""
+"""Opens that take a version of a short time ago. [2.19, 2.20]"""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_another_version_that_is_announced_or_met_is_looked_at(rig: Rig, store: 
 
 
 def test_another_name_of_an_object_is_looked_at(tmp_path: Path) -> None:
-    """What was seen concerns one name: another one may lead to another object by now. [2.20]"""
+    """A look concerns one name: another one may lead to another object by now. [2.20]"""
     path, linked, other = tmp_path / KEY, tmp_path / "linked", tmp_path / "other"
     path.write_bytes(DATA)
     linked.hardlink_to(path)
@@ -93,7 +93,7 @@ def test_another_name_of_an_object_is_looked_at(tmp_path: Path) -> None:
 
 
 def looks(make: Make, names: bool) -> tuple[Rig, RecordingBackend]:
-    """A volume on whole objects, or on objects in place, of a store that knows names only."""
+    """A volume on whole objects, or on objects in place, of a store that has names only."""
     backend = RecordingBackend({KEY: DATA}, by_name=True, max_write=PAGE) if names else ObjectBackend({KEY: DATA})
     return make(backend=backend), backend
 
@@ -142,7 +142,7 @@ def test_a_look_by_name_believes_a_version_that_was_just_seen(rig: Rig, clock: H
         assert rig.volume.stat(KEY).size == len(DATA)
         assert asked(store) == 1
         clock.advance(9.9)
-        assert read(rig) == DATA  # an open believes what the look has seen
+        assert read(rig) == DATA  # an open takes the version of the look
         assert asked(store) == 1
         store.remove(KEY)
         assert rig.volume.exists(KEY)

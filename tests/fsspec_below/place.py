@@ -130,7 +130,7 @@ class S3Place(Place):
         return made
 
     def close(self) -> None:
-        for backend in self.made:  # what they have begun to upload goes
+        for backend in self.made:  # begun uploads go
             backend.close()
 
     def names(self) -> list[str]:
@@ -159,7 +159,7 @@ class S3Place(Place):
         self.proxy.rules.clear()
 
     def save(self, file: CachedFile) -> None:
-        """What was uploaded for an old name has to be sent again."""
+        """Bytes that were uploaded for an old name are sent again."""
         with contextlib.suppress(OSError):
             file.fsync()
         file.volume.retry_failed()

@@ -187,7 +187,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
 def test_a_call_acts_on_the_object_that_the_kernel_has_checked(
     trusting: tuple[Mounted, Path], call: str, target: str
 ) -> None:
-    """Another user puts a file of root under a name that leads to a file of his own in the kernel's cache."""
+    """Another user puts a file of root under a name that leads to a file of that user in the kernel's cache."""
     mounted, store = trusting
     own, secrets = keep_secrets(store, f"{call}-{target}")
     there = mounted.path / own.name
