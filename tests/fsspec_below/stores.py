@@ -151,6 +151,16 @@ class Whole(AsyncFileSystem):
         self.hooks.met(self.hooks.after, "rm_file", path)
 
 
+class Moves(Whole):
+    """As gcsfs: `_mv_file` is one request, and `mv` is that of fsspec, which copies and removes by pattern."""
+
+    async def _mv_file(self, path1: str, path2: str, **options: Any) -> None:
+        self.hooks.met(self.hooks.before, "mv_file", path2)
+        if path1 not in self.objects:
+            raise FileNotFoundError(path1)
+        self.objects[path2] = self.objects.pop(path1)
+
+
 class Parts(fsspec.AbstractFileSystem):
     """Objects in a dictionary, read and written through open files: written bytes are there once these are closed."""
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
 
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.objects import STAGE
-from tests.file.rig import attached, raises
+from tests.file.rig import attached, raises, stored
 from tests.fsspec.targets import Store
 from tests.fsspec_below.place import OLD, Place, put
-from tests.fsspec_below.stores import Elsewhere, Whole
+from tests.fsspec_below.stores import Elsewhere, Moves, Whole
 
 
 def test_temporary_objects_are_private(place: Place) -> None:
@@ -41,6 +42,27 @@ def test_names_that_look_like_patterns_mean_themselves(place: Place, key: str) -
     assert key in [stat.key for stat in place.backend.list()]
     place.backend.remove(key)
     assert {place.content(name) for name in ("a1", "what!", "x1", "*other")} == {b"let alone"}
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["itself", "in a folder of another"])
+@pytest.mark.parametrize("awaited", [False, True], ids=["blocking", "awaited"])
+@pytest.mark.parametrize("key", ["a[1]", "a[1]/*"])
+def test_a_rename_of_one_request_takes_its_names_literally(key: str, awaited: bool, folder: bool) -> None:
+    fs: Any = Moves(asynchronous=awaited)
+    for name in ("a1", "a1/b"):
+        fs.put(f"bucket/{name}", b"let alone")
+    backend = (
+        FsspecBackend(DirFileSystem("bucket", fs, asynchronous=awaited), "") if folder else FsspecBackend(fs, "bucket")
+    )
+    with attached(backend) as volume:
+        stored(volume, key, b"mine")  # moved into place
+        volume.rename(key, "renamed[1]")
+        volume.rename("renamed[1]", "a?")
+    assert {name: fs.content(name) for name in fs.objects} == {
+        **dict.fromkeys(("bucket/a1", "bucket/a1/b"), b"let alone"),
+        "bucket/a?": b"mine",
+    }
+    assert not {"cp_file", "rm_file"} & {method for method, _ in fs.hooks.calls}
 
 
 @pytest.mark.parametrize(
