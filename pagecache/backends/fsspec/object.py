@@ -194,7 +194,8 @@ class FsspecObject(SpooledFile[ObjectStat]):
 
     def _mark_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
         """Return size and checksum of the stored object, if it may be this file's commit; None: it is not."""
-        if stored.size not in {attempt.size for attempt in self.draft.attempts.values()}:
+        sizes = {attempt.size for attempt in self.draft.attempts.values()}
+        if stored.size not in sizes and (self.draft.sending is None or stored.size != self.draft.extents.size):
             return None
         total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0
         reader = self._calls.reader(self.name)
