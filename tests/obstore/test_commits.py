@@ -90,6 +90,8 @@ def test_a_bucket_that_is_missing_for_a_while_is_no_other_version(google: tuple[
     file = written(backend, "a", b"two")
     google[0].missing = True
     assert raises(OSError, file.commit, match="NoSuchBucket").errno == errno.ENXIO
+    for look in (backend.open, backend.stat, backend.remove):
+        assert raises(OSError, look, "a", match="NoSuchBucket").errno == errno.ENXIO
     google[0].missing = False
     file.commit()
     assert content(backend, "a") == b"two"

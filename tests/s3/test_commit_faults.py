@@ -229,6 +229,41 @@ def test_a_bucket_that_is_missing_for_a_while_is_no_other_version(
 
 
 @MINISTACK
+@pytest.mark.parametrize("body", [refusal("NoSuchBucket"), b""], ids=["said", "unsaid"])
+@pytest.mark.parametrize("policy", ["fail", "take_remote"])
+@pytest.mark.parametrize("call", ["open", "open by name", "stat", "rename", "remove"])
+def test_a_call_beside_a_missing_bucket_takes_it_for_no_removal(
+    bucket: Bucket,
+    proxy: FaultyProxy,
+    backend: S3Backend,
+    call: str,
+    policy: Literal["fail", "take_remote"],
+    body: bytes,
+) -> None:
+    """As a commit does. [2.19, 2.20]"""
+    bucket.put("k", b"old")
+    backend.honours(of="put")
+    with PageCache("1MiB", retry=RetryPolicy(attempts=1)) as cache, contextlib.ExitStack() as stack:
+        volume = cache.attach(backend, on_conflict=policy)
+        file = volume.open("k", "r+")
+        stack.callback(file.abandon)
+        file.pwrite(b"new", 0)
+        proxy.rules = [ProxyRule("status", status=404, body=body, times=float("inf"))]
+        made = {
+            "open": lambda: volume.open("k"),
+            "open by name": lambda: backend.open("k", read=True),
+            "stat": lambda: backend.stat("k"),
+            "rename": lambda: volume.rename("k", "other"),
+            "remove": lambda: volume.remove("k"),
+        }[call]
+        assert raises(OSError, made).errno == errno.ENXIO
+        proxy.rules = []
+        assert file.pread(3, 0) == b"new"
+        file.fsync()
+    assert bucket.get("k") == b"new"
+
+
+@MINISTACK
 @pytest.mark.parametrize("status", [401, 403, 405])
 def test_a_removal_is_a_conflict_though_the_bucket_may_not_be_looked_at(
     bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, status: int

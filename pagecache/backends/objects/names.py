@@ -106,6 +106,8 @@ class Names(Generic[V]):
         with self._lock:
             change = self._unsettled.get(name)  # taken first: an earlier answer proves nothing about it
         found = self._store.head(name)
+        if found is None:
+            self.check_missing(name)
         if change is not None:
             done = self._was_carried_out(change, found)
             with self._lock:
@@ -115,6 +117,13 @@ class Names(Generic[V]):
             if settles and done:
                 change.finish()
         return found
+
+    def check_missing(self, name: str) -> None:
+        """Check that an open file has lost its object, if nothing is stored under its name; ENXIO: its place is missing
+        as a whole.
+        """
+        if any(file.draft.over is not None for file in self.files(name)):
+            self._store.check_place()
 
     def is_unsettled(self, name: str) -> bool:
         """Return whether the answer to an earlier change of the name was lost, and nothing has settled it yet."""

@@ -36,6 +36,11 @@ class Store(ABC, Generic[V]):
     def head(self, name: str) -> V | None:
         """Return the stored version; None: there is no object; EISDIR: the name is that of a directory."""
 
+    def check_place(self) -> None:
+        """Check that what has the objects is there, a bucket or a container; ENXIO: it is missing, so that a missing
+        object says nothing.
+        """
+
     @abstractmethod
     def copy(self, old: str, new: str, version: V, there: V | None) -> V | None:
         """Copy this version to another name, with its properties; refused, if possible, if another one is stored, or

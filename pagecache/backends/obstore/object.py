@@ -41,7 +41,7 @@ class ObstoreObject(SpooledFile[Stored]):
     def _stored(self) -> Stored | None:
         found = super()._stored()
         if found is None and self.draft.over is not None:
-            self._requests.check_container()
+            self._requests.check_place()
         return found
 
     # ---------------------------------------------------------------- commit

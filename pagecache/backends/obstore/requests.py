@@ -97,8 +97,8 @@ class Requests(Store[Stored]):
                 return None
             raise
 
-    def check_container(self) -> None:
-        """ENXIO: there is no container, so that a missing object says nothing. A refusal to list it is no answer."""
+    def check_place(self) -> None:
+        """A refusal to list the container is no answer."""
         try:
             with self._asking("LIST", ""):
                 next(iter(self._reads.list(None, chunk_size=1)), None)

@@ -133,6 +133,8 @@ class S3Backend(BucketBackend[Stored]):
                 base = seen
             elif read and not self.names.is_unsettled(name):
                 base, beginning = self.requests.beginning(name, min(LENGTH, self.sizes.part))
+                if base is None:
+                    self.names.check_missing(name)
             else:
                 base = self.names.look(name)
         if base is None and not create:

@@ -119,13 +119,7 @@ class S3Object(ObjectFile[Stored]):
     def _stored(self) -> Stored | None:
         found = self._bucket.head(self.name)
         if found is None and self.draft.over is not None:
-            try:
-                self._bucket.check_bucket()
-            except FileNotFoundError as error:  # that says nothing about the object
-                raise BackendError(errno.ENXIO, str(error.strerror), retry=False) from error
-            except ServerError as error:
-                if error.retry or error.status not in (401, 403, 405):  # a refusal to look at it is no answer
-                    raise
+            self._store.check_place()
         return found
 
     def _mark_of(self, stored: Stored) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
@@ -30,7 +32,8 @@ class Requests(Store[Stored]):
         self._seen_bucket = False
 
     def head(self, name: str) -> Stored | None:
-        stored = self._bucket.head(name, once=True)  # the cache repeats the call
+        with self._once_there():
+            stored = self._bucket.head(name, once=True)  # the cache repeats the call
         if stored is None:
             self.check_bucket()
         self._seen_bucket = True
@@ -42,8 +45,28 @@ class Requests(Store[Stored]):
             self._bucket.check_bucket()
             self._seen_bucket = True
 
+    def check_place(self) -> None:
+        try:
+            self._bucket.check_bucket()
+        except FileNotFoundError as error:
+            raise _missing(error) from error
+        except ServerError as error:
+            if error.retry or error.status not in (401, 403, 405):  # a refusal to look at it is no answer
+                raise
+
+    @contextlib.contextmanager
+    def _once_there(self) -> Iterator[None]:
+        """Raise ENXIO if the bucket is missing, and has answered before: that says nothing of an object."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if not self._seen_bucket:
+                raise
+            raise _missing(error) from error
+
     def beginning(self, name: str, length: int) -> tuple[Stored | None, bytes]:
-        found = self._bucket.beginning(name, length)
+        with self._once_there():
+            found = self._bucket.beginning(name, length)
         self._seen_bucket = True
         return found
 
@@ -103,3 +126,8 @@ class Requests(Store[Stored]):
 
     def is_refusal(self, error: BaseException) -> bool:
         return isinstance(error, OSError) and not unclear(error)
+
+
+def _missing(error: FileNotFoundError) -> BackendError:
+    """Return the error of a bucket that was there."""
+    return BackendError(errno.ENXIO, str(error.strerror), retry=False)
