@@ -629,6 +629,30 @@ def lose(proxy: FaultyProxy, fault: Any) -> None:
 
 
 @MINISTACK
+def test_a_second_commit_that_lands_after_a_reconnect_is_recognised(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    """The opened version is that of the first one, and the second is in flight. [2.19]"""
+    bucket.put("k", b"........")
+
+    def act() -> None:
+        volume.abort()
+        volume.reconnect(volume.backend, fenced=True)
+
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"1", 0)
+        file.fsync()
+        file.pwrite(b"2", 1)
+        proxy.rules = [ProxyRule("call", is_for("PutObject"), action=act)]
+        with contextlib.suppress(ShutdownError):
+            file.fsync()
+        eventually(lambda: bucket.get("k") == b"12......")
+        file.pwrite(b"3", 2)
+        file.fsync()
+    assert bucket.get("k") == b"123....."
+
+
+@MINISTACK
 @pytest.mark.parametrize(
     ("shown", "looks"),
     [("the replaced version", 1), ("no length", QUESTIONS), ("an interrupt", 1), ("an interrupt", 2)],

@@ -156,16 +156,18 @@ class ObjectFile(BackendFile, Generic[V]):
 
     def recognises(self, unanswered: object) -> bool:
         """Return whether the opened version is a commit of the earlier file with this draft, or what a rename has made
-        of its version. From now on this file recognises its other commits like its own.
+        of its version. From now on this file recognises its other commits like its own: one may land later.
         """
         draft, base = self.draft, self.draft.base
         if type(unanswered) is not type(draft):
             return False
         made = draft.inherit(unanswered)
         with self._store.about(self.key):
-            if base is None or not (
-                (made is not None and self._store.same(base, made)) or self._mark_of(base) in draft.attempts
-            ):
+            if base is None:
+                return False
+            if made is not None and self._store.same(base, made):
+                return True
+            if self._mark_of(base) not in draft.attempts:
                 return False
         draft.take(base)
         return True
