@@ -15,7 +15,6 @@ and identity:
 from __future__ import annotations
 
 import builtins
-import contextlib
 import errno
 import functools
 import os
@@ -55,7 +54,6 @@ class DirectoryFile(names.LocalFile, BackendFile):
         self._backend = backend
         self._key = key
         self._version: str | None = None  # told last; `changed` is since then
-        self._zeroed: list[tuple[int, int]] = []  # holes made of zeros since the last commit
 
     def stat(self) -> ObjectStat:
         found, changed = None, self.changed
@@ -79,14 +77,9 @@ class DirectoryFile(names.LocalFile, BackendFile):
         end = min(offset + length, os.fstat(self.fd).st_size)
         if offset < end and not names.punch_hole(self.fd, offset, end - offset):
             os.posix_fallocate(self.fd, offset, end - offset)  # a full disk refuses before a byte is lost
-            if not self._backend.limits.durable_writes:
-                self._zeroed.append((offset, end))
-            self._zero(offset, end)
+            while offset < end:
+                offset += os.pwrite(self.fd, ZEROS[: end - offset], offset)
         self.changed = True
-
-    def _zero(self, offset: int, end: int) -> None:
-        while offset < end:
-            offset += os.pwrite(self.fd, ZEROS[: end - offset], offset)
 
     def next_data(self, offset: int) -> tuple[int, int] | None:
         try:
@@ -110,12 +103,7 @@ class DirectoryFile(names.LocalFile, BackendFile):
             self._backend._unsynced.sync(above=self.fd)
         except BaseException:
             self.changed = changed
-            # A failed fsync forgets bytes. The caller sends its own again, over these zeros: so they come now.
-            with contextlib.suppress(OSError):
-                for begin, end in self._zeroed:
-                    self._zero(begin, min(end, os.fstat(self.fd).st_size))
             raise
-        self._zeroed.clear()
         self._version = names.status(self.fd).version
         return self._version
 

@@ -739,43 +739,6 @@ def test_hole_that_would_need_space_is_refused_before_a_byte_is_zero(
     assert content(backend, "a") == b"0123456789"
 
 
-@pytest.mark.parametrize("later", ["nothing", "a write", "a cut"])
-def test_zeros_of_a_hole_outlive_a_failed_fsync(root: Path, monkeypatch: Patch, later: str) -> None:
-    """It forgets them like any bytes. Those that were written over them stay, and none lies behind a cut. [2.17]"""
-    path, old, fsync, failing = root / "a", bytes(range(1, 101)), os.fsync, [True]
-    path.write_bytes(old)
-
-    def fail_and_forget(fd: int) -> None:
-        if failing and os.fstat(fd).st_ino == path.stat().st_ino:
-            failing.clear()
-            os.pwrite(fd, old[: path.stat().st_size], 0)
-            raise OSError(errno.EIO, "a bad disk")
-        fsync(fd)
-
-    monkeypatch.setattr(names, "punch_hole", lambda fd, offset, length: False)
-    with PageCache("8MiB") as cache, cache.attach(DirectoryBackend(root)).open("a", "r+b") as file:
-        monkeypatch.setattr(
-            os, "fsync", fail_and_forget if later == "nothing" else raising(OSError(errno.EACCES, "no"))
-        )
-        if later == "nothing":
-            file.punch_hole(10, 50)  # EIO is transient: its commit is tried again
-        else:
-            raises(OSError, file.punch_hole, 10, 50)
-            monkeypatch.setattr(os, "fsync", fail_and_forget)
-        expected = bytearray(old)
-        expected[10:60] = bytes(50)
-        if later == "a write":
-            file.pwrite(b"later", 20)
-            file.flush()
-            expected[20:25] = b"later"
-        elif later == "a cut":
-            file.truncate(40)
-            del expected[40:]
-        file.fsync()
-        assert file.pread(100, 0) == path.read_bytes() == expected
-        assert not failing
-
-
 MOUNTED_TWICE = """
 import os, subprocess, sys
 from pagecache import PageCache
