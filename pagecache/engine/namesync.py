@@ -15,13 +15,10 @@ import errno
 import threading
 from typing import TYPE_CHECKING
 
-from ..backends.protocol import AsyncBackend, Backend
 from ..native import NAMES
 from .attempts import Tries
-from .blocking import original
 from .foreign import as_os_error, errno_of
 from .park import SLICE
-from .retryer import is_refusal
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -59,29 +56,16 @@ class NameSync:
         self._supported = True
         self._changes = 1  # changes from before the attach may not be durable either
         self._durable = 0
-        self._changed = 0  # the last change that no commit of a file covers, or 0
         self._running: NameSyncCall | None = None
 
-    def changed(self) -> None:
-        """Count a change, or a possible change, of a name. As a context, of a change that runs, which is no creation: a
-        sync covers it only if the sync begins after it; a failed change may have been carried out.
+    def changed(self, *exc: object) -> None:
+        """Count a change, or a possible change, of a name. As a context, of a change that runs: a sync covers it only
+        if the sync begins after it; a failed change may have been carried out.
         """
         with self._lock:
             self._changes += 1
 
-    __enter__ = changed
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with self._lock:
-            self._changes += 1
-            if error is None or not is_refusal(error):
-                self._changed = self._changes
-
-    def is_owed(self) -> bool:
-        """Return whether a remove or rename may not be durable: the backend has a sync, and none has covered it."""
-        sync = getattr(original(self.volume.backend), "sync", None)
-        own = getattr(sync, "__func__", sync) not in (None, Backend.sync, AsyncBackend.sync)
-        return own and self._supported and self._durable < self._changed
+    __enter__ = __exit__ = changed
 
     def mark(self) -> int:
         """Return the number of changes so far."""

@@ -167,8 +167,7 @@ def _end(
 def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     if not lost:
         left = 0 if volume.engine.journal is None else volume.engine.journal.unsaved()
-        saved = "removes and renames may not be durable" if _owes_names(volume) else "everything is saved"
-        stays = f"unsaved bytes of {left} files stay in the disk tier" if left else saved
+        stays = f"unsaved bytes of {left} files stay in the disk tier" if left else "everything is saved"
         volume.engine.say(logging.INFO, "the volume", "detached", stays)
         return
     ranges = [(entry.offset, entry.length) for entry in lost]
@@ -204,8 +203,6 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
                 known, (unsaved, left) = found, _unsaved(volume, deadline)
         else:
             unsaved, left = _unsaved(volume, deadline)
-            if _owes_names(volume):
-                cause = cause or ShutdownError("aborted before a sync has made removes and renames durable")
     except OSError as error:
         cause, (unsaved, left) = error, _unsaved(volume, deadline)
     if cause is not None and not unsaved:
@@ -217,11 +214,6 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     if isinstance(cause, TimeoutError):
         volume.engine.abort(cause)  # a hanging call would keep the token forever
     _give_up(volume, left, deadline, discards=cause is not None or bool(unsaved))
-
-
-def _owes_names(volume: Volume) -> bool:
-    """Return whether the end depends on a sync of names that the backend has not had."""
-    return volume.engine.durability == "backend" and volume.engine.name_sync.is_owed()
 
 
 def _sync(volume: Volume, deadline: Deadline) -> None:

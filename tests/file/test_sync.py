@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import itertools
-import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -13,20 +12,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import (
-    ConflictError,
-    DataLossError,
-    ShutdownError,
-    SyncTicket,
-    UnsavedDataError,
-    Volume,
-    WritebackError,
-    loglines,
-)
+from pagecache import ConflictError, DataLossError, ShutdownError, SyncTicket, Volume, WritebackError
 
-from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend, failing_commit
+from ..stores import Gate, RecordingBackend, failing_commit
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Log, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 EVERYTHING = "open stat remove rename list sync read_into write_from truncate commit file_stat file_close"
@@ -106,31 +96,6 @@ def test_names_are_durable_after_sync(make: Make) -> None:
     ticket = rig.volume.begin_sync()
     eventually(ticket.done)
     assert [call.op for call in rig.backend.calls] == ["write_from", "commit", "sync"]
-
-
-@pytest.mark.parametrize("change", ["rename", "remove", "refused", "synced", "created"])
-def test_the_end_of_an_aborted_volume_tells_that_names_are_not_durable(make: Make, change: str, caplog: Log) -> None:
-    """It makes no call of the backend. Without the abort it would sync them, and raise if that failed. [2.15, 2.22]"""
-    rig = make({KEY: b"old"})
-    rig.volume.sync(20)
-    if change == "refused":
-        raises(FileNotFoundError, rig.volume.remove, "missing")
-    elif change == "created":
-        rig.saved(rig.open("w+b", key="new"))
-    else:
-        rig.volume.remove(KEY) if change == "remove" else rig.volume.rename(KEY, "new")
-    if change == "synced":
-        rig.volume.sync(20)
-    calls = len(rig.backend.seen("sync"))
-    rig.volume.abort()
-    owed = change in ("rename", "remove")
-    if owed:
-        raises(UnsavedDataError, rig.volume.detach, match="removes and renames")
-    with caplog.at_level(logging.INFO, "pagecache"):
-        assert rig.volume.detach(on_failed="discard" if owed else "raise") == []
-        loglines.outlast(WAIT_LIMIT_S)
-    assert ("everything is saved" in caplog.text) == (not owed)
-    assert len(rig.backend.seen("sync")) == calls
 
 
 def test_names_changed_while_backend_sync_runs_need_another(make: Make) -> None:
