@@ -383,3 +383,17 @@ def test_readahead_beside_a_rename_gives_up(refusing: Rig) -> None:
     assert not refusing.cache.waits() or all(wait.what != NAMES for wait in refusing.cache.waits())
     renaming.result(opening=gate)
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+
+
+@pytest.mark.parametrize("change", ["created", "truncated", "written directly"])
+def test_a_removed_object_whose_changes_no_commit_had_is_no_loss_of_a_detach(make: Make, change: str) -> None:
+    """It ends with its last handle, without a word. [2.16, 2.20]"""
+    rig = make({} if change == "created" else {KEY: pattern(4 * PAGE)})
+    file = rig.open("w+b" if change == "created" else "r+b", direct=change == "written directly")
+    if change == "truncated":
+        file.truncate(PAGE)
+    elif change == "written directly":
+        file.pwrite(bytes(PAGE), 0)
+    rig.volume.remove(KEY)
+    assert rig.volume.detach() == []
+    file.close()

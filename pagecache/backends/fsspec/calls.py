@@ -284,7 +284,13 @@ class Calls(Store[ObjectStat]):
     def rename(self, old: str, new: str) -> None:
         real = beneath(self.fs)
         if _has(real, "_mv_file"):  # no class above it has this as its own, and `mv` of the base class is not literal
-            sync(real.loop or get_loop(), real._mv_file, path_beneath(self.fs, old), path_beneath(self.fs, new))
+            try:
+                sync(real.loop or get_loop(), real._mv_file, path_beneath(self.fs, old), path_beneath(self.fs, new))
+            except FileNotFoundError as error:
+                if self.found(old) is not None:
+                    raise
+                # A retry of the file system itself finds nothing if the first try was carried out.
+                raise OSError(errno.EIO, f"{self.name} {old} is gone: {error}") from error
         else:
             self.call("mv", old, new)
 

@@ -161,15 +161,20 @@ class ObjectFile(BackendFile, Generic[V]):
         draft, base = self.draft, self.draft.base
         if type(unanswered) is not type(draft):
             return False
+        others = dict(draft.attempts)  # of the files asked before: they may land over the opened version
         made = draft.inherit(unanswered)
         with self._store.about(self.key):
             if base is None:
                 return False
             if made is not None and self._store.same(base, made):
+                draft.committed = True
                 return True
-            if self._mark_of(base) not in draft.attempts:
+            mark = self._mark_of(base)
+            if mark not in draft.attempts:
                 return False
         draft.take(base)
+        others.pop(mark, None)
+        draft.attempts |= others
         return True
 
     def close(self) -> None:

@@ -100,19 +100,23 @@ def _store_zeros(file: EngineFile, backend_file: BackendFile, pos: int, length: 
         stop = min(end // unit * unit, at + max(ZEROS_MAX // unit, 1) * unit) if inner else min(at + unit, stored)
         content = bytearray(stop - at)
         if not inner:
-            _carry(backend_file.read_into, at, memoryview(content), int(limits.max_read), read_unit, boundary)
+            whole, spare = bytearray(unit), unit - len(content)  # a read covers whole units, at the end, too
+            _carry(backend_file.read_into, at, memoryview(whole), int(limits.max_read), read_unit, boundary, spare)
+            content[:] = whole[: len(content)]
             low, high = max(pos - at, 0), min(end, stop) - at
             content[low:high] = bytes(high - low)
         _carry(backend_file.write_from, at, memoryview(content).toreadonly(), max_write, write_unit, boundary)
         at = stop
 
 
-def _carry(call: Callable[..., int], at: int, part: memoryview, most: int, unit: int, boundary: int) -> None:
-    """Make the calls for all bytes of a buffer, which are within the limits of the backend."""
-    while part:
+def _carry(
+    call: Callable[..., int], at: int, part: memoryview, most: int, unit: int, boundary: int, spare: int = 0
+) -> None:
+    """Make the calls for a buffer, within the limits of the backend; its last `spare` bytes may stay as they are."""
+    while len(part) > spare:
         length = min(len(part), max(most - most % unit, unit), boundary - at % boundary if boundary else len(part))
         done = call(at, [part[:length]])
-        if done < len(part):
+        if done < len(part) - spare:
             done -= done % unit
         if done <= 0:
             raise OSError(errno.EIO, f"a call for {length} bytes at {at} made no progress")
