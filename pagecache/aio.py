@@ -343,13 +343,13 @@ class AsyncCachedFile:
         error = None
         if not self._file.closed:
             error = await self._aside.run("close", self._error_of_close, self._keep_error, key=self.key)
-        if error is None:
-            error, self._unreported = self._unreported, None
+        kept, self._unreported = self._unreported, None  # perhaps the same error
+        error = error or kept
         try:
             if error is not None:
                 raise error
         finally:
-            del error  # error → traceback → this frame → error
+            del error, kept  # error → traceback → this frame → error
 
     def _error_of_close(self) -> OSError | None:
         try:
@@ -374,7 +374,7 @@ class AsyncCachedFile:
             await self.close()
         elif self._file._commits_on_close():
             await self.abandon()
-        else:
+        elif self._file._closing is None:  # else a close runs that the body has left
             with contextlib.suppress(OSError):  # the body's exception stays the primary one; the data stays cached
                 await self.close()
 

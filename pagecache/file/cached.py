@@ -518,16 +518,20 @@ class CachedFile(Handle, io.RawIOBase):
                 self._raise_loss()
 
         if (closing := self._close_by(save)) is not None:
-            self._outlast(closing, timeout)
+            try:
+                self._outlast(closing, timeout)
+            finally:
+                del closing  # error → traceback → this frame → error
 
     def _close_by(self, work: Callable[[], None]) -> _Closing | None:
         """Close after this work, unless another call has begun to: return that."""
         if self.closed:
             return None
         closing = _Closing()
+        running: _Closing | None = None
         with closing.block:
             try:
-                running: _Closing = self.__dict__.setdefault("_closing", closing)
+                running = self.__dict__.setdefault("_closing", closing)
                 if running is not closing:
                     return running
                 if not self.volume.cache.native.forked:
@@ -542,7 +546,7 @@ class CachedFile(Handle, io.RawIOBase):
                         self._end()
                 finally:
                     closing.over.set()
-                    del closing  # error → traceback → this frame → error
+                    del closing, running  # error → traceback → this frame → error
         return None
 
     def _outlast(self, closing: _Closing, timeout: float | None) -> None:
@@ -550,22 +554,26 @@ class CachedFile(Handle, io.RawIOBase):
         inode, volume = self._inode, self._inode.volume
         if closing.thread == threading.get_ident() or volume.cache.native.forked:
             return  # below that call, in a signal handler
-        if closing.block.locked():
+        block, over = closing.block, closing.over
+        if block.locked():
             volume.check_wait("close", self.key)
             deadline, since = Deadline(volume.clock, timeout), volume.reconnects
 
             def sleep() -> None:
                 inode.check_here(barrier.needs(inode))
-                while closing.block.locked() and not closing.over.wait(min(SLICE, deadline.left())):
+                while block.locked() and not over.wait(min(SLICE, deadline.left())):
                     volume.check_alive(self.key, since)
                     if deadline.passed():
                         raise deadline_error("close", self.key)
 
             during(of_file(inode, "a close"), sleep)
-        if isinstance(closing.error, Exception):
-            raise closing.error
-        if not closing.done:
-            raise InterruptedError(errno.EINTR, "the close was interrupted, what is unsaved stays so", self.key)
+        try:
+            if isinstance(closing.error, Exception):
+                raise closing.error
+            if not closing.done:
+                raise InterruptedError(errno.EINTR, "the close was interrupted, what is unsaved stays so", self.key)
+        finally:
+            del closing  # error → traceback → this frame → error
 
     def abandon(self) -> None:
         """Close without write-back; uncommitted data of this file is dropped if no other writable handle is open, and

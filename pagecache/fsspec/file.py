@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -147,20 +149,42 @@ def give_up(file: Any) -> None:
         file.abandon()
 
 
+def _write_end(file: TextFile | CompressedFile, write: Callable[[], None], below: Any) -> None:
+    """Write the last bytes of a file, once, then close the one below it: of two threads none closes that before."""
+    if file._ending == threading.get_ident():
+        return  # below that call, in a signal handler
+    try:
+        with file._lock:
+            if not file._ended:
+                file._ending = threading.get_ident()
+                try:
+                    write()
+                except BaseException:
+                    give_up(below)  # it lacks them
+                    raise
+                finally:
+                    file._ending, file._ended = 0, True
+    finally:
+        if file._ended:  # else an interrupt struck before
+            below.close()
+
+
 class TextFile(io.TextIOWrapper):
     """A text file over a file of the cache."""
 
+    _ending, _ended = 0, False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._lock = threading.RLock()
+        super().__init__(*args, **kwargs)
+
     def close(self) -> None:
         """Close; an object whose last bytes could not be written is given up, not published without them."""
-        if self.closed:
-            return
-        try:
+        _write_end(self, self._write_end, self.buffer)
+
+    def _write_end(self) -> None:
+        if not self.closed:
             self.flush()
-        except BaseException:
-            give_up(self.buffer)
-            raise
-        finally:
-            super().close()
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if e is not None:
@@ -185,7 +209,10 @@ class CompressedFile(io.BufferedIOBase):
         file: a file of the cache.
     """
 
+    _ending, _ended = 0, False
+
     def __init__(self, outer: Any, file: Any) -> None:
+        self._lock = threading.RLock()
         self._outer, self._file = outer, file
         for name in ("readable", "writable", "seekable", "write", "seek", "tell"):
             setattr(self, name, getattr(outer, name))
@@ -201,23 +228,23 @@ class CompressedFile(io.BufferedIOBase):
             self._outer.flush()
 
     def close(self) -> None:
-        if self.closed:
-            self._file.close()  # another thread may be in that
-            return
+        _write_end(self, self._write_end, self._file)
+
+    def _write_end(self) -> None:
         try:
             self._outer.close()
-        except BaseException:
-            give_up(self._file)  # it lacks the last bytes
-            raise
         finally:
             super().close()
-            self._file.close()
 
     def abandon(self) -> None:
-        """Close; drop uncommitted bytes."""
+        """Close; drop uncommitted bytes. Never waits."""
         self._file.abandon()
-        with contextlib.suppress(ValueError):  # the last block finds the file closed
-            self.close()
+        if self._lock.acquire(blocking=False):  # else another thread closes it
+            try:
+                with contextlib.suppress(ValueError):  # the last block finds the file closed
+                    self.close()
+            finally:
+                self._lock.release()
 
     def _commits_on_close(self) -> bool:
         return bool(self._file._commits_on_close())

@@ -20,7 +20,7 @@ from pagecache.options import OpenMode
 from pagecache.volume.inode import Inode
 
 from ..file.rig import ONCE, PAGE, Patch, Task, content_of, eventually, raises, raising, until_all_wait
-from ..stores import RecordingBackend
+from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .conftest import Attach, cancelled
 from .stores import Gate, Store
 
@@ -148,6 +148,29 @@ async def test_the_close_after_a_cancelled_one_has_its_result(attach: Attach, *,
     else:
         await again
     assert store.content("f") == (b"old" if fails else b"new")
+
+
+async def test_an_exception_in_the_body_waits_for_no_close_that_the_body_has_left(attach: Attach) -> None:
+    """As `asyncio.wait_for(file.close(), 5)` leaves it, beside a store that hangs. [2.16]"""
+    store = Store({"f": b"old"})
+    volume = attach(store)
+    file = await aio.open(volume, "f", "r+")
+    await file.pwrite(b"new", 0)
+    gate = store.gate("write_from")
+
+    async def body() -> None:
+        async with file:
+            await cancelled(gate, file.close())
+            raise BufferError
+
+    leaving = asyncio.create_task(body())
+    await asyncio.wait({leaving}, timeout=WAIT_LIMIT_S)
+    assert leaving.done()
+    gate.open()
+    with pytest.raises(BufferError):
+        await leaving
+    await file.close()
+    assert store.content("f") == b"new"
 
 
 async def test_a_write_that_ends_right_after_its_object_was_dropped_is_not_published(

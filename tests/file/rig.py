@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -237,6 +237,20 @@ class Task(Generic[T]):
         wrong.
         """
         return not self.finished.wait(moment)
+
+
+class Crowd:
+    """A lock that counts the threads that come to it."""
+
+    def __init__(self, lock: AbstractContextManager[bool]) -> None:
+        self.lock, self.came = lock, threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self.came.release()
+        self.lock.__enter__()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.lock.__exit__(None, None, None)
 
 
 def raises(

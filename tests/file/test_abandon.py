@@ -24,7 +24,23 @@ from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, held, overlay, pattern, raises, wait_for
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    QUIET,
+    Crowd,
+    Make,
+    Rig,
+    Task,
+    at_gate,
+    eventually,
+    held,
+    overlay,
+    pattern,
+    raises,
+    wait_for,
+)
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -633,20 +649,6 @@ def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(stor
 
 
 NEW = pattern(2 * PAGE, seed=2)
-
-
-class Crowd:
-    """A lock that counts the threads that come to it."""
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self.lock, self.came = lock, threading.Semaphore(0)
-
-    def __enter__(self) -> None:
-        self.came.release()
-        self.lock.acquire()
-
-    def __exit__(self, *_exc: object) -> None:
-        self.lock.release()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

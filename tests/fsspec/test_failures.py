@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pagecache
 from pagecache.fsspec import PageCacheFile, PageCacheFileSystem
 from pagecache.volume import lifetimes
 
-from ..file.rig import Task, at_gate, eventually, held, raises, run_program
+from ..file.rig import Crowd, Task, at_gate, eventually, held, raises, run_program
 from .conftest import Make
 from .targets import OwnMemory
 
@@ -345,6 +346,26 @@ def test_the_second_close_of_a_file_waits_for_the_first(
     first.result(opening=gate)
     second.result()
     assert below.size("/file")
+
+
+@pytest.mark.parametrize(("mode", "compression"), [("wt", None), ("wb", "gzip"), ("wt", "gzip"), ("wb", "xz")])
+def test_a_close_beside_one_that_writes_the_end_publishes_no_part(
+    make: Make, monkeypatch: pytest.MonkeyPatch, mode: str, compression: str | None
+) -> None:
+    """The first may wait for room with the last bytes of a text or a compressor."""
+    fs, text = make("memory"), mode == "wt"
+    file = fs.open("/file", mode, compression=compression)
+    crowd = Crowd(threading.RLock())
+    monkeypatch.setattr(file, "_lock", crowd, raising=False)
+    file.write("text" if text else b"text")
+    gate, first = at_gate(held(monkeypatch, PageCacheFile, "write"), file.close)
+    second = Task(file.close)
+    eventually(lambda: second.finished.is_set() or crowd.came._value == 2)
+    assert not second.finished.is_set()
+    first.result(opening=gate)
+    second.result()
+    with fsspec.filesystem("memory").open("/file", "rb", compression=compression) as stored:
+        assert stored.read() == b"text"
 
 
 @pytest.mark.parametrize("error", [BlockingIOError, KeyboardInterrupt])
