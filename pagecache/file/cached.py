@@ -457,6 +457,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._check_open()
         inode = self._inode
         held = inode.withheld and self.volume._is_read_only()  # what was recovered
+        kept = inode._kept
         if unclosed := inode.unclosed:
             inode.set_unclosed(False)  # first: a writer that is collected beside it leaves bytes of its own
         try:
@@ -466,7 +467,9 @@ class CachedFile(Handle, io.RawIOBase):
                 (barrier.save if level == "disk" else barrier.fsync)(inode, timeout)
         except BaseException:
             if unclosed and inode.has_local():
-                inode.set_unclosed(True)
+                with self.volume.inodes_lock:
+                    if inode._kept in (kept, None):  # else a close has taken the bytes over
+                        inode.set_unclosed(True)
             raise
 
     def sync_range(self, offset: int, length: int) -> None:

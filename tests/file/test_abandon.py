@@ -16,6 +16,7 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache, UnsavedDataError, aio, closing
 from pagecache.backends.directory import DirectoryBackend
+from pagecache.engine.io import barrier
 from pagecache.native import STAMP_MAX
 from pagecache.options import OpenMode
 from pagecache.testing import Gate
@@ -31,6 +32,7 @@ from .rig import (
     QUIET,
     Crowd,
     Make,
+    Patch,
     Rig,
     Task,
     at_gate,
@@ -614,6 +616,31 @@ def test_a_writer_that_is_collected_beside_an_fsync_publishes_nothing_at_the_exi
     reader.fsync()
     assert b"two" in (store.backend.committed(KEY) or b"")
     assert not inode.unclosed
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_bytes_of_a_close_beside_an_fsync_that_fails_are_not_withheld(store: Rig, monkeypatch: Patch) -> None:
+    """Those of a collected writer are among them: the close was to publish both. [2.22]"""
+    reader, inode = store.open("rb"), store.volume.inodes[KEY]
+    writers = [store.volume.open(KEY, "r+b")]
+    writers[0].pwrite(b"one", 0)
+    writers.clear()
+    gc.collect()
+    eventually(lambda: not inode.collected and not inode.writers)
+    assert inode.unclosed
+    writer = store.volume.open(KEY, "r+b")
+    writer.pwrite(b"two", 2 * PAGE)
+    closes = [writer.close]
+
+    def refused(*_: object) -> None:
+        if closes:
+            raises(OSError, closes.pop())
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(barrier, "fsync", refused)
+        raises(OSError, reader.fsync)
+    assert lifetimes.withhold(store.volume) == []
 
 
 def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> None:
