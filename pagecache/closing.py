@@ -69,32 +69,40 @@ def opened(cache: PageCache) -> None:
     """Register a cache, whose data is saved from now on, even if it is dropped."""
     with _registry:
         _open.add(cache)
-    util = sys.modules.get("multiprocessing.util")
-    if hasattr(util, "Finalize"):  # another thread may be importing it
-        _watch_worker(util)
+        util = sys.modules.get("multiprocessing.util")
+        if hasattr(util, "Finalize"):  # another thread may be importing it
+            _watch_worker(util)
 
 
 def _watch_worker(util: Any) -> None:
-    """Have the end of a worker process of multiprocessing run the exit hook: it may be `os._exit`, without atexit."""
+    """Have the end of a worker process of multiprocessing run the exit hook: it may be `os._exit`, without atexit. One
+    that was spawned ends as a program does.
+    """
     global _asked, _finalizer
     if sys.modules["multiprocessing.process"].parent_process() is None:
         if not _asked:  # the child of a fork server imports its program before it is a worker
             _asked = True
             util.register_after_fork(util, _watch_worker)
-    elif _finalizer is None:
+    elif _finalizer is None and sys.modules["multiprocessing"].get_start_method(allow_none=True) != "spawn":
         _finalizer = util.Finalize(None, _end_worker, exitpriority=-50)
+
+
+def _others() -> list[threading.Thread]:
+    not_these = {threading.main_thread(), threading.current_thread()}
+    return [each for each in threading.enumerate() if not each.daemon and each not in not_these]
 
 
 def _end_worker() -> None:
     """Run the exit hook. The threads of the program end after this, and may still write: it waits for them."""
 
     def run() -> None:
-        not_these = {threading.main_thread(), threading.current_thread()}
-        while others := [each for each in threading.enumerate() if not each.daemon and each not in not_these]:
+        while others := _others():
             with contextlib.suppress(RuntimeError):  # it is being started
                 others[0].join()
         _at_exit()
 
+    if not _others() and all(cache.native.forked for cache in caches()):
+        return
     try:
         start_thread(threading.Thread(target=run, name="pagecache-exit", daemon=False), "that runs the exit hook")
     except OSError:

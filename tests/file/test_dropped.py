@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import logging
 import subprocess
 import textwrap
@@ -16,12 +17,13 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import process, util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy, loglines
+from pagecache import PageCache, RetryPolicy, closing, loglines
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.engine import flusher
@@ -29,7 +31,7 @@ from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import lifetimes
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import FAST, KEY, ONCE, QUIET, Log, Patch, eventually, pattern, run_program
+from .rig import FAST, KEY, ONCE, QUIET, Crowd, Log, Patch, Task, at_gate, eventually, held, pattern, run_program
 
 DATA = pattern(10_000)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -585,13 +587,18 @@ def test_a_child_that_is_forked_beside_reads_that_wait_has_reads_of_its_own(tmp_
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("writer", ["the call", "a thread after the call", "a cache of an import"])
+WRITERS = ["the call", "a thread after the call", "a cache of an import"]
+
+
+@pytest.mark.parametrize(
+    ("method", "writer"),
+    [*itertools.product(["fork", "forkserver", "spawn"], WRITERS), ("spawn", "a handler of atexit")],
+)
 def test_a_worker_process_saves_at_its_end(tmp_path: Path, method: str, writer: str) -> None:
     """It may end by os._exit. A cache that was made before a fork is none of it. [2.22]"""
     (tmp_path / "imported.py").write_text(
         textwrap.dedent("""
-        import sys, threading
+        import atexit, sys, threading
         from multiprocessing import util
         from pagecache import PageCache
 
@@ -606,6 +613,8 @@ def test_a_worker_process_saves_at_its_end(tmp_path: Path, method: str, writer: 
             util.Finalize(None, ending.set, exitpriority=-100)
             if writer == "a thread after the call":
                 threading.Thread(target=lambda: (ending.wait(), file.write(b"bytes"))).start()
+            elif writer == "a handler of atexit":
+                atexit.register(file.write, b"bytes")
             else:
                 file.write(b"bytes")
         """)
@@ -634,3 +643,30 @@ def test_a_worker_process_saves_at_its_end(tmp_path: Path, method: str, writer: 
         assert "ForkedError" in done.stderr
     else:
         assert (done.returncode, done.stderr, (tmp_path / "saved").read_bytes()) == (0, "", b"bytes")
+
+
+def test_two_threads_that_make_the_first_caches_of_a_worker_process_register_one_end_of_it(monkeypatch: Patch) -> None:
+    """The threads of two ends would wait for each other, for ever. [2.22]"""
+    crowd = Crowd(threading.RLock())
+    monkeypatch.setattr(closing, "_registry", crowd)
+    monkeypatch.setattr(closing, "_finalizer", None)
+    monkeypatch.setattr(process, "parent_process", object)
+    made: list[int] = []
+
+    def registered(*_args: object, **_more: object) -> list[int]:
+        made.append(1)
+        return made
+
+    monkeypatch.setattr(util, "Finalize", registered)
+    caches = [PageCache("1MiB") for _ in range(2)]
+    monkeypatch.setattr(closing, "_finalizer", None)
+    made.clear()
+    gate, first = at_gate(held(monkeypatch, util, "Finalize"), closing.opened, caches[0])
+    before = crowd.came._value
+    second = Task(closing.opened, caches[1])
+    eventually(lambda: second.finished.is_set() or crowd.came._value > before)
+    first.result(opening=gate)
+    second.result()
+    assert made == [1]
+    for cache in caches:
+        cache.close()
