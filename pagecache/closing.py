@@ -203,6 +203,8 @@ def withhold(cache: PageCache) -> list[tuple[Volume, Inode]]:
 
 def end_withholding(cache: PageCache) -> None:
     """Let later syncs and closes publish what was withheld: they do it on purpose."""
+    if cache._exited:
+        return  # the exit hook withholds them, too
     withheld, cache.withheld = cache.withheld, None
     for inode in list(withheld or ()):
         inode.set_aside(withheld=False)

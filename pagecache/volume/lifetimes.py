@@ -337,8 +337,11 @@ def withhold(volume: Volume) -> list[Inode]:
 
 def withhold_again(volume: Volume) -> None:
     """Withhold such objects if an end of the cache does: their writers may have begun since it looked."""
-    if volume.cache.withheld is not None:
-        withhold(volume)
+    if (since := volume.cache.withheld) is not None:
+        found = withhold(volume)
+        if volume.cache.withheld is not since:  # that end is over, and may not have seen them
+            for inode in found:
+                inode.set_aside(withheld=False)
 
 
 def forsake(volume: Volume, inode: Inode, report: Record) -> None:
