@@ -15,6 +15,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 
 from ..native.loop import NOT_KNOWN, Dirents, FuseRequest, NativeLoop
 from .attributes import Attributes, Owner
-from .callers import NONE, Callers
+from .callers import CALLERS_MAX, NONE, UNKNOWN_AGAIN_S, Callers
 from .entries import Listed
 from .errnos import errno_of
 from .files import Files, all_data
@@ -143,6 +144,7 @@ class Answers:
         self._system: Any = system
         self._files = system.files
         self._callers = Callers()
+        self._sent_back: dict[int, float] = {}  # by node: see `_sends_back`
         self._deadline = deadline
         self._lock = threading.Lock()  # guards the table of directories and their content; held briefly
         self._written_back = threading.Semaphore(WRITTEN_BACK_AT_ONCE)
@@ -265,11 +267,27 @@ class Answers:
             # Another program has stored a version since the lookup: the kernel would read to the old size only, and
             # append there. A second try comes with the new size.
             self._loop.notify("inode", request.number, -1, 0)
-            if request.flags & os.O_APPEND and not request.again:
+            if request.flags & os.O_APPEND and self._sends_back(request):
                 self._files.give_up(fh)
                 self._method("release")(fh)
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._reply_opened(request, fh, kept)
+
+    def _sends_back(self, request: FuseRequest) -> bool:
+        """Return whether an append fails, and comes again. For some time after a thread without a number was sent back,
+        any such append to the file may be its second try, which finds another size if the file grows meanwhile.
+        """
+        if request.thread:
+            return not request.again
+        with self._lock:
+            now = time.monotonic()
+            if now < self._sent_back.get(request.number, 0.0):
+                return False
+            self._sent_back.pop(request.number, None)  # the oldest is the first
+            self._sent_back[request.number] = now + UNKNOWN_AGAIN_S
+            if len(self._sent_back) > CALLERS_MAX:
+                del self._sent_back[next(iter(self._sent_back))]
+        return True
 
     def _create(self, request: FuseRequest) -> None:
         owner = Owner(*request.owner)

@@ -22,6 +22,8 @@ CALLERS_MAX = 4096
 """Threads that are remembered: more than make calls at once."""
 AGAIN_S = 1.0
 """Seconds after its failure, or its last lookup, within which a thread comes again."""
+UNKNOWN_AGAIN_S = 5.0
+"""Seconds within which an open of a thread that is not known may come again (answers.py)."""
 STATUS, STATUS_S = "getattr", 0.05
 """A failed status is one on the way to an open, or of a stat: that ends with a lookup, and other calls may follow."""
 LOOKUP = "lookup"

@@ -68,6 +68,11 @@ def nameless(node: Node, found: ObjectStat) -> ObjectStat:
     return dataclasses.replace(found, nlink=0, **changes)
 
 
+def _is_replaced(inode: Inode) -> bool:
+    """Return whether another program has replaced the version of a file (`lose_version`)."""
+    return inode.removed and inode.dispute.base_lost
+
+
 @contextlib.contextmanager
 def _unless_closed(opened: OpenFile) -> Iterator[None]:
     """Ignore that a file is closed: the kernel does not wait for a release, so it may come between lookup and use."""
@@ -146,6 +151,7 @@ class Server:
 
         Raises:
             ValueError: the file is closed.
+            OSError: another program has replaced the version that it reads.
         """
         found = dataclasses.replace(found, size=opened[0].file.size)
         return dataclasses.replace(found, allocated=None) if any(file.writable for file in opened) else found
@@ -165,12 +171,19 @@ class Server:
         opened = self._opened(node)
         return any(file.writable for file in opened) and (node.was_read or any(file.was_read for file in opened))
 
-    def _opened(self, node: Node) -> list[OpenFile]:
+    def _opened(self, node: Node, fh: int | None = None) -> list[OpenFile]:
+        """Return the open files of a node. In a store that knows names only, those of a version that another program
+        has replaced say nothing about what has the name now: only `fh` is returned all the same.
+        """
         if not node.opens:
             return []
         with self.nodes.lock:
             numbers = list(node.opens)
-        return [opened for fh in numbers if (opened := self.files.by_number.get(fh)) is not None]
+        opened = [file for number in numbers if (file := self.files.by_number.get(number)) is not None]
+        earlier = {file for file in opened if file.number != fh and _is_replaced(file.file._inode)}
+        if earlier and node.identity is None and self.nodes.key(node) is not None:
+            return [file for file in opened if file not in earlier]
+        return opened
 
     def _stat(self, node: Node) -> ObjectStat:
         for opened in self._opened(node):
@@ -200,14 +213,14 @@ class Server:
             return None
         try:
             return self.attributes(node, self._as_open(node.seen, opened))
-        except ValueError:  # closed since
+        except (ValueError, OSError):  # closed or replaced since
             return None
 
     def told_size(self, number: int) -> int | None:
         """Return the size of a file as the kernel knows it: from a reply, or by its own writes."""
         node = self.node(number)
         for opened in self._opened(node):
-            with _unless_closed(opened):
+            with contextlib.suppress(ValueError, OSError):  # closed or replaced since
                 return opened.file.size
         return node.seen_size
 
@@ -267,7 +280,7 @@ class Server:
                     stored = None if found is None else found.size
                 elif self._by_name(node, again, cut):
                     return
-        writable = [opened for opened in self._opened(node) if opened.writable]
+        writable = [opened for opened in self._opened(node, fh) if opened.writable]
         writable.sort(key=lambda opened: opened.number != fh)
         for opened in writable:
             with _unless_closed(opened):
@@ -595,7 +608,7 @@ class Server:
                 return None
             try:
                 found = self._as_open(found, opened)
-            except ValueError:  # closed since
+            except (ValueError, OSError):  # closed or replaced since
                 return None
         sole = 0 if has_one_name(found) else None
         node = self.nodes.found(listing.node, name, found.kind, found.identity, sole=sole)
@@ -735,7 +748,7 @@ class Server:
             opened = self.files.get(fh)
             node.was_read |= opened.was_read
             if opened.writable and node.seen is not None:
-                with _unless_closed(opened):
+                with contextlib.suppress(ValueError, OSError):  # closed, or replaced: a release never fails
                     node.seen = self._as_open(node.seen, [opened])
             node.changed = time.monotonic_ns()  # first: from now on the file does not report its size
         self._may_have_stored(fh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from pagecache.volume import lifetimes
 from pagecache.volume.inode import Inode
 
 from ..file.rig import Patch, Task, beside, raises, raising
-from ..stores import ObjectBackend
+from ..stores import ObjectBackend, ObjectFile
 from .mounts import code
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -1231,3 +1232,95 @@ def test_an_open_keeps_no_pages_until_the_answer_of_one_that_drops_them(server: 
     server.changed("a")
     server.delivered(number, last[0])
     assert not opened()[1]
+
+
+@pytest.mark.parametrize("call", ["open", "listing"])
+def test_a_version_that_was_replaced_below_an_open_is_in_the_way_of_no_call(monkeypatch: Patch, call: str) -> None:
+    """The name has another version by now. The open of the earlier one is released, beside the replacement, too."""
+    monkeypatch.setattr(ObjectFile, "stat", lambda file: ObjectStat(size=len(file.base), version=file.version))
+    store = ObjectBackend({})
+    store.put("a", b"one")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        number = server.lookup(1, "a").number
+        listing = server.opendir(1)
+        one, two = (server.open(number, os.O_RDWR)[0] for _ in range(2))
+        store.put("a", b"longer")
+        assert server.told_size(number) == 3
+        server.release(server.open(number, os.O_RDONLY)[0])
+        if call == "listing":
+            server.entry(listing, 0)
+            assert now(server, listing, "a").size == server.getattr(number).size == 6
+        else:
+            assert server.lookup(1, "a").size == server.told_size(number) == 6
+            assert server.known(number) is None
+        assert code(server.setattr, number, {"size": 2}, one) == errno.ESTALE
+        server.setattr(number, {"mtime_ns": time.time_ns()})
+        assert store.committed("a") == b"longer"
+        assert server.setattr(number, {"size": 4}).size == 4
+        cache.sync(20)
+        assert store.committed("a") == b"long"
+        opened = server.files.get(two)
+        monkeypatch.setattr(server, "_opened", lambda node, fh=None: [opened])  # it was replaced after this look
+        assert (server.told_size(number), server.known(number)) == (4, None)
+        for fh in (one, two):
+            server.release(fh)
+        assert not server.files.by_number
+        assert not server.node(number).opens
+
+
+class Opens(Answers):
+    """Answers of opens to a loop that records their codes: `of` makes one, and returns its code."""
+
+    def __init__(self, server: Server) -> None:
+        self.replies: Any = Replies()
+        super().__init__(self.replies, server, None)
+
+    def _reply_opened(self, request: Any, fh: int, kept: bool, made: Attributes | None = None) -> None:
+        self._system.release(fh)
+        self.replies.codes.append(0)
+
+    def of(self, number: int, thread: int) -> int:
+        flags = os.O_WRONLY | os.O_APPEND
+        request: Any = SimpleNamespace(op="open", number=number, thread=thread, token=1, flags=flags, again=False)
+        self.answer(request)
+        last: int = self.replies.codes[-1]
+        return last
+
+
+@pytest.mark.parametrize("by", ["the mount", "another program"])
+@pytest.mark.parametrize("thread", [0, 11])
+def test_an_append_beside_other_appends_is_sent_back_once(
+    server: Mount, monkeypatch: Patch, thread: int, by: str
+) -> None:
+    """Also if the server does not see the number of its thread, which is in another pid namespace."""
+    answers, number = Opens(server), server.lookup(1, "a").number
+    fh, genuine = server.open(number, os.O_RDWR)[0], server.open
+
+    def append(*arguments: Any) -> tuple[int, bool]:
+        if by == "the mount":
+            server.files.write(fh, server.files.get(fh).file.size, b"x")
+        else:
+            with (server.root / "a").open("ab") as other:
+                other.write(b"other")
+        return genuine(*arguments)
+
+    monkeypatch.setattr(server, "open", append)
+    assert [answers.of(number, thread), answers.of(server.lookup(1, "a").number, thread)] == [errno.ESTALE, 0]
+    server.release(fh)
+
+
+def test_an_append_to_a_replaced_object_comes_again_with_its_size(monkeypatch: Patch) -> None:
+    """A reader has an earlier version open, and goes on reading it."""
+    monkeypatch.setattr(ObjectFile, "stat", lambda file: ObjectStat(size=len(file.base), version=file.version))
+    store = ObjectBackend({})
+    store.put("a", b"one")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        answers, number = Opens(server), server.lookup(1, "a").number
+        fh = server.open(number, os.O_RDONLY)[0]
+        store.put("a", b"longer")
+        assert answers.of(number, 11) == errno.ESTALE
+        assert server.lookup(1, "a").size == 6
+        assert answers.of(number, 11) == 0
+        server.release(fh)
