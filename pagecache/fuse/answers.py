@@ -145,6 +145,7 @@ class Answers:
         self._files = system.files
         self._callers = Callers()
         self._sent_back: dict[int, float] = {}  # by node: see `_sends_back`
+        self.short = False  # the loop could not start a thread
         self._deadline = deadline
         self._lock = threading.Lock()  # guards the table of directories and their content; held briefly
         self._written_back = threading.Semaphore(WRITTEN_BACK_AT_ONCE)
@@ -337,7 +338,7 @@ class Answers:
         """Have the kernel write back and drop its pages of a file. False: too many calls do that already. Each of these
         writes may need a thread of the loop, so most threads stay free for them.
         """
-        if not self._written_back.acquire(blocking=False):
+        if self.short or not self._written_back.acquire(blocking=False):
             return False
         try:
             return self._loop.notify("inode", number, 0, 0) in (0, -errno.ENOENT)

@@ -102,18 +102,22 @@ class OpenFile:
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Context of a change through the file. Record its time, and that the next `flush` waits for it: again at the
-        end, since a flush in between has taken the mark.
+        end, since a flush in between has taken both marks.
         """
         self.written_ns, self.wrote = time.time_ns(), True
         try:
             yield
         finally:
             self.wrote = True
+            if not self.written_ns:
+                self.written_ns = time.time_ns()
 
     def take_wrote(self) -> bool:
         """Return whether there was a change since the last call, and reset the mark."""
-        wrote, self.wrote = self.wrote, False
-        return wrote
+        if not self.wrote:  # a store would undo one of a change beside it
+            return False
+        self.wrote = False
+        return True
 
     def clear_written(self, written_ns: int) -> None:
         """Clear the time of the last write, unless a later write has set it."""
@@ -128,7 +132,8 @@ class OpenFile:
     def _has_to_report(self) -> bool:
         """Return whether a write-back of the file has failed that was not reported through this handle."""
         failed = self.file._inode.number("failed") > 0
-        self.reported &= failed
+        if not failed:  # else a flush beside this call may set it
+            self.reported = False
         return failed and not self.reported
 
     def _failure(self) -> OSError:

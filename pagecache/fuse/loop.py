@@ -115,7 +115,9 @@ class Loop:
             name = f"pagecache-fuse-{self._threads}"
         try:
             threading.Thread(target=self._answer, name=name, daemon=True).start()
+            self._answers.short = False
         except RuntimeError as error:  # the system's limit: requests wait for the others, and the next one tries again
+            self._answers.short = True
             with self._lock:
                 self._threads -= 1
                 if not self._threads:

@@ -62,7 +62,8 @@ class Mount:
     ) -> None:
         self.options = options
         self.report, self.complain = report, complain
-        self.hidden = False  # this process took it out of sight
+        self.hidden = False  # out of sight: another mount may be at its path
+        self._where = self._device = ""  # as in /proc/self/mountinfo
         self.cache: PageCache
         self.volume: Volume
         self.server: Server
@@ -137,7 +138,9 @@ class Mount:
         flags.add("fsname=" + name.replace("\\", "\\\\").replace(",", "\\,"))
         flags |= {"ro"} if options.read_only else set()
         flags |= {"allow_other"} if options.allow_other else set()
-        where = os.path.realpath(options.mountpoint)  # now: later the kernel would ask this server, on this thread
+        self._where = os.path.realpath(
+            options.mountpoint
+        )  # now: later the kernel would ask this server, on this thread
         with _said_on_stderr() as said:
             try:
                 self.loop = Loop(
@@ -153,9 +156,10 @@ class Mount:
                 )
             except OSError as error:
                 raise CannotMount(f"{options.mountpoint}: {said() or error}") from None
-        fields = mounted_at(where)
+        fields = mounted_at(self._where)
         if fields is not None:  # raise the kernel's readahead from 128 KiB to 1 MiB, if permitted
-            with contextlib.suppress(OSError), open(f"/sys/class/bdi/{fields[2]}/read_ahead_kb", "w") as file:
+            self._device = fields[2]
+            with contextlib.suppress(OSError), open(f"/sys/class/bdi/{self._device}/read_ahead_kb", "w") as file:
                 file.write(str(READ_AHEAD_KB))
 
     # -- serving
@@ -173,6 +177,9 @@ class Mount:
             self.hidden, why = not done.returncode, done.stderr.strip()
         except OSError as error:
             why = str(error)
+        if not self.hidden and self._device:  # somebody else may have done it
+            found = mounted_at(self._where)
+            self.hidden = found is None or found[2] != self._device
         if not self.hidden:
             log.warning("%s is in sight until it is saved: %s", self.options.mountpoint, why)
 

@@ -287,7 +287,8 @@ class Server:
                 if opened.file.size != size or stored not in (None, size):  # another program may have appended
                     opened.file.truncate(size)
                     opened.written_ns = time.time_ns()
-                    opened.wrote |= opened.number == fh
+                    if opened.number == fh:  # C writes the mark, too
+                        opened.wrote = True
                 elif fh is not None and self.names.keeps_modes:  # ftruncate(2) moves the time, truncate(2) does not
                     self.setattr(node.number, {"mtime_ns": time.time_ns()})
                 return
@@ -612,7 +613,12 @@ class Server:
                 return None
         sole = 0 if has_one_name(found) else None
         node = self.nodes.found(listing.node, name, found.kind, found.identity, sole=sole)
-        return self.attributes(node, found)
+        return self._counted_entry(self.attributes(node, found))
+
+    @staticmethod
+    def _counted_entry(shown: Attributes) -> Attributes:
+        """Return attributes of an entry whose lookup is counted: 0 names, as some stores report, stand for none."""
+        return shown if shown.nlink else dataclasses.replace(shown, nlink=1)
 
     def entry_now(self, listing: Listing, index: int) -> Attributes | None:
         """Return the current attributes of an entry; None if the name is gone. If the store does not report any, the
@@ -620,7 +626,7 @@ class Server:
         """
         name, found = listing.entries[index]
         try:
-            return self.lookup(listing.node.number, name)
+            return self._counted_entry(self.lookup(listing.node.number, name))
         except FileNotFoundError:
             return None
         except OSError:

@@ -202,6 +202,7 @@ def test_a_change_that_ends_after_a_flush_is_published_by_the_next_one(change: s
         files.flush(fh)  # of a duplicate
         waits.go_on.set()
         changing.result()
+        assert opened.written_ns
         files.flush(fh)
         assert whole.snapshot("a") == {"write": b"again", "truncate": b"fi", "fallocate": b"\0\0rst"}[change]
         monkeypatch.undo()

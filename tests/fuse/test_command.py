@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from pagecache.backends.protocol import BackendLimits
-from pagecache.fuse.mount import reading
+from pagecache.fuse import mount as mounts
+from pagecache.fuse.mount import Mount, reading
 from pagecache.fuse.mounting import options_from
 from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.observe.client import ask
 from pagecache.target import Target
 
-from ..file.rig import eventually, raises
+from ..file.rig import eventually, raises, raising
 from .below import Switch
 from .mounts import KINDS, Mounted, needs_mounts, run
 
@@ -290,6 +291,19 @@ def test_sigterm_saves_and_unmounts_though_no_process_and_no_thread_can_be_start
         assert (store / "a").read_bytes() == b"x" * 4096
     finally:
         subprocess.run(["fusermount3", "-u", "-z", mnt], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(("device", "hidden"), [(None, True), ("0:43", True), ("0:42", False)])
+def test_a_mount_that_somebody_else_has_detached_takes_no_other_one_away(
+    monkeypatch: pytest.MonkeyPatch, store: Path, mnt: Path, device: str | None, hidden: bool
+) -> None:
+    """Nothing is at its path, or a later mount, when it cannot take itself out of sight."""
+    mount = Mount(MountOptions(url=f"dir:{store}", mountpoint=str(mnt)), print, print)
+    mount._where, mount._device = str(mnt), "0:42"
+    monkeypatch.setattr(subprocess, "run", raising(BlockingIOError(errno.EAGAIN, "fork")))
+    monkeypatch.setattr(mounts, "mounted_at", lambda path: None if device is None else ["", "", device])
+    mount._hide()
+    assert mount.hidden == hidden
 
 
 @pytest.mark.parametrize("end", ["terminate", "unmount"])

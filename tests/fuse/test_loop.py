@@ -294,9 +294,10 @@ def test_a_mount_serves_with_the_threads_that_could_be_started(
         assert raises(OSError, Loop, Server(volume), mnt).errno == errno.EAGAIN
         assert not os.path.ismount(mnt)
         return
-    with Loop(Server(volume), mnt, timeout=LONG):
+    with Loop(Server(volume), mnt, timeout=LONG) as loop:
         for _ in range(2):
             assert run("cat", mnt / "a") == "a"
+    assert not loop._answers.short
     assert not refused.acquire(blocking=False)  # it was started at last
 
 

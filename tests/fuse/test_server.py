@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -1250,7 +1251,9 @@ def test_a_version_that_was_replaced_below_an_open_is_in_the_way_of_no_call(monk
         server.release(server.open(number, os.O_RDONLY)[0])
         if call == "listing":
             server.entry(listing, 0)
-            assert now(server, listing, "a").size == server.getattr(number).size == 6
+            found = server.entry_now(listing, 0)
+            assert found is not None
+            assert found.size == server.getattr(number).size == 6
         else:
             assert server.lookup(1, "a").size == server.told_size(number) == 6
             assert server.known(number) is None
@@ -1273,8 +1276,9 @@ class Opens(Answers):
     """Answers of opens to a loop that records their codes: `of` makes one, and returns its code."""
 
     def __init__(self, server: Server) -> None:
-        self.replies: Any = Replies()
-        super().__init__(self.replies, server, None)
+        replies: Any = Replies()
+        super().__init__(replies, server, None)
+        self.replies = replies
 
     def _reply_opened(self, request: Any, fh: int, kept: bool, made: Attributes | None = None) -> None:
         self._system.release(fh)
@@ -1324,3 +1328,17 @@ def test_an_append_to_a_replaced_object_comes_again_with_its_size(monkeypatch: P
         assert server.lookup(1, "a").size == 6
         assert answers.of(number, 11) == 0
         server.release(fh)
+
+
+@pytest.mark.parametrize("call", ["entry", "entry_now"])
+def test_a_listed_file_of_a_store_that_counts_no_names_has_one(server: Mount, monkeypatch: Patch, call: str) -> None:
+    """Without a name the kernel would not count the lookup of the entry."""
+    genuine = server.names.status, server.names.entries
+    monkeypatch.setattr(server.names, "status", lambda key: replace(genuine[0](key), nlink=0))
+    monkeypatch.setattr(
+        server.names, "entries", lambda key: [(name, replace(found, nlink=0)) for name, found in genuine[1](key)]
+    )
+    listing = server.opendir(1)
+    found = getattr(server, call)(listing, place(listing, "a"))
+    assert found.nlink == 1
+    assert server.node(found.number).lookups == 1
