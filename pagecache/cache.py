@@ -162,7 +162,7 @@ class PageCache:
         self.native.configure(self.limits, self.config.poison)
         self.closed = self.ended = False
         self.given_up: list[LostRange] = []  # by ends that have not returned it
-        self.withheld: set[Inode] | None = None  # by an end that leaves objects to their writers; None: there is none
+        self.spared: set[Inode] | None = None  # by an end that leaves objects to their writers; None: there is none
         self.ending = threading.RLock()  # held while threads end; a signal handler may close in between
         self._exited = False
         self._lock = threading.RLock()

@@ -196,8 +196,8 @@ def withhold(cache: PageCache) -> list[tuple[Volume, Inode]]:
     """Withhold objects that only their writers may publish, and have not; no other call publishes them from now on.
     Until `end_withholding` each end of a volume looks for such objects again, at last under its seal.
     """
-    if cache.withheld is None:
-        cache.withheld = set()
+    if cache.spared is None:
+        cache.spared = set()
     return [(volume, inode) for volume in cache.volumes() for inode in lifetimes.withhold(volume)]
 
 
@@ -205,7 +205,7 @@ def end_withholding(cache: PageCache) -> None:
     """Let later syncs and closes publish what was withheld: they do it on purpose."""
     if cache._exited:
         return  # the exit hook withholds them, too
-    withheld, cache.withheld = cache.withheld, None
+    withheld, cache.spared = cache.spared, None
     for inode in list(withheld or ()):
         inode.set_aside(withheld=False)
 

@@ -89,18 +89,18 @@ class _Closing:
 
     Attributes:
         over: set at its end.
-        done: it has not failed.
-        error: why it has.
+        succeeded: it has not failed.
+        reason: why it has.
     """
 
     thread: int = field(default_factory=threading.get_ident)
     block: threading.Lock = field(default_factory=threading.Lock)
     over: Signal = field(default_factory=Signal)
-    done: bool = False
-    error: BaseException | None = None
+    succeeded: bool = False
+    reason: BaseException | None = None
 
 
-CLOSED = _Closing(0, done=True)
+CLOSED = _Closing(0, succeeded=True)
 """Of every handle that is closed: a kept error would keep the frames that it has passed."""
 
 
@@ -539,9 +539,9 @@ class CachedFile(Handle, io.RawIOBase):
                     return running
                 if not self.volume.cache.native.forked:
                     work()
-                closing.done = True
+                closing.succeeded = True
             except BaseException as error:
-                closing.error = error
+                closing.reason = error
                 raise
             finally:
                 try:
@@ -571,9 +571,9 @@ class CachedFile(Handle, io.RawIOBase):
 
             during(of_file(inode, "a close"), sleep)
         try:
-            if isinstance(closing.error, Exception):
-                raise closing.error
-            if not closing.done:
+            if isinstance(closing.reason, Exception):
+                raise closing.reason
+            if not closing.succeeded:
                 raise InterruptedError(errno.EINTR, "the close was interrupted, what is unsaved stays so", self.key)
         finally:
             del closing  # error → traceback → this frame → error

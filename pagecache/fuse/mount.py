@@ -214,7 +214,7 @@ class Mount:
             self.cache.close(timeout=timeout)
         except OSError as error:
             over.set()
-            self._list(error, {inode.key for inode in self.cache.withheld or ()})
+            self._list(error, {inode.key for inode in self.cache.spared or ()})
             return 1
         finally:
             over.set()

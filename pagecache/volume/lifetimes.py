@@ -330,16 +330,16 @@ def withhold(volume: Volume) -> list[Inode]:
         found = [i for i in inodes if i.limits().commit_on_close and i.has_local()]
         for inode in found:
             inode.set_aside(withheld=True)
-        if (withheld := volume.cache.withheld) is not None:
+        if (withheld := volume.cache.spared) is not None:
             withheld.update(found)
     return found
 
 
 def withhold_again(volume: Volume) -> None:
     """Withhold such objects if an end of the cache does: their writers may have begun since it looked."""
-    if (since := volume.cache.withheld) is not None:
+    if (since := volume.cache.spared) is not None:
         found = withhold(volume)
-        if volume.cache.withheld is not since:  # that end is over, and may not have seen them
+        if volume.cache.spared is not since:  # that end is over, and may not have seen them
             for inode in found:
                 inode.set_aside(withheld=False)
 

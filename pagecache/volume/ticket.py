@@ -296,10 +296,10 @@ class SyncTicket:
         if gone or file.recovering or file.is_synced(stamp):
             return
         if file.withheld:
-            if self._asked and not self._ending and file in (self._engine.cache.withheld or ()):  # else it is held
+            if self._asked and not self._ending and file in (self._engine.cache.spared or ()):  # else it is held
                 self._errors = [*self._errors, _left(file)]
             return
-        leaves = self._ending and self._engine.cache.withheld is not None  # to a writer that begins beside it
+        leaves = self._ending and self._engine.cache.spared is not None  # to a writer that begins beside it
         sync = FileSync(file, stamp, asked=self._asked and not leaves)
         _, self._unsent[sync] = file.unsaved_up_to(self._stamp)
         self._pending[self._events.add(file)] = sync

@@ -26,7 +26,7 @@ Every change is one method, which keeps all of these consistent. Any thread may 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic
@@ -101,12 +101,20 @@ class Draft(Generic[V]):
             if self._store.same(self.base, before):
                 self.base = now
 
-    def take(self, base: V | None, changes: Extents | None = None) -> None:
-        """Set the stored version; `changes`: those over it, None for none."""
+    def take(
+        self, base: V | None, changes: Extents | None = None, attempts: Mapping[Hashable, Attempt] | None = None
+    ) -> None:
+        """Set the stored version; `changes`: those over it, None for none; `attempts`: those that may land over it."""
         with self.lock:
             self.base = self.over = base
             self.turns += 1
             self._start(changes)
+            self.attempts.update(attempts or {})
+
+    def count_as_made(self) -> None:
+        """Record that the base was made by an earlier file with this draft."""
+        with self.lock:
+            self.committed = True
 
     def published(self, base: V, changes: Extents | None = None) -> None:
         """Record a successful commit: all other written-back bytes are in it."""

@@ -167,14 +167,13 @@ class ObjectFile(BackendFile, Generic[V]):
             if base is None:
                 return False
             if made is not None and self._store.same(base, made):
-                draft.committed = True
+                draft.count_as_made()
                 return True
             mark = self._mark_of(base)
             if mark not in draft.attempts:
                 return False
-        draft.take(base)
         others.pop(mark, None)
-        draft.attempts |= others
+        draft.take(base, attempts=others)
         return True
 
     def close(self) -> None:
