@@ -83,7 +83,10 @@ def _watch_worker(util: Any) -> None:
         if not _asked:  # the child of a fork server imports its program before it is a worker
             _asked = True
             util.register_after_fork(util, _watch_worker)
-    elif _finalizer is None and sys.modules["multiprocessing"].get_start_method(allow_none=True) != "spawn":
+    elif _finalizer is None and not (  # a worker may set another method than that by which it began
+        "--multiprocessing-fork" in sys.orig_argv
+        and sys.modules["multiprocessing"].get_start_method(allow_none=True) == "spawn"
+    ):
         _finalizer = util.Finalize(None, _end_worker, exitpriority=-50)
 
 
@@ -102,6 +105,7 @@ def _end_worker() -> None:
         _at_exit()
 
     if not _others() and all(cache.native.forked for cache in caches()):
+        loglines.outlast(LINES_TIMEOUT_S)
         return
     try:
         start_thread(threading.Thread(target=run, name="pagecache-exit", daemon=False), "that runs the exit hook")

@@ -264,7 +264,13 @@ class Answers:
     def _open(self, request: FuseRequest) -> None:
         told = self._optional("told_size")(request.number)
         fh, kept = self._system.open(request.number, request.flags, *self._again(request, Server.open))
-        if told is not None and not request.flags & os.O_TRUNC and told != self._files.get(fh).file.size:
+        try:
+            differs = told is not None and not request.flags & os.O_TRUNC and told != self._files.get(fh).file.size
+        except BaseException:  # its version was replaced since, and the kernel will not release it
+            self._files.give_up(fh)
+            self._method("release")(fh)
+            raise
+        if differs:
             # Another program has stored a version since the lookup: the kernel would read to the old size only, and
             # append there. A second try comes with the new size.
             self._loop.notify("inode", request.number, -1, 0)

@@ -138,9 +138,7 @@ class Mount:
         flags.add("fsname=" + name.replace("\\", "\\\\").replace(",", "\\,"))
         flags |= {"ro"} if options.read_only else set()
         flags |= {"allow_other"} if options.allow_other else set()
-        self._where = os.path.realpath(
-            options.mountpoint
-        )  # now: later the kernel would ask this server, on this thread
+        self._where = os.path.realpath(options.mountpoint)  # later the kernel would ask this server, on this thread
         with _said_on_stderr() as said:
             try:
                 self.loop = Loop(
@@ -177,9 +175,10 @@ class Mount:
             self.hidden, why = not done.returncode, done.stderr.strip()
         except OSError as error:
             why = str(error)
-        if not self.hidden and self._device:  # somebody else may have done it
-            found = mounted_at(self._where)
-            self.hidden = found is None or found[2] != self._device
+        if not self.hidden and self._device:  # another program may have done it
+            with contextlib.suppress(OSError):  # without a free descriptor it counts as in sight
+                found = mounted_at(self._where)
+                self.hidden = found is None or found[2] != self._device
         if not self.hidden:
             log.warning("%s is in sight until it is saved: %s", self.options.mountpoint, why)
 

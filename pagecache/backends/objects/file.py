@@ -174,6 +174,7 @@ class ObjectFile(BackendFile, Generic[V]):
                 return False
         others.pop(mark, None)
         draft.take(base, attempts=others)
+        draft.count_as_made()
         return True
 
     def close(self) -> None:
