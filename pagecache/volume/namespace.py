@@ -621,12 +621,6 @@ def _carry_out(change: NameChange, tries: Attempts, call: Callable[[Backend], No
     while not done:
         if any(each.done and keys == each.names for each in settle_names(volume, tries, *keys, trees=trees)):
             return
-        with volume.inodes_lock:
-            source = volume.inodes.at(change.old)
-        if source is not None and source.abandoned and source.limits().commit_on_close:
-            # Until it has gone back, the store takes it for a created one.
-            if (use := opening.known(volume, change.old, tries)) is not None:
-                lifetimes.release(use)
         _run(change, attempt, tries, partial(change.ended, tries))
 
 

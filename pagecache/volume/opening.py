@@ -52,7 +52,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
     opened: _Opened | None = None
     try:
         while True:
-            use = known(volume, name, tries)
+            use = _known(volume, name, tries)
             if use is not None:
                 inode = use.inode
                 try:
@@ -103,19 +103,19 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
             volume.engine.close_later(opened.backend_file, key)
 
 
-def known(volume: Volume, name: Key, tries: Attempts) -> Use | None:
+def _known(volume: Volume, name: Key, tries: Attempts) -> Use | None:
     """Return a use of the inode that the name led to when it was last known. An abandoned one goes back before."""
     while True:
         with volume.inodes_lock:
-            inode = volume.inodes.at(name)
-            if inode is None:
+            known = volume.inodes.at(name)
+            if known is None:
                 return None
-            use = Use(inode)
+            use = Use(known)
             use.begin()
-        if not inode.abandoned:
+        if not known.abandoned:
             return use
         try:
-            lifetimes.settle_abandoned(inode, tries)
+            lifetimes.settle_abandoned(known, tries)
         finally:
             lifetimes.release(use)
 

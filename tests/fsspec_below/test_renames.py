@@ -90,36 +90,6 @@ def test_object_that_is_not_committed_yet_replaces_another_by_its_commit(place: 
         assert content_of(volume, "key") == place.content("key") == (b"new" if end == "closed" else OLD)
 
 
-@pytest.mark.parametrize("call", ["rename", "remove"])
-def test_a_call_for_a_created_object_touches_no_other_one_of_its_name(place: Place, call: str) -> None:
-    """Its commit would be a conflict. Once it is given up, the name is that of the other one. [2.20]"""
-    with attached(place.backend) as volume:
-        change = partial(volume.rename, "made", "key") if call == "rename" else partial(volume.remove, "made")
-        file = volume.open("made", "wb")
-        file.write(b"mine")
-        place.put("made", PRECIOUS)
-        raises(FileExistsError, change)
-        assert (place.content("made"), place.content("key")) == (PRECIOUS, OLD)
-        file.abandon()
-        change()
-        assert (place.content("made"), place.content("key")) == (None, PRECIOUS if call == "rename" else OLD)
-
-
-@pytest.mark.parametrize("call", ["rename", "remove"])
-def test_a_created_object_that_was_renamed_over_another_is_renamed_and_removed(place: Place, call: str) -> None:
-    """It replaces that one by its commit, so its name stands for both. [2.20]"""
-    with attached(place.backend) as volume, volume.open("made", "wb") as file:
-        file.write(b"mine")
-        volume.rename("made", "key")
-        if call == "remove":
-            volume.remove("key")
-        else:
-            volume.rename("key", "further")
-            place.save(file)
-            assert place.content("further") == b"mine"
-    assert place.content("key") is None
-
-
 @pytest.mark.parametrize("size", [3, (1 << 20) + 3], ids=["one request", "an upload in parts"])
 def test_uncommitted_object_replaces_no_version_that_was_stored_after_its_rename(place: Place, size: int) -> None:
     """Its commit replaces the object that its new name had then. [2.19, 2.20]"""
@@ -174,18 +144,6 @@ def test_status_that_fails_behind_a_rename_is_asked_for_again_or_by_the_next_cal
         file.pwrite(b"M", 0)
         place.save(file)
     assert (place.content("key"), place.content("other")) == (None, b"M" + expected[1:])
-
-
-@pytest.mark.parametrize("call", ["rename", "remove"])
-def test_a_created_object_whose_commit_has_an_unknown_result_is_renamed_and_removed(place: Place, call: str) -> None:
-    """What is stored may be its own. [2.19, 2.20]"""
-    file = place.written(b"mine", "made", create=True)
-    place.lose_commit(landed=True)
-    with contextlib.suppress(OSError):
-        file.commit()
-    place.repair()
-    place.backend.rename("made", "other") if call == "rename" else place.backend.remove("made")
-    assert (place.content("made"), place.content("other")) == (None, b"mine" if call == "rename" else None)
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["its copy", "another version"])

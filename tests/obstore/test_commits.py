@@ -178,18 +178,6 @@ def test_a_large_object_is_stored_in_parts_unless_a_condition_is_required(google
     raises(OSError, other.commit, match="single_put")
 
 
-def test_a_call_for_a_created_object_touches_no_other_one_of_its_name(google: tuple[Google, str]) -> None:
-    backend = made(google)
-    file = written(backend, "a", b"mine")
-    written(made(google), "a", b"theirs").commit()
-    raises(FileExistsError, backend.rename, "a", "b")
-    raises(FileExistsError, backend.remove, "a")
-    assert content(backend, "a") == b"theirs"
-    file.rollback()
-    backend.remove("a")
-    raises(FileNotFoundError, backend.stat, "a")
-
-
 def test_a_copy_of_another_version_renames_nothing(google: tuple[Google, str]) -> None:
     backend = made(google)
     written(backend, "a", b"one").commit()

@@ -51,27 +51,6 @@ def test_a_rename_that_replaces_nothing_finds_an_object_that_is_not_committed_ye
     assert content_of(volume, "c") == b"another"
 
 
-@pytest.mark.parametrize("end", ["abandoned", "committed"])
-def test_the_name_of_an_object_that_mode_x_believes_new_may_be_that_of_another(
-    bucket: Bucket, volume: Volume, end: str
-) -> None:
-    """The open asks nothing, so the calls that look at the name have to. [2.20]"""
-    bucket.put("pre fix/é/tmp", b"left by a dead program")
-    bucket.put("pre fix/é/final", b"good")
-    file = volume.open("tmp", "x")
-    file.write(b"mine")
-    raises(FileExistsError, volume.rename, "tmp", "final")
-    raises(FileExistsError, volume.remove, "tmp")
-    assert (bucket.get("pre fix/é/final"), bucket.get("pre fix/é/tmp")) == (b"good", b"left by a dead program")
-    if end == "committed":
-        bucket.remove("pre fix/é/tmp")
-        file.close()
-    else:
-        file.abandon()
-    volume.rename("tmp", "final")
-    assert bucket.get("pre fix/é/final") == (b"mine" if end == "committed" else b"left by a dead program")
-
-
 @pytest.mark.parametrize("key", ["", ".pagecache/x", "x" * 1025, "\ud800", b"bytes", 5, None])
 def test_keys_that_no_object_can_have_are_refused(volume: Volume, key: object) -> None:
     raises((ValueError, TypeError), volume.open, key, "w", match="key")

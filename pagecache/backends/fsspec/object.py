@@ -194,8 +194,7 @@ class FsspecObject(SpooledFile[ObjectStat]):
 
     def _mark_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
         """Return size and checksum of the stored object, if it may be this file's commit; None: it is not."""
-        sizes = {attempt.size for attempt in self.draft.attempts.values()}
-        if stored.size not in sizes and (self.draft.sending is None or stored.size != self.draft.extents.size):
+        if stored.size not in {attempt.size for attempt in self.draft.attempts.values()}:
             return None
         total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0
         reader = self._calls.reader(self.name)

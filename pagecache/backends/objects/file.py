@@ -205,12 +205,6 @@ class ObjectFile(BackendFile, Generic[V]):
         stored = self._stored()
         return stored, None if stored is None else self._mark_of(stored)
 
-    def made(self, stored: V) -> bool:
-        """Return whether a stored version is a commit of this file that runs, or whose result is unknown."""
-        sending = self.draft.sending  # first: it becomes an attempt
-        mark = self._mark_of(stored) if sending is not None or self.draft.attempts else None
-        return mark is not None and (mark in self.draft.attempts or (sending is not None and mark == sending()))
-
     def _landed(self) -> tuple[V | None, Hashable]:
         """Return the stored version and its mark, if it is a commit of this file with unknown result."""
         if self.draft.attempts:

@@ -177,20 +177,6 @@ class Names(Generic[V]):
         else:
             change.finish()
 
-    def _check_created(self, key: Key, stored: V | None, files: list[ObjectFile[V]]) -> None:
-        """Check that a stored object is no other one than an open file of its name that was created; EEXIST: it was
-        there before, or another client has stored it. The commit of that file would be refused, too.
-        """
-        if stored is None:
-            return
-        for file in files:
-            draft = file.draft
-            if not draft.is_created() or draft.replaces(stored) or file.made(stored):
-                continue
-            bases = [other.draft.base for other in files]  # last: a commit may have ended since
-            if not any(base is not None and self._store.same(base, stored) for base in bases):
-                raise os_error(errno.EEXIST, key)
-
     # ---------------------------------------------------------------- calls
 
     def remove(self, key: Key, name: str) -> None:
@@ -198,7 +184,6 @@ class Names(Generic[V]):
             if self._was_done(name, None):
                 return
             stored, files = self.look(name), self.files(name)
-            self._check_created(key, stored, files)
             if stored is not None:
                 self._make(_Change(name, stored, files), partial(self._store.delete, name))
             elif any(file.draft.is_created() for file in files):  # it is not committed yet
@@ -211,7 +196,6 @@ class Names(Generic[V]):
             if self._was_done(old, new):
                 return
             stored, files = self.look(old), self.files(old)
-            self._check_created(src, stored, files)
             if stored is None:  # an object that was created, and is not committed yet, is not in the store
                 files = [file for file in files if file.draft.is_created()]
                 if not files:
