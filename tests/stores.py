@@ -519,8 +519,8 @@ class RecordingBackend(pagecache.Backend):
             boundary = as_bytes(limits.boundary)
             if boundary and offset // boundary != (offset + length - 1) // boundary:
                 say(f"{kind} at {offset}: {length} bytes cross a multiple of {boundary}")
-            if offset % unit:
-                say(f"{kind} at {offset}: not a multiple of {unit}")
+            if offset % unit or (kind == "read" and length % unit):  # only a write may end with the file
+                say(f"{kind} of {length} bytes at {offset}: not in multiples of {unit}")
             if any(buffer.readonly != (kind == "write") for buffer in buffers):
                 say(f"{kind} at {offset}: a buffer with the wrong access")
             if self.nr_transfers > limits.max_inflight:

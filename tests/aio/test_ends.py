@@ -139,8 +139,7 @@ async def test_the_close_after_a_cancelled_one_has_its_result(attach: Attach, *,
         gate.open()
     else:
         gate.open()
-        while not file.closed or volume.inodes["f"].handles:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(eventually, lambda: file.closed and not volume.inodes["f"].handles)
         again = asyncio.create_task(file.close())
     if fails:
         with pytest.raises(CommitError, match="no"):

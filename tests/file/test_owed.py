@@ -184,7 +184,9 @@ def test_a_hole_that_no_try_could_make_is_written_as_zeros(make: Make) -> None:
 
 @pytest.mark.parametrize("kind", ["absent", "unsupported"])
 @pytest.mark.parametrize("unit", [1, 64, 2 * PAGE])
-@pytest.mark.parametrize("extent", [(PAGE - 10, PAGE + 30), (PAGE, PAGE), (3 * PAGE + 5, PAGE), (7, 9)])
+@pytest.mark.parametrize(
+    "extent", [(PAGE - 10, PAGE + 30), (PAGE, PAGE), (3 * PAGE + 5, PAGE), (7, 9), (len(OLD) - 10, 13)]
+)
 def test_an_owed_hole_that_the_next_backend_cannot_make_is_made_of_zeros(
     make: Make, extent: tuple[int, int], unit: int, kind: str
 ) -> None:
@@ -207,6 +209,7 @@ def test_an_owed_hole_that_the_next_backend_cannot_make_is_made_of_zeros(
     file.pwrite(b"later", 2 * PAGE)
     file.fsync()
     assert fresh.committed(KEY) == overlay(content, 2 * PAGE, b"later")
+    assert fresh.violations == []
 
 
 @pytest.mark.parametrize("refused", [False, True])

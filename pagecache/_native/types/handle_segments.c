@@ -85,7 +85,7 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 /* ---------------------------------------------------------------- methods of direct handles (file/direct.py) */
 
 /* _steady(data) -> data, or a copy of it if it may fault, or if it is memory of the cache: beside a direct write a read may fill
- * that anew, with bytes that have moved already, or with others than the view has shown since its were given up. */
+ * that anew, with bytes that have moved already, or in place of bytes that were given up and that a view still shows. */
 PyObject *handle_steady(PyObject *self, PyObject *data)
 {
 	struct handle *h = handle_of(self);

@@ -37,8 +37,8 @@ class Store(ABC, Generic[V]):
         """Return the stored version; None: there is no object; EISDIR: the name is that of a directory."""
 
     def check_place(self) -> None:
-        """Check that what has the objects is there, a bucket or a container; ENXIO: it is missing, so that a missing
-        object says nothing.
+        """Check that the bucket or container is there; ENXIO: it is missing, so a missing object is no proof of a
+        removal.
         """
 
     @abstractmethod
