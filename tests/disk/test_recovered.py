@@ -213,11 +213,32 @@ def test_a_forced_version_is_the_same_after_a_crash(world: World, size: int, *, 
         assert spilled  # not all of it is in memory or staged
         return
     file.fsync(timeout=10)
-    if not whole:
-        file.flush()  # the tier has what was written, and the store the rest of the page
     ours = changed(10, b"new")
     expected = ours if whole else changed(0, ours[:4096], stored)[: len(OLD)]  # in place that is a page
     assert world.crash(on_recovery="hold").read() == expected
+
+
+@pytest.mark.parametrize("call", ["fsync", "sync"])
+@pytest.mark.parametrize("later", ["nothing", "bytes", "bytes of a file to describe"])
+def test_what_a_commit_has_stored_is_not_confirmed_by_older_records(world: World, call: str, later: str) -> None:
+    """The commit has its answer, and its end is not recorded yet."""
+    file = world.open()
+    file.pwrite(b"old", 10)
+    file.fsync()
+    file.pwrite(b"new", 10)
+    with file._inode.loses():  # so long no end of a commit counts
+        saving = Task(file.fsync, durability="backend")
+        eventually(lambda: not file._inode.has_local())
+        expected = changed(10, b"new")
+        if later != "nothing":
+            file.pwrite(b"later", 9000)
+            expected = changed(9000, b"later", expected)
+            file._inode.journaled._whole = later != "bytes"  # as after a hole beside a view
+        confirmed = Task(file.fsync if call == "fsync" else world.volume.sync)
+        killed = None if confirmed.waits() else world.copied()
+    saving.result()
+    confirmed.result()
+    assert (killed or world.crash()).read() == expected
 
 
 @pytest.mark.parametrize("way", ["a rebase", "an announced change", "an append between two crashes"])

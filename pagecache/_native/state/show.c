@@ -48,6 +48,7 @@ static u64 number_of(struct pc_inode *i, u32 which)
 	case PC_BY_HITS: return pc_inode_hits(i);
 	case PC_BY_UNSTORED: return (i->nr_dirty + i->nr_writeback) << shift;
 	case PC_BY_TAKEN: return i->counters.handed_over + (i->nr_dirty << shift);
+	case PC_BY_ACKNOWLEDGED: return i->counters.acknowledged;
 	case PC_BY_SIZE: return pc_inode_size(i);
 	case PC_BY_REMOTE_SIZE: return pc_inode_remote_size(i);
 	case PC_BY_SAVED_SIZE: return (pc_durable(i) ? pc_inode_remote_size(i) : i->committed_size) + 1;

@@ -136,7 +136,7 @@ class VolumeJournal:
     def note_freed(self, file: Journaled, *, recorded: bool) -> None:
         """Note the records of a file that was freed: its object may have another file by now."""
         with self._lock:
-            self.freed = max(self.freed, file.last)
+            self.freed = max(self.freed, file._last)
             (self._refused.discard if recorded else self._refused.add)(file)
 
     def add(self, file: Journaled) -> None:
@@ -165,12 +165,12 @@ class VolumeJournal:
         self, files: Iterable[EngineFile], until: float | None = None, busy: list[EngineFile] | None = None
     ) -> list[EngineFile]:
         """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
-        the store. `busy`: is given those that a call holds, for which nothing waits then; what was saved of others is
-        recorded, too.
+        the store. `busy`: is given those that a call holds, for which nothing waits then; the others are all with
+        records: of some a commit ends, or has ended.
         """
         if busy is not None:
             until = time.monotonic() + GRACE
-            files = dict.fromkeys([*files, *(each.file for each in list(self._waiting) if each.is_saved())])
+            files = dict.fromkeys([*files, *(each.file for each in list(self._waiting))])
         done: list[tuple[EngineFile, int]] = []
         left: list[EngineFile] = []
         clean: list[EngineFile] = []
@@ -355,6 +355,7 @@ class Journaled:
         self._appended_to = False  # by another program, before its bytes were laid: all is saved before the next append
         self._failed = False  # the last append of what a start lays: the disk may have it as a whole
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
+        self._acknowledged = 0  # bytes that the store had taken of it before its first record
         self.due = 0.0
         """When its oldest unsaved record was appended."""
         self.asked = 0
@@ -380,7 +381,7 @@ class Journaled:
                 self._settle(journal)
                 if not self.is_live():
                     self._lacks = False  # all may have been saved just as a direct write passed by
-                if not file.has_local():
+                if not (file.has_local() or self.is_live()):
                     file.cut_unlogged()
                     return generation
                 if not self._counts():
@@ -409,8 +410,8 @@ class Journaled:
         given_up = file.abandoned or file.is_cut_off() or (file.withheld and not self._marks)
         if self._lacks or self._appended_to or file.removed or given_up or file.conflict is not None:
             return False
-        if file.rebases % 2:
-            return False
+        if not file.has_local() or file.rebases % 2:
+            return False  # a commit ends: until that is noted, older records lie over what it has stored
         if file.withheld and file.changed_since(self.asked):
             return False  # only its writer publishes that
         if not isinstance(file.key, str | bytes):
@@ -451,6 +452,7 @@ class Journaled:
 
     def _describe(self, journal: Journal) -> None:
         """Append the file as the store has it, and all that was written since."""
+        acknowledged = self.file.number("acknowledged")
         file = self.file
         ranges = file.written_ranges()  # first: bytes that a commit saves later are in it, or in the size below
         undone = file.undone()
@@ -458,6 +460,10 @@ class Journaled:
             self._number = journal.number()
             self._owner.numbers.add(self._number)
         before = journal.unsaved_size(self._number)  # None: all that was appended is saved, or does not count
+        if before is None:
+            self._acknowledged = acknowledged
+        elif self._acknowledged != file.number("acknowledged"):
+            raise NotStagedError  # it may have saved bytes that are newer than earlier records
         created, lowest = bool(undone["created"]), int(undone["lowest"])
         base = None if created else self.file.versions.base
         size = 0 if created else min(file.remote_size, lowest)
@@ -833,18 +839,9 @@ class Journaled:
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
 
     @property
-    def last(self) -> int:
-        """LSN of its last record; 0: none."""
-        return self._last
-
-    @property
     def number(self) -> int:
         """The file of the journal; 0: none."""
         return self._number
-
-    def has_adopted(self, number: int) -> bool:
-        """Return whether its bytes are those of this file of the journal."""
-        return self.is_live() and self._number == number
 
     def may_be_saved(self) -> bool:
         """Return whether a save may begin of what is unsaved: none runs, and nothing forbids it. It would publish what
