@@ -165,3 +165,16 @@ TEST(check_memory_of_any_size_and_large_memory_goes_back)
 	pc_scratch_free(NULL);
 	CHECK(!pc_scratch_new((size_t)1 << 60));
 }
+
+/* So many volumes share the last tag, which also marks frames of several: it never says that bytes are one's own. */
+TEST(check_frames_are_foreign_to_each_volume_that_has_the_last_tag)
+{
+	struct pc_arena a = arena_of(FRAMES);
+	u32 frame = pc_arena_alloc(&a, 4);
+	CHECK(!pc_arena_claim(&a, frame, 4, 0xfffe));
+	CHECK(!pc_arena_claim(&a, frame, 4, 0xfffe));
+	CHECK(pc_arena_claim(&a, frame, 4, 0xffff));
+	CHECK(pc_arena_claim(&a, frame, 4, 0xffff));
+	pc_arena_free(&a, frame, 4);
+	pc_arena_destroy(&a);
+}

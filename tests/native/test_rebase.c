@@ -85,3 +85,24 @@ TEST_OF_FIX("rebase_sees_extension", check_a_rebase_keeps_what_was_extended_besi
 	SAVES({4 * PAGE, 7}, {2 * PAGE, 7}, {PAGE, 9});
 	EQUAL(file->store.size, 4 * PAGE + 100);
 }
+
+THREAD(rebase_to_three_pages, rebase(3 * PAGE, false))
+
+/* The rebase has passed the page of the old end, and waits for a writer's folio: a fill begins there. [I-17] */
+TEST(check_a_fill_that_begins_beside_a_rebase_ends_where_the_new_version_does)
+{
+	for (int local = 0; local < 2; local++) {
+		start(PAGE + 100, PAGE);
+		if (local)
+			put(PAGE + 10, 20, 2);
+		pthread_t writer = held_at("write_before_copy", write_beyond_the_end, NULL);
+		replace_storage(9, 3 * PAGE);
+		pthread_t rebaser = held_at("passer_by_met", rebase_to_three_pages, NULL);
+		struct pc_request *r = begin_fill(file, PAGE, 100);
+		EQUAL(run_fill(file, r), 0);
+		let_go("write_before_copy", writer);
+		let_go("passer_by_met", rebaser);
+		SEES({PAGE + 99, 9}, {PAGE + 100, 9}, {2 * PAGE - 1, 9});
+		SAVES({PAGE + 100, 9}, {2 * PAGE, 7});
+	}
+}

@@ -29,6 +29,12 @@ void pc_base_requested(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
+/* Where the other version of pc_rebase() ends, or what is put over it without being in memory. Leaf lock held. */
+static u64 stored_end(const struct pc_inode *i, u64 remote, bool forgotten)
+{
+	return pc_max(forgotten ? remote : pc_max(remote, i->direct_end), pc_map_end(&i->staged.map));
+}
+
 /* Put L over another version, of @remote bytes; bytes outside L are that version's. @remote was requested after
  * pc_base_requested(). All of U becomes dirty again, since it was sent as part of the old version; S stays, and the
  * engine sends it again: the object that it goes to is at least as long as S. @forgotten: the backend has dropped
@@ -41,6 +47,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_unlogged_all(i); /* the bytes below them are others now */
 	pc_inode_leaf_lock(i);
 	pc_invalidated(i, 0, UINT64_MAX);
+	pc_set_remote_size(i, stored_end(i, remote, forgotten)); /* for fills that begin while the walk waits */
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(c), &locked));) {
 		size = atomic_load(&i->size); /* the leaf lock was released: a writer may have extended the file */
@@ -59,15 +66,12 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	}
 	/* All of L is in D by now, also bytes that writers put after the folios already visited. */
 	size = atomic_load(&i->size);
-	if (!forgotten)
-		remote = pc_max(remote, i->direct_end);
-	i->committed_size = remote;
-	remote = pc_max(remote, pc_map_end(&i->staged.map));
+	i->committed_size = forgotten ? remote : pc_max(remote, i->direct_end);
 	index = 0;
-	end = remote;
+	end = stored_end(i, remote, forgotten);
+	pc_set_remote_size(i, end);
 	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
 		end = pc_max(end, pc_local_end(c, f, size));
-	pc_set_remote_size(i, remote);
 	pc_set_size(i, end);
 	if (forgotten)
 		pc_forget_uncommitted(i);
