@@ -123,7 +123,7 @@ nightly:                                                              ## all of 
 slow: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted             ## slow tests, and property tests with new examples
 	$(PY) -m pytest -q -n 2 --dist loadgroup -m "slow or (hypothesis and not soak)" --hypothesis-profile=random $(if $(SEED),--hypothesis-seed=$(SEED))
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built planted ## the long ones; SEED=n repeats a run
-	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
+	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 -o faulthandler_timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 test-rgw: $(VENV)/.built $(VENV)/.dev                                 ## S3 on Ceph's gateway, from Debian's packages (installs them as root)
 	command -v radosgw ceph-osd > /dev/null || apt-get install -y --no-install-recommends ceph-mon ceph-mgr ceph-osd ceph-common radosgw
 	$(PY) -m pytest -q -rs -m soak tests/s3/test_rgw.py

@@ -292,7 +292,7 @@ class Journal:
                 return self._counts  # the journal has nothing of it
             elif file is None:
                 raise ValueError(f"file {record.file} of the journal in {self._folder!r} has no FILE record")
-            settles = record.kind not in records.LAID
+            settles = record.kind not in records.LAID or record.kind == Kind.DROPPED
             file.changed = next(self._changes)
             try:
                 lsn = self._write(file, record, buffers, settles)

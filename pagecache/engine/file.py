@@ -112,6 +112,7 @@ class EngineFile(NativeInode):
     withheld = False
     recovering = False  # bytes that the journal has are laid over the object
     unclosed = False  # a writer's handle was collected with unpublished data
+    synced = 0  # everything up to this epoch is committed: a sync has seen it, which the end of a later commit hides
     rebases = 0  # odd while another version becomes the base
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
@@ -841,7 +842,11 @@ class EngineFile(NativeInode):
 
     def is_synced(self, stamp: int) -> bool:
         """Return whether everything up to the stamp is committed; losses of other bytes are recorded by then."""
-        return self.sync_done(stamp) and not self.losing.locked()  # in this order
+        return stamp <= self.synced or (self.sync_done(stamp) and not self.losing.locked())  # in this order
+
+    def note_synced(self, stamp: int) -> None:
+        """Record that a sync has seen that everything up to the stamp is committed."""
+        self.synced = max(self.synced, stamp)
 
     def report_to_handles(self, lost: list[LostRange], *, seen: bool = False) -> None:
         """Report a loss to each handle. `seen`: a caller has requested it."""

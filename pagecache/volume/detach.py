@@ -166,7 +166,7 @@ def _end(
 
 def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     if not lost:
-        left = 0 if volume.engine.journal is None else volume.engine.journal.unsaved()
+        left = 0 if volume.engine.journal is None else len(volume.engine.journal.files())
         stays = f"unsaved bytes of {left} files stay in the disk tier" if left else "everything is saved"
         volume.engine.say(logging.INFO, "the volume", "detached", stays)
         return

@@ -189,15 +189,16 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 inode.set_aside(withheld=False)
             if inode.unclosed:
                 inode.set_unclosed(False)
-            if on_disk and inode.has_local():
+            unsaved = inode.has_local() or inode.journaled.is_live()
+            if on_disk and unsaved:
                 barrier.save(inode, timeout)
                 if inode.journaled.is_live():
                     inode.journaled.save_soon()
-            elif commit and inode.has_local():
+            elif commit and unsaved:
                 barrier.fsync(inode, timeout)
             elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
                 barrier.flush(inode, version=True)
-            if on_disk:
+            if on_disk or commit:
                 inode.confirm_saved()  # a crash must not bring back what was replaced since
     finally:
         release(use)

@@ -255,7 +255,9 @@ class SyncTicket:
         """Collect the next files with changes of the epoch. `_counting` is held."""
         self._engine.check_alive(None, self._began)
         if self._files is None:
-            self._files = self._engine.dirty_files()
+            journal = self._engine.journal  # may have records of what was saved just before
+            also = [] if journal is None else journal.files()
+            self._files = list(dict.fromkeys([*self._engine.dirty_files(), *also]))
         files, end = self._files, min(self._next + TURN, len(self._files))
         for position in range(self._next, end):
             try:

@@ -109,6 +109,10 @@ def test_a_full_journal_names_the_files_to_save() -> None:
             journal.append(records.data(second, 0, 100), [bytes(100)])
     assert full.value.errno == errno.ENOSPC
     assert journal.oldest() == [first, second]
+    with pytest.raises(JournalFull):
+        while True:
+            journal.append(records.hole(second, 0, 100))
+    assert journal.append(records.dropped(second, 0, 100)) > last  # what was given up must not come back
     journal.append(records.saved(first, last, "v2"))
     assert journal.oldest() == [second]
     with pytest.raises(JournalFull):

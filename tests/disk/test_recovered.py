@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial, partialmethod
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from pagecache.disk.backend import TieredFile
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine import runner
-from pagecache.engine.commit.journaled import Journaled
+from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.commit.overlay import Overlay
+from pagecache.engine.io import barrier
+from pagecache.engine.park import Deadline
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.testing import Gate
 from pagecache.volume import detach, reconnect, recovered
@@ -218,27 +221,90 @@ def test_a_forced_version_is_the_same_after_a_crash(world: World, size: int, *, 
     assert world.crash(on_recovery="hold").read() == expected
 
 
-@pytest.mark.parametrize("call", ["fsync", "sync"])
-@pytest.mark.parametrize("later", ["nothing", "bytes", "bytes of a file to describe"])
+@pytest.mark.parametrize(
+    ("call", "later"),
+    [
+        *[(call, later) for call in ("fsync", "sync") for later in ("nothing", "bytes", "bytes of a file to describe")],
+        ("sync at the store", "nothing"),
+        ("close", "nothing"),
+    ],
+)
 def test_what_a_commit_has_stored_is_not_confirmed_by_older_records(world: World, call: str, later: str) -> None:
     """The commit has its answer, and its end is not recorded yet."""
     file = world.open()
+    inode = file._inode
+    calls: dict[str, Callable[[], None]] = {
+        "fsync": file.fsync,
+        "sync": world.volume.sync,
+        "sync at the store": partial(world.volume.sync, durability="backend"),
+        "close": file.close,
+    }
     file.pwrite(b"old", 10)
     file.fsync()
     file.pwrite(b"new", 10)
-    with file._inode.loses():  # so long no end of a commit counts
-        saving = Task(file.fsync, durability="backend")
-        eventually(lambda: not file._inode.has_local())
+    with inode.loses():  # so long no end of a commit counts
+        saving = Task(barrier.drive, barrier.FileSync(inode), None, "fsync")
+        eventually(lambda: not inode.has_local())
         expected = changed(10, b"new")
         if later != "nothing":
             file.pwrite(b"later", 9000)
             expected = changed(9000, b"later", expected)
-            file._inode.journaled._whole = later != "bytes"  # as after a hole beside a view
-        confirmed = Task(file.fsync if call == "fsync" else world.volume.sync)
+            inode.journaled._whole = later != "bytes"  # as after a hole beside a view
+        confirmed = Task(calls[call])
         killed = None if confirmed.waits() else world.copied()
     saving.result()
     confirmed.result()
     assert (killed or world.crash()).read() == expected
+
+
+@pytest.mark.parametrize("call", ["fsync", "sync"])
+def test_what_a_sync_has_saved_is_recorded_beside_the_end_of_a_later_commit(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """That end hides for a moment what the sync has seen."""
+    file = world.synced(b"old", 10)
+    file.pwrite(b"new", 10)
+
+    def beside(self: Any, call: Any, *arguments: Any) -> Any:
+        with self.file.loses():
+            return call(self, *arguments)
+
+    for name in ("_settle", "is_saved"):
+        monkeypatch.setattr(Journaled, name, partialmethod(beside, getattr(Journaled, name)))
+    (file.fsync if call == "fsync" else world.volume.sync)(durability="backend")
+    assert world.copied().read() == changed(10, b"new")
+
+
+@pytest.mark.parametrize("durability", ["disk", "backend"])
+def test_a_close_confirms_what_another_call_has_saved(make: Make, durability: Any) -> None:
+    """A power cut brings nothing back that it was saved from."""
+    world = make(durability=durability, sync_on_close=True)
+    file, journal = world.open(), world.journal()
+    file.pwrite(b"old", 10)
+    file.fsync(durability="disk")
+    file.pwrite(b"new", 10)
+    barrier.drive(barrier.FileSync(file._inode), None, "fsync")
+    file._inode.journaled.settle(Deadline(world.volume.engine.clock, None))
+    assert journal._confirmed < journal.last
+    file.close()
+    assert journal._confirmed == journal.last
+
+
+@IN_PLACE
+def test_a_file_that_is_freed_beside_a_sync_is_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.synced(b"old", 10)
+    file.pwrite(b"new", 10)
+    inode = file._inode
+    monkeypatch.setattr(VolumeJournal, "poll", lambda self, now: math.inf)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journaled, "_settle", lambda self, journal: None)
+        patch.setattr(Journaled, "freed", lambda self: None)  # not reached yet
+        barrier.drive(barrier.FileSync(inode), None, "fsync")
+        file.close()
+        world.volume.drop_clean("k")
+        eventually(lambda: inode.freed or world.volume.engine.free(inode))
+    world.volume.sync()
+    assert world.copied().read() == changed(10, b"new")
 
 
 @pytest.mark.parametrize("way", ["a rebase", "an announced change", "an append between two crashes"])

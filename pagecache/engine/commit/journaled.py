@@ -170,12 +170,14 @@ class VolumeJournal:
         """
         if busy is not None:
             until = time.monotonic() + GRACE
-            files = dict.fromkeys([*files, *(each.file for each in list(self._waiting))])
+            files = dict.fromkeys([*files, *self.files()])
         done: list[tuple[EngineFile, int]] = []
         left: list[EngineFile] = []
         clean: list[EngineFile] = []
         for file in files:
             if file.freed or file.removed or file.abandoned:
+                if file.freed:
+                    file.journaled.settle(NEVER)
                 continue
             if file.recovering:  # it has no marks yet
                 left.append(file)
@@ -329,9 +331,9 @@ class VolumeJournal:
             self._saving[self.begin_saving([file.file for file in ready])] = ready
         return min(delay, AGAIN) if due or self._saving else delay
 
-    def unsaved(self) -> int:
-        """Return the number of files with unsaved records."""
-        return len(self._waiting)
+    def files(self) -> list[EngineFile]:
+        """Return the files with records that may be unsaved."""
+        return [each.file for each in list(self._waiting)]
 
 
 class Journaled:

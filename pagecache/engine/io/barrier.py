@@ -126,6 +126,7 @@ class FileSync:
             self._judge()
         if met != SYNC_DONE or file.losing.locked():  # in this order
             return False
+        self._note_synced()
         return not self._state.stale or (self.here != 0 and self._ended())
 
     def poll(self) -> bool:
@@ -144,6 +145,7 @@ class FileSync:
                 return True
             met = file.advance(self._state, allowed | more, self.here)
             if met == SYNC_DONE and not file.losing.locked():  # in this order
+                self._note_synced()
                 return self._ended()
             more = 0
             if met == SYNC_COMMIT_FAILED:
@@ -181,6 +183,12 @@ class FileSync:
             with file.lock:
                 file.commits.asked(first=not self._attempts)
         return True
+
+    def _note_synced(self) -> None:
+        """Remember it for the journal, which asks later."""
+        file, state = self.file, self._state
+        if file.volume.journal is not None and state.flush and self.commit and not self.start and self.end == END:
+            file.note_synced(state.stamp)
 
     def _ended(self) -> bool:
         """Read the version that the writes have made, if it is wanted; return whether that is over."""
