@@ -200,6 +200,8 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 barrier.flush(inode, version=True)
             if on_disk or commit:
                 inode.confirm_saved()  # a crash must not bring back what was replaced since
+            if inode.losing.locked():  # bytes have gone, and this handle is to raise their loss
+                barrier.drive(barrier.FileSync(inode, commit=False), timeout, "close")
     finally:
         release(use)
 

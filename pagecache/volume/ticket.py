@@ -202,8 +202,8 @@ class SyncTicket:
             self._speed.sample(now_seconds, self._sent)
 
     def _gone(self, sync: FileSync) -> bool:
-        """Leave out a file that was removed or freed: it need not be saved. Return whether it was."""
-        gone = sync.file.removed or sync.file.freed
+        """Leave out a file that was removed, freed or abandoned: it need not be saved. Return whether it was."""
+        gone = sync.file.removed or sync.file.freed or sync.file.abandoned
         if gone:
             self._unsent.pop(sync, None)
         return gone

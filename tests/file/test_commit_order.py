@@ -12,7 +12,8 @@ import pytest
 from pagecache import BackendError, CachedFile, ConflictError, DataLossError, ShutdownError, Volume, WritebackError
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import reader
-from pagecache.native import STAMP_MAX
+from pagecache.native import FAILED, STAMP_MAX
+from pagecache.volume import lifetimes
 from pagecache.volume import reconnect as reconnecting
 from pagecache.volume.inode import Inode
 
@@ -30,6 +31,7 @@ from .rig import (
     content_of,
     cut_off,
     eventually,
+    held,
     overlay,
     pattern,
     raises,
@@ -142,6 +144,28 @@ def test_an_abandoned_file_sends_nothing_more(make: Make) -> None:
     gate.open()
     eventually(lambda: not engine.has_local())
     assert len(rig.backend.seen("write_from")) == 1
+
+
+@pytest.mark.parametrize("call", ["sync", "fsync"])
+def test_an_abandon_beside_a_sync_does_not_fail_it(make: Make, monkeypatch: Patch, call: str) -> None:
+    """Nobody wants its bytes saved any longer; they are there until the file goes back. [2.15, 2.20]"""
+    rig, file = make(backend=ObjectBackend({KEY: b""}, max_write=PAGE, max_inflight=1)).opened("r+b")
+    reader = rig.open("rb")
+    engine = rig.volume.inodes[KEY]
+    file.pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from")
+    syncing = Task(rig.volume.sync if call == "sync" else reader.fsync)
+    gate.wait_entered()
+    back = held(monkeypatch, lifetimes, "_go_back")
+    file.abandon()
+    gate.open()
+    back.wait_entered()
+    eventually(lambda: engine.flush_pending(STAMP_MAX) & FAILED)
+    if call == "sync":
+        syncing.result()  # it is none of its files
+    else:
+        assert syncing.waits()
+    syncing.result(opening=back)
 
 
 def acknowledged(rig: Rig) -> None:

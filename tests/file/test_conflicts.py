@@ -31,6 +31,7 @@ from .rig import (
     beside,
     dirty_bytes,
     eventually,
+    held,
     pattern,
     quiet,
     raises,
@@ -181,6 +182,21 @@ def test_take_remote_loses_local_bytes(
     assert "the foreign version was taken; [4096, 8192) given up" in caplog.text
     assert rig.saved(file) == file.pread(len(DATA), 0) == OTHER
     assert len(rig.backend.seen("rollback")) == (store is uploaded)
+
+
+@pytest.mark.parametrize("store", [in_place, uploaded])
+def test_a_close_beside_the_record_of_a_loss_raises_it(
+    make: Make, store: Callable[[Make, str], Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes have gone by then. [2.16, 2.19]"""
+    rig = store(make, "take_remote")
+    file = rig.handles[0]
+    gate = held(monkeypatch, EngineFile, "report_loss")
+    rig.volume.invalidate_remote(KEY)
+    gate.wait_entered()
+    closing = Task(file.close)
+    assert closing.waits()
+    raises(DataLossError, closing.result, opening=gate)
 
 
 @pytest.mark.parametrize("times", [1, math.inf])

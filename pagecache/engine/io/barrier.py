@@ -207,8 +207,10 @@ class FileSync:
             (callers.add if until else callers.discard)(self)
 
     def _report(self) -> None:
-        """Raise the error of the failed bytes, unless a later attempt has succeeded."""
+        """Raise the error of the failed bytes, unless a later attempt has succeeded, or they are about to go."""
         file = self.file
+        if file.abandoned:
+            return
         if file.conflict is not None:
             raise file.conflict_error()
         error = _writeback_error(file, "write-back")
