@@ -168,6 +168,7 @@ class DirectoryBackend(NamespaceBackend):
             if not create:
                 raise os_error(errno.ENOENT, key)
             self._change_allowed(key)
+            self._unsynced.add(place)  # an interrupt may come behind the creation
             try:
                 file = DirectoryFile(place.directory, place.name, OPEN | os.O_RDWR | os.O_CREAT | os.O_EXCL, self, key)
             except FileExistsError:
@@ -175,7 +176,7 @@ class DirectoryBackend(NamespaceBackend):
                     raise
                 file = self._open_existing(place, key)  # a concurrent call has made it
             else:
-                self._unsynced.add(place)
+                self._unsynced.add(place)  # again: a sync may have ended beside it
         else:
             file = self._open_existing(place, key)
         try:

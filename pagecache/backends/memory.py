@@ -91,6 +91,8 @@ class MemoryFile(BackendFile):
         with self._lock:
             for buffer in buffers:
                 length = len(buffer)
+                if length and offset + length > self._size:
+                    self._size = offset + length  # first: an interrupt leaves no bytes behind the end
                 begin = offset & MASK
                 chunk = self._chunks.get(offset >> CHUNK_BITS)
                 if chunk is not None and begin + length <= len(chunk):
@@ -98,8 +100,6 @@ class MemoryFile(BackendFile):
                 else:
                     self._copy_in(offset, buffer)
                 offset += length
-            if offset > self._size and offset > start:
-                self._size = offset
             self._changes += 1
         return offset - start
 

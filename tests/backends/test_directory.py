@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -85,6 +86,24 @@ def content(backend: DirectoryBackend, key: str) -> bytes:
     done = file.read_into(0, [memoryview(buffer)])
     file.close()
     return bytes(buffer[:done])
+
+
+def test_the_next_commit_of_a_file_whose_creation_was_interrupted_syncs_its_directory(
+    backend: DirectoryBackend, synced: list[str]
+) -> None:
+    def make(key: str) -> DirectoryFile:
+        return backend.open(key, create=True)
+
+    for nth in itertools.count(1):
+        place = interrupted_at(
+            nth, partial(make, f"{nth}"), lambda frame: frame.f_code.co_filename == directory.__file__
+        )
+        synced.clear()
+        put(backend, f"{nth}").commit()
+        assert "dir" in synced, place
+        if not place:
+            assert nth > 5
+            return
 
 
 # ------------------------------------------------------------------------------------------------ no way out

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
+from functools import partial
 from pathlib import PurePosixPath
 
 import pytest
 
-from pagecache.backends import MemoryBackend
+from pagecache.backends import MemoryBackend, memory
 from pagecache.backends.memory import CHUNK
+
+from ..file.test_interrupts import interrupted_at
 
 
 def test_holes_cost_nothing() -> None:
@@ -35,6 +39,22 @@ def test_ranges_across_chunks(offset: int, length: int) -> None:
     assert backend.snapshot("a") == bytes(offset) + data
     file.punch_hole(offset + 1, length)
     assert backend.snapshot("a") == bytes(offset) + data[:1] + bytes(length - 1)
+
+
+def test_an_interrupted_write_leaves_nothing_behind_the_end() -> None:
+    """Bytes there would come back with the next write behind them."""
+    for nth in itertools.count(1):
+        file = MemoryBackend().open("a", create=True)
+        write = partial(file.write_from, 0, [memoryview(b"x" * 3000), memoryview(b"y" * 3000)])
+        place = interrupted_at(nth, write, lambda frame: frame.f_code.co_filename == memory.__file__)
+        file.truncate(0)
+        file.write_from(8000, [memoryview(b"z")])
+        buffer = bytearray(8001)
+        assert file.read_into(0, [memoryview(buffer)]) == 8001, place
+        assert buffer == bytes(8000) + b"z", place
+        if not place:
+            assert nth > 5
+            return
 
 
 def test_put_is_a_change_that_open_files_see() -> None:

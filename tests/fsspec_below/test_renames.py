@@ -395,6 +395,20 @@ def test_bytes_written_after_a_rename_of_unknown_result_are_stored_or_reported(s
         assert silent.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
+def test_a_remove_of_unknown_result_leaves_bytes_over_another_version_in_conflict(silent: Place) -> None:
+    """Nothing shows that it was carried out, so the file keeps its name. [2.14, 2.19, K3]"""
+    with attached(silent.backend, retry=ONCE) as volume, volume.open("key", "r+b", read_ahead=0) as file:
+        read(file)
+        silent.lose(1000)
+        raises(OSError, volume.remove, "key")
+        silent.repair()
+        silent.put("key", OTHER)
+        file.pwrite(b"mine", 0)
+        raises(ConflictError, file.fsync)
+        file.abandon()
+    assert silent.content("key") == OTHER
+
+
 @pytest.fixture
 def faulty(place: Place) -> Iterator[Faulty]:
     """A volume without retries, and the handles to close before its end."""

@@ -139,7 +139,9 @@ class Names(Generic[V]):
         same = self._store.same
         if same(found, change.stored):
             return False
-        if change.new is None or not self._store.renames:
+        if change.new is None:
+            return found is None  # another version there shows nothing (contract 2.14)
+        if not self._store.renames:
             return True
         now = self._store.head(change.new)
         if now is None or now.size != change.stored.size or (same(now, change.there) and not same(now, change.stored)):
