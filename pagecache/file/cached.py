@@ -492,7 +492,8 @@ class CachedFile(Handle, io.RawIOBase):
     def _close_may_wait(self) -> bool:
         """Return whether its close may write data back, or wait for the disk of the journal."""
         journal = self.volume.engine.journal
-        return self._is_unsaved() or (self._writable and journal is not None and journal.is_used())
+        used = self._writable and journal is not None and journal.is_used()
+        return self._is_unsaved() or used or self._inode.losing.locked()  # in this order
 
     def _changed(self) -> bool:
         """Return whether changes may have been made through this handle."""

@@ -198,10 +198,12 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 barrier.fsync(inode, timeout)
             elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
                 barrier.flush(inode, version=True)
-            if on_disk or commit:
+            if on_disk:
                 inode.confirm_saved()  # a crash must not bring back what was replaced since
-            if inode.losing.locked():  # bytes have gone, and this handle is to raise their loss
-                barrier.drive(barrier.FileSync(inode, commit=False), timeout, "close")
+            elif commit:
+                inode.journaled.confirm_saved()
+        if inode.losing.locked() and not volume.detached:  # bytes have gone, and this handle is to raise their loss
+            barrier.drive(barrier.FileSync(inode, commit=False), timeout, "close")
     finally:
         release(use)
 

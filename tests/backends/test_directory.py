@@ -91,13 +91,9 @@ def content(backend: DirectoryBackend, key: str) -> bytes:
 def test_the_next_commit_of_a_file_whose_creation_was_interrupted_syncs_its_directory(
     backend: DirectoryBackend, synced: list[str]
 ) -> None:
-    def make(key: str) -> DirectoryFile:
-        return backend.open(key, create=True)
-
     for nth in itertools.count(1):
-        place = interrupted_at(
-            nth, partial(make, f"{nth}"), lambda frame: frame.f_code.co_filename == directory.__file__
-        )
+        make = partial(backend.open, f"{nth}", create=True)
+        place = interrupted_at(nth, make, lambda frame: frame.f_code.co_filename == directory.__file__)
         synced.clear()
         put(backend, f"{nth}").commit()
         assert "dir" in synced, place

@@ -185,12 +185,13 @@ def test_take_remote_loses_local_bytes(
 
 
 @pytest.mark.parametrize("store", [in_place, uploaded])
+@pytest.mark.parametrize("reader", [False, True])
 def test_a_close_beside_the_record_of_a_loss_raises_it(
-    make: Make, store: Callable[[Make, str], Rig], monkeypatch: pytest.MonkeyPatch
+    make: Make, store: Callable[[Make, str], Rig], monkeypatch: pytest.MonkeyPatch, *, reader: bool
 ) -> None:
-    """The bytes have gone by then. [2.16, 2.19]"""
+    """The bytes have gone by then; each handle that was open raises. [2.16, 2.19]"""
     rig = store(make, "take_remote")
-    file = rig.handles[0]
+    file = rig.open("rb", keep_cache=True) if reader else rig.handles[0]
     gate = held(monkeypatch, EngineFile, "report_loss")
     rig.volume.invalidate_remote(KEY)
     gate.wait_entered()

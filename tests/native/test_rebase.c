@@ -106,3 +106,21 @@ TEST(check_a_fill_that_begins_beside_a_rebase_ends_where_the_new_version_does)
 		SAVES({PAGE + 100, 9}, {2 * PAGE, 7});
 	}
 }
+
+THREAD(write_to_the_first_page, put(10, 20, 7))
+THREAD(rebase_to_one_page, rebase(PAGE, false))
+
+/* A fill behind the end of a shorter version asks the store, as long as the file is longer. [I-17] */
+TEST(check_a_fill_beside_a_rebase_to_a_shorter_version_makes_up_no_zeros)
+{
+	start(3 * PAGE, PAGE);
+	pthread_t writer = held_at("write_before_copy", write_to_the_first_page, NULL);
+	replace_storage(9, PAGE);
+	pthread_t rebaser = held_at("passer_by_met", rebase_to_one_page, NULL);
+	EQUAL(pc_inode_size(file->inode), 3 * PAGE);
+	EQUAL(pc_inode_remote_size(file->inode), 3 * PAGE);
+	let_go("write_before_copy", writer);
+	let_go("passer_by_met", rebaser);
+	EQUAL(pc_inode_size(file->inode), PAGE);
+	EQUAL(pc_inode_remote_size(file->inode), PAGE);
+}

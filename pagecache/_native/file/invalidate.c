@@ -47,7 +47,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_unlogged_all(i); /* the bytes below them are others now */
 	pc_inode_leaf_lock(i);
 	pc_invalidated(i, 0, UINT64_MAX);
-	pc_set_remote_size(i, stored_end(i, remote, forgotten)); /* for fills that begin while the walk waits */
+	/* For fills that begin while the walk waits; others may still ask for bytes of the longer version. */
+	pc_set_remote_size(i, pc_max(atomic_load(&i->remote_size), stored_end(i, remote, forgotten)));
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(c), &locked));) {
 		size = atomic_load(&i->size); /* the leaf lock was released: a writer may have extended the file */

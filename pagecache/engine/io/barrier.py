@@ -209,7 +209,7 @@ class FileSync:
     def _report(self) -> None:
         """Raise the error of the failed bytes, unless a later attempt has succeeded, or they are about to go."""
         file = self.file
-        if file.abandoned:
+        if file.abandoned and self.commit:
             return
         if file.conflict is not None:
             raise file.conflict_error()
