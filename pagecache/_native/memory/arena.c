@@ -277,9 +277,10 @@ bool pc_arena_is_free(const struct pc_arena *a, u32 frame)
 	return false;
 }
 
-/* Note that the frames now carry bytes of the volume `tag`; volumes may share the last tag, 0xffff. Tags are kept per 16 frames; a
- * group that more than one volume used stays "mixed", which is 0xffff too, until one claims all of it. Return: true when bytes of another volume may still be in the
- * frames: a caller that exposes them before overwriting them must zero them first (contract 1.4). */
+/* Note that the frames now carry bytes of the volume `tag`; volumes may share the last tag, 0xffff. Tags are kept per 16
+ * frames; a group that more than one volume used stays "mixed", which is 0xffff too, until one claims all of it. Return:
+ * true when bytes of another volume may still be in the frames: a caller that exposes them before overwriting them must
+ * zero them first (contract 1.4). */
 bool pc_arena_claim(struct pc_arena *a, u32 frame, u32 order, u16 tag)
 {
 	bool foreign = false;
