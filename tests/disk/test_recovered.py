@@ -290,6 +290,16 @@ def test_a_close_confirms_what_another_call_has_saved(make: Make, durability: An
     assert journal._confirmed == journal.last
 
 
+def test_a_close_without_changes_raises_no_error_of_other_files(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk took no record of those. [D5]"""
+    world = make(durability="backend", sync_on_close=True)
+    world.synced(b"new").fsync(durability="disk")
+    refused = OSError(errno.EIO, "the disk fails")
+    monkeypatch.setattr(VolumeJournal, "settle_refused", lambda self: refused)
+    world.files.pop().close()
+    world.open().close()
+
+
 @IN_PLACE
 def test_a_file_that_is_freed_beside_a_sync_is_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     file = world.synced(b"old", 10)

@@ -195,6 +195,7 @@ def test_a_close_beside_the_record_of_a_loss_raises_it(
     gate = held(monkeypatch, EngineFile, "report_loss")
     rig.volume.invalidate_remote(KEY)
     gate.wait_entered()
+    assert file._close_may_wait()  # so a task waits on a lane, and not on its loop
     closing = Task(file.close)
     assert closing.waits()
     raises(DataLossError, closing.result, opening=gate)
