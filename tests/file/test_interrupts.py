@@ -514,15 +514,23 @@ def counting_code(frame: FrameType) -> bool:
 def interrupted_rigs(
     make: Callable[[], Rig], call: Callable[[Rig], object], within: Callable[[FrameType], bool], least: int
 ) -> Iterator[tuple[Rig, str]]:
-    """Interrupt a call at each place of some code, at least so many. Yield a rig for each, and the place."""
-    for nth in itertools.count(1):
-        rig = make()
-        place = interrupted_at(nth, partial(call, rig), within)
-        gc.collect()
-        yield rig, place
-        if not place:
-            assert nth > least
-            return
+    """Interrupt a call at each place of some code, at least so many. Yield a rig for each, and the place.
+
+    What exists before is left out of the collections: with the objects of a long test run each one takes a second.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        for nth in itertools.count(1):
+            rig = make()
+            place = interrupted_at(nth, partial(call, rig), within)
+            gc.collect()
+            yield rig, place
+            if not place:
+                assert nth > least
+                return
+    finally:
+        gc.unfreeze()
 
 
 def sealing_code(frame: FrameType) -> bool:
