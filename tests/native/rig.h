@@ -362,7 +362,7 @@ static MAYBE void wait_folio(struct file *f, const struct pc_need *need)
 		run_fill(f, r);
 		return;
 	}
-	if (!pc_folio_get(o))
+	if (!pc_folio_get_of(f->inode, o))
 		return;
 	for (;;) {
 		u32 seq = atomic_load(&e->seq);

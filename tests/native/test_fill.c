@@ -214,3 +214,55 @@ TEST(check_kept_buffers_of_pinned_pages)
 	SOUND(&rig);
 	pc_unpin(rig.cache, &view);
 }
+
+static u64 window_stop;
+
+THREAD_OF(fill_from_page_8, ({
+		  struct pc_need need = {0};
+		  struct pc_request *r = NULL;
+		  EQUAL(pc_fill_begin(file->inode, 8 * PAGE, 4 * PAGE, &need, &r), 0);
+		  r;
+	  }))
+THREAD_OF(fill_a_window, pc_fill_window(file->inode, 8, 12, false, &window_stop))
+
+/* A fill finds a folio, whose descriptor gets another place in the file before it has read where the folio ends: it owns nothing
+ * outside its range. */
+TEST(check_a_fill_beside_the_end_of_a_folio_stays_in_its_range)
+{
+	for (int window = 0; window <= 1; window++) {
+		u64 from = window ? 8 : 0, then = window ? 0 : 8;
+		start(64 * PAGE, 16 * PAGE, limits_wide());
+		reads_right(from * PAGE, window ? PAGE : 16 * PAGE);
+		struct pc_folio *before = folio_at(file, 8 * PAGE);
+		pthread_t t = held_at("span_read", window ? fill_a_window : fill_from_page_8, NULL);
+		CHECK(pc_drop_clean(file->inode, 0, 64 * PAGE));
+		reads_right(then * PAGE, PAGE);
+		EQUAL((uintptr_t)folio_at(file, then * PAGE), (uintptr_t)before);
+		struct pc_request *r = let_go("span_read", t);
+		for (u64 page = 1; page < 8; page++)
+			CHECK(!cached(page));
+		EQUAL(run_fill(file, r), 0);
+		for (u64 page = 8; page < 12; page++)
+			CHECK(!(state_at(file, page * PAGE) & PC_F_LOCKED));
+		SOUND(&rig);
+	}
+}
+
+/* A caller is to wait for a folio, of which another file has the descriptor before the wait begins: it looks again, and does not
+ * wait for that file. */
+TEST(check_no_caller_waits_for_the_folio_of_another_file)
+{
+	struct pc_need need = {0};
+	struct pc_request *r;
+	start(PAGE, PAGE, limits_wide());
+	struct file *other = file_open(&rig, PAGE, PAGE);
+	struct pc_request *first = begin_fill(file, 0, PAGE);
+	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), (u64)-EAGAIN);
+	EQUAL(need.kind, PC_NEED_FOLIO);
+	EQUAL(run_fill(file, first), 0);
+	EQUAL(pc_drop_clean(file->inode, 0, PAGE), PAGE);
+	struct pc_request *second = begin_fill(other, 0, PAGE);
+	EQUAL(pc_folio_id(rig.cache, folio_at(other, 0)), need.folio);
+	wait_folio(file, &need);
+	EQUAL(run_fill(other, second), 0);
+}

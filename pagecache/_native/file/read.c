@@ -146,17 +146,18 @@ int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct
 
 /* Copy the valid bytes of one folio over `to`, from `pos` on. Return: bytes checked; *laid: how many of them were
  * copied. */
-static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 len, u64 *laid)
+static u64 overlay(struct pc_inode *i, u64 pos, u8 *to, u64 len, u64 *laid)
 {
 	struct pc_cache *c = i->cache;
 	u8 keep[4096];
-	u64 n = 0;
+	u64 n = 0, start, stop;
 	*laid = 0;
 	/* If a copy fails, another thread is exchanging the folio's frame and will soon have finished. */
 	for (u32 tries = 0;;) {
-		u32 from = (u32)(pos - pc_folio_pos(c, f));
-		if (!pc_folio_is(i, f, pos >> c->page_shift))
+		struct pc_folio *f = pc_folio_spanning(i, pos >> c->page_shift, &start, &stop);
+		if (!f)
 			return len;
+		u32 from = (u32)(pos - start);
 		u32 until = pc_valid_until(c, f, from, from + (u32)len);
 		if (until == from) {
 			until = pc_missing_until(c, f, from, from + (u32)len);
@@ -186,9 +187,7 @@ int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, 
 	for (u64 done = 0, checked; done < len; done += checked) {
 		u64 at = pos + done, page_end = ((at >> c->page_shift) + 1) << c->page_shift;
 		u64 part = pc_min(page_end - at, len - done);
-		u32 id = pc_index_lookup(i, at >> c->page_shift);
-		laid = 0;
-		checked = id ? overlay(i, pc_folio_at(c, id), at, (u8 *)to + done, part, &laid) : part;
+		checked = overlay(i, at, (u8 *)to + done, part, &laid);
 		if (which)
 			memset(which + done, 1, laid);
 		total += laid;
@@ -201,11 +200,11 @@ u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end)
 {
 	struct pc_cache *c = i->cache;
 	while (pos < end) {
-		struct pc_folio *f = pc_folio_cached(i, pos >> c->page_shift);
+		u64 start, stop;
+		struct pc_folio *f = pc_folio_spanning(i, pos >> c->page_shift, &start, &stop);
 		if (!f)
 			return pos;
-		u64 start = pc_folio_pos(c, f);
-		u32 to = (u32)pc_min(end - start, pc_folio_bytes(c, f)), from = (u32)(pos - start);
+		u32 to = (u32)(pc_min(end, stop) - start), from = (u32)(pos - start);
 		u32 until = pc_folio_state(f) & PC_F_STALE ? from : pc_valid_until(c, f, from, to);
 		pos = start + until;
 		if (until < to)

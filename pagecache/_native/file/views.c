@@ -129,12 +129,13 @@ bool pc_view_meets(struct pc_inode *i, uint64_t pos, uint64_t bytes, const void 
 	const u8 *from = memory;
 	if (!len || !pc_arena_has(&c->arena, memory))
 		return false;
-	for (u64 at = pos, stop; at < pos + bytes; at = stop) {
-		const struct pc_folio *f = pc_folio_cached(i, at >> c->page_shift);
-		stop = f ? pc_folio_pos(c, f) + pc_folio_bytes(c, f) : ((at >> c->page_shift) + 1) << c->page_shift;
-		if (!f)
+	for (u64 at = pos, start, stop; at < pos + bytes; at = stop) {
+		const struct pc_folio *f = pc_folio_spanning(i, at >> c->page_shift, &start, &stop);
+		if (!f) {
+			stop = ((at >> c->page_shift) + 1) << c->page_shift;
 			continue;
-		const u8 *here = pc_folio_memory(c, f) + (at - pc_folio_pos(c, f));
+		}
+		const u8 *here = pc_folio_memory(c, f) + (at - start);
 		bool same = here - (at - pos) == from;
 		if (here < from + len && from < here + (pc_min(stop, pos + bytes) - at) && !(same && elsewhere))
 			return true;

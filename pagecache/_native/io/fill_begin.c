@@ -21,10 +21,10 @@ static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
-	u32 from = (u32)(pc_max(pos, start) - start), to = (u32)(pc_min(end, stop) - start);
-	if (!pc_folio_is(i, f, index))
+	u64 start, stop;
+	if (pc_folio_spanning(i, index, &start, &stop) != f)
 		return OWN_AGAIN;
+	u32 from = (u32)(pc_max(pos, start) - start), to = (u32)(pc_min(end, stop) - start);
 	*next = stop >> c->page_shift;
 	if (!(pc_folio_state(f) & PC_F_STALE) && pc_valid_covers(c, f, from, to) && pc_folio_is(i, f, index))
 		return OWN_VALID;
@@ -149,9 +149,9 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, bool m
 	if (!r)
 		return NULL;
 	while (index < end) {
-		u32 id = pc_index_lookup(i, index);
-		if (id && pc_folio_is(i, pc_folio_at(c, id), index)) {
-			index = pc_folio_after(pc_folio_at(c, id));
+		u64 begin, behind;
+		if (pc_folio_spanning(i, index, &begin, &behind)) {
+			index = behind >> c->page_shift;
 			continue;
 		}
 		struct pc_folio *f;

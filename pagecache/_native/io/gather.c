@@ -48,13 +48,13 @@ static u64 missing_end(const struct pc_inode *i, u64 pos, u64 end)
 {
 	const struct pc_cache *c = i->cache;
 	while (pos < end) {
-		struct pc_folio *f = pc_folio_cached(i, pos >> c->page_shift);
+		u64 base, stop;
+		struct pc_folio *f = pc_folio_spanning(i, pos >> c->page_shift, &base, &stop);
 		if (!f) {
 			pos = ((pos >> c->page_shift) + 1) << c->page_shift;
 			continue;
 		}
-		u64 base = pc_folio_pos(c, f);
-		u32 from = (u32)(pos - base), to = pc_folio_bytes(c, f);
+		u32 from = (u32)(pos - base), to = (u32)(stop - base);
 		u32 until = pc_folio_state(f) & PC_F_STALE ? to : pc_missing_until(c, f, from, to);
 		pos = base + until;
 		if (until < to)

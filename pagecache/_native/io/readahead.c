@@ -26,10 +26,10 @@ enum { SMALL = 128 << 10 }; /* bytes of a first read up to which FIRST times as 
 
 static bool cached(struct pc_inode *i, u64 index, u64 *next)
 {
-	struct pc_folio *f = pc_folio_cached(i, index);
-	if (!f)
+	u64 start, stop;
+	if (!pc_folio_spanning(i, index, &start, &stop))
 		return false;
-	*next = pc_folio_after(f);
+	*next = stop >> i->cache->page_shift;
 	return true;
 }
 

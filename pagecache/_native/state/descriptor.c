@@ -66,7 +66,7 @@ struct pc_folio *pc_descriptor_new(struct pc_inode *i, u64 index, u32 order, u32
 	pc_stamp_set(&f->d, PC_STAMP_NONE);
 	pc_stamp_set(&f->w, PC_STAMP_NONE);
 	pc_stamp_set(&f->u, PC_STAMP_NONE);
-	atomic_store_explicit(&f->inode_id, i->id, memory_order_relaxed);
+	atomic_store_explicit(&f->inode_id, i->id, memory_order_release);
 	pc_seq_end(f);
 	atomic_fetch_add_explicit(&c->frames_allocated, 1u << order, memory_order_relaxed);
 	if (order > 0 && pc_folio_ext_ensure(c, f)) {
@@ -134,6 +134,15 @@ bool pc_folio_get(struct pc_folio *f)
 	return true;
 }
 
+/* The same of a folio of the inode, found earlier: another may have its descriptor by now. */
+bool pc_folio_get_of(const struct pc_inode *i, struct pc_folio *f)
+{
+	bool got = pc_folio_get(f), own = got && atomic_load(&f->inode_id) == i->id;
+	if (got && !own)
+		pc_folio_put(i->cache, f);
+	return own;
+}
+
 void pc_folio_put(struct pc_cache *c, struct pc_folio *f)
 {
 	PC_POINT("folio_put");
@@ -154,6 +163,24 @@ struct pc_folio *pc_folio_cached(const struct pc_inode *i, u64 index)
 	u32 id = pc_index_lookup(i, index);
 	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
 	return f && pc_folio_is(i, f, index) ? f : NULL;
+}
+
+/* The same, and in [*start, *stop) its bytes of the file at one moment, at which it had the page. */
+struct pc_folio *pc_folio_spanning(const struct pc_inode *i, u64 index, u64 *start, u64 *stop)
+{
+	const struct pc_cache *c = i->cache;
+	for (u32 id; (id = pc_index_lookup(i, index));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		u32 seq = atomic_load_explicit(&f->seq, memory_order_acquire);
+		bool is = pc_folio_is(i, f, index);
+		*start = pc_folio_pos(c, f);
+		*stop = *start + pc_folio_bytes(c, f);
+		PC_SYNC("span_read");
+		atomic_thread_fence(memory_order_acquire);
+		if (atomic_load_explicit(&f->seq, memory_order_relaxed) == seq)
+			return is ? f : NULL;
+	}
+	return NULL;
 }
 
 struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio)

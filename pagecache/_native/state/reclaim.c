@@ -308,14 +308,13 @@ void pc_reclaim_soon(struct pc_inode *i, u64 pos, u64 end)
 {
 	struct pc_cache *c = i->cache;
 	u64 size = pc_inode_size(i);
-	for (u64 at = pos, next; at < end; at = next) {
+	for (u64 at = pos, start, next; at < end; at = next) {
 		u64 index = at >> c->page_shift;
-		struct pc_folio *f = pc_folio_cached(i, index);
-		next = (index + 1) << c->page_shift;
-		if (!f)
-			continue;
-		next = pc_max(next, pc_folio_pos(c, f) + pc_folio_bytes(c, f));
-		used_once(i, f, index, next <= end || end >= size);
+		struct pc_folio *f = pc_folio_spanning(i, index, &start, &next);
+		if (f)
+			used_once(i, f, index, next <= end || end >= size);
+		else
+			next = (index + 1) << c->page_shift;
 	}
 }
 

@@ -184,8 +184,10 @@ static enum pc_result wait_folio(struct pc_inode *i, PyObject *core, const struc
 	int err = 0;
 	struct pc_sleep sleep = {.cache = NULL};
 	struct pc_request *taken = NULL;
-	if (!pc_folio_get(f))
+	if (!pc_folio_get_of(i, f)) {
+		pc_core_release(core);
 		return PC_TRY_AGAIN;
+	}
 	pc_count(i, &i->counters.lock_waits, 1);
 	while (!err) {
 		u32 seq = atomic_load(&e->seq);
