@@ -9,7 +9,8 @@
  * the state is that after an acknowledgement and a rollback.
  *
  *   beside it                 so
- *   commit                    only while it sends and commits: it leaves what is spilled beside it (staged.c)
+ *   commit                    only while it sends and commits: it leaves what is spilled beside it (staged.c), and no part of a
+ *                             block that it has, of which its own bytes would then count as written, too
  *   truncate, discard, ...    a token that is neither free, nor a pass's or such a commit's: nothing is spilled
  *   pass                      bytes in flight stay; so does a write unit of which the backend may have a part
  *   fill                      it has the folio's lock; or its bytes joined the block, which is not copied as a whole then
@@ -91,7 +92,8 @@ static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, const u64 **run, 
 			*run += 2;
 		fits = *run < stop && (*run)[0] <= at && last <= (*run)[1];
 	}
-	if (!fits || !last || unit_busy(i, pc_folio_pos(c, f), last) || !pc_folio_trylock(f))
+	if (!fits || !last || unit_busy(i, pc_folio_pos(c, f), last) || (beside && pc_written_beside(i, f)) ||
+	    !pc_folio_trylock(f))
 		return 0;
 	pc_folio_begin_writeback(i, f);
 	if (last > atomic_load(&i->remote_size))
