@@ -124,3 +124,19 @@ TEST(check_a_fill_beside_a_rebase_to_a_shorter_version_makes_up_no_zeros)
 	EQUAL(pc_inode_size(file->inode), PAGE);
 	EQUAL(pc_inode_remote_size(file->inode), PAGE);
 }
+
+/* An open takes a longer version, beside a fill or not: nobody sees the zeros behind the old end. */
+TEST(check_no_zeros_behind_the_old_end_of_a_version_that_is_taken)
+{
+	for (int fills = 0; fills <= 1; fills++) {
+		start(100, 4 * PAGE);
+		struct pc_request *r = begin_fill(file, 0, 100);
+		if (!fills)
+			EQUAL(run_fill(file, r), 0);
+		replace_storage(9, 3 * PAGE);
+		WITH_TOKEN(CHECK(pc_inode_set_sizes(file->inode, 3 * PAGE, 3 * PAGE)));
+		if (fills)
+			EQUAL(run_fill(file, r), 0);
+		SEES({100, 9}, {2 * PAGE, 9}, {0, 9});
+	}
+}

@@ -217,6 +217,22 @@ int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 	return err;
 }
 
+/* After an open found another version, with nothing local: both sizes are storage's. Looked at and done in one section, since
+ * writers do not wait for an open, and nothing of the version before is left: its last page has zeros behind its end. Return: false: something is local, and nothing has changed. */
+bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
+{
+	pc_inode_leaf_lock(i);
+	bool local = pc_unsaved(i);
+	if (!local) {
+		pc_set_remote_size(i, remote_size);
+		pc_invalidate_folios(i, 0, UINT64_MAX);
+		pc_set_size(i, size);
+		i->committed_size = remote_size;
+	}
+	pc_inode_leaf_unlock(i);
+	return !local;
+}
+
 /* The name that the backend finds the object by changes: no answer of a read that runs becomes valid [K12]. Valid bytes
  * stay. */
 void pc_read_anew(struct pc_inode *i)

@@ -109,21 +109,6 @@ void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits)
 	pc_inode_leaf_unlock(i);
 }
 
-/* After an open found another version, with nothing local: both sizes are storage's. Looked at and done in one section, since
- * writers do not wait for an open. Return: false: something is local, and nothing has changed. */
-bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
-{
-	pc_inode_leaf_lock(i);
-	bool local = pc_unsaved(i);
-	if (!local) {
-		pc_set_remote_size(i, remote_size);
-		pc_set_size(i, size);
-		i->committed_size = remote_size;
-	}
-	pc_inode_leaf_unlock(i);
-	return !local;
-}
-
 /* Leaf lock held. */
 void pc_usage_of(struct pc_usage *u, const struct pc_inode *i)
 {
