@@ -140,3 +140,20 @@ TEST(check_no_zeros_behind_the_old_end_of_a_version_that_is_taken)
 		SEES({100, 9}, {2 * PAGE, 9}, {0, 9});
 	}
 }
+
+THREAD(put_ten_bytes, put(100, 10, 2))
+
+/* A write has found its page valid when another version is taken: it sends nothing of the version before. */
+TEST(check_a_write_beside_an_open_sends_no_bytes_of_the_version_before)
+{
+	for (int order = 0; order <= 2; order += 2) {
+		start(PAGE << order, PAGE << order);
+		EQUAL(fill_range(file, 0, PAGE << order), 0);
+		pthread_t t = held_at("write_before_copy", put_ten_bytes, NULL);
+		replace_storage(9, PAGE << order);
+		WITH_TOKEN(CHECK(pc_inode_set_sizes(file->inode, PAGE << order, PAGE << order)));
+		let_go("write_before_copy", t);
+		SEES({99, 9}, {100, 2}, {110, 9}, {(PAGE << order) - 1, 9});
+		SAVES({99, 9}, {100, 2}, {110, 9}, {(PAGE << order) - 1, 9});
+	}
+}

@@ -116,6 +116,8 @@ static int publish(struct pc_inode *i, struct pc_folio *f, u32 made, u32 from, u
 	u64 start = pc_folio_pos(c, f);
 	u32 size = pc_folio_bytes(c, f), v_from = from, v_to = to;
 	pc_inode_leaf_lock(i);
+	if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE))
+		pc_folio_refresh(i, f); /* since it was ready: what it has beside these bytes is older than storage */
 	if (made & MADE_ZEROS && start >= atomic_load(&i->remote_size)) {
 		v_from = 0;
 		v_to = size;
