@@ -327,7 +327,7 @@ class Server:
                 if losses == directory.losses:  # otherwise the name may have been lost during the lookup
                     break
             sole = began if has_one_name(found) else None
-            node = self.nodes.found(directory, name, found.kind, found.identity, sole=sole)
+            node = self._found(directory, name, found, sole)
             node.target = target
             return node, found
 
@@ -354,6 +354,21 @@ class Server:
                 # The kernel must not keep the name: it may be one that was removed since.
                 now = dataclasses.replace(now, nlink=found.nlink)
             return self.attributes(node, now, taken)
+
+    def _found(self, directory: Node, name: str, found: ObjectStat, sole: int | None = None) -> Node:
+        """Return the node of a found entry, and count one lookup of the kernel: a new one if the object that had the
+        name before is open still.
+        """
+        known = self.nodes.child(directory, name)
+        if known is not None and self._has_lost_name(known):
+            self.nodes.removed(directory, name)
+        return self.nodes.found(directory, name, found.kind, found.identity, sole=sole)
+
+    def _has_lost_name(self, node: Node) -> bool:
+        """Return whether the open object of a node has no name any longer, in a store that knows names only: others
+        have changed it.
+        """
+        return node.identity is None and any(opened.file._inode.removed for opened in self._opened(node))
 
     def came(self, caller: int) -> None:
         """Record that the call that a thread came back for has ended, or does not come."""
@@ -386,7 +401,7 @@ class Server:
         """Give a new object to its maker, and count one lookup of the kernel. `found`: the status of that object."""
         if self.names.keeps_modes:
             found = self._give(directory, CheckedKey(key, object=found.identity), found, mode, owner)
-        node = self.nodes.found(directory, key.rpartition("/")[2], found.kind, found.identity)
+        node = self._found(directory, key.rpartition("/")[2], found)
         node.changed = time.monotonic_ns()
         return self.attributes(node, found)
 
@@ -601,7 +616,7 @@ class Server:
         known = self.nodes.child(listing.node, name)
         if known is None and (not listing.certain() or listing.node.changed >= listing.taken):
             return None
-        if known is not None and not known.may_be(found.kind, found.identity):
+        if known is not None and (not known.may_be(found.kind, found.identity) or self._has_lost_name(known)):
             return None  # a lookup may have found the other object since
         if known is not None and (known.opens or known.changed >= listing.taken):
             opened = self._opened(known)
@@ -713,7 +728,7 @@ class Server:
         except FileNotFoundError:
             self.names.changed(key)  # by another program: the kernel looks it up again
             raise
-        if node.identity is not None or key in self.nodes.keys(node):
+        if node.identity is not None or (key in self.nodes.keys(node) and not self._has_lost_name(node)):
             return opened
         self.files.take_back(opened.number)  # it may be another object: the name has moved
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)

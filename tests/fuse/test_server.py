@@ -302,7 +302,7 @@ def place(listing: Listing, name: str) -> int:
     return [entry for entry, _ in listing.entries].index(name)
 
 
-def now(server: Mount, listing: Listing, name: str) -> Attributes:
+def now(server: Server, listing: Listing, name: str) -> Attributes:
     found = server.entry_now(listing, place(listing, name))
     assert found is not None
     return found
@@ -1270,6 +1270,45 @@ def test_a_version_that_was_replaced_below_an_open_is_in_the_way_of_no_call(monk
             server.release(fh)
         assert not server.files.by_number
         assert not server.node(number).opens
+
+
+@pytest.mark.parametrize("how", ["made", "renamed", "listed", "opened"])
+def test_an_object_that_replaces_an_open_one_has_a_number_and_a_size_of_its_own(monkeypatch: Patch, how: str) -> None:
+    """In a store that knows names only: others have removed the open object, or renamed one to its name."""
+    monkeypatch.setattr(ObjectFile, "stat", lambda file: ObjectStat(size=len(file.base), version=file.version))
+    store = ObjectBackend({})
+    store.put("a", b"one")
+    store.put("b", b"longer")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        number = server.lookup(1, "a").number
+        fh, _ = server.open(number, os.O_RDONLY)
+        assert server.files.read(fh, 0, 100) == b"one"
+        listing = server.opendir(1)
+        if how == "made":
+            store.remove("a")
+            assert code(server.lookup, 1, "a") == errno.ENOENT
+            made, found = server.create(1, "a", 0o600, CREATE)
+            server.files.write(made, 0, b"longer")
+            server.flush(made)
+            server.release(made)
+        else:
+            server.volume.rename("b", "a")
+        if how == "listed":
+            assert server.entry(listing, place(listing, "a")) is None
+            found = now(server, listing, "a")
+        elif how == "opened":  # by a name that the kernel keeps
+            assert code(server.open, number, os.O_RDONLY | os.O_TRUNC) == errno.ESTALE
+        found = server.lookup(1, "a")
+        assert (found.size, server.getattr(found.number).size) == (6, 6)
+        assert found.number != number
+        assert (server.getattr(number).size, server.getattr(number).nlink) == (3, 0)
+        assert server.files.read(fh, 0, 100) == b"one"
+        for each in (server.open(found.number, os.O_RDONLY)[0], fh):
+            server.release(each)
+        assert (server.lookup(1, "a").number, server.getattr(found.number).size) == (found.number, 6)
+        cache.sync(20)
+        assert store.committed("a") == b"longer"
 
 
 class Opens(Answers):
