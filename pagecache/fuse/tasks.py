@@ -169,7 +169,16 @@ class TrioFiles:
         await self._cut(fh, offset, partial(self.files.fallocate, fh, mode, offset, length))
 
     async def release(self, fh: int) -> None:
-        await self._call(partial(self.files.release, fh))
+        """Release a file. A cancelled or late call is made all the same: the kernel sends it once."""
+        release = partial(self.files.release, fh)
+        try:
+            await self._call(release)
+        except BaseException:
+            try:
+                threading.Thread(target=release, daemon=True).start()  # one of the two calls does it
+            except RuntimeError:  # the system's limit
+                release()
+            raise
 
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
         """Invalidate cached bytes after a foreign change of the object. Never waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -26,7 +27,7 @@ from pagecache.fuse.files import ZERO_RANGE, OpenFile
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import Patch, Task, at_gate, eventually, raises
+from ..file.rig import Patch, Task, at_gate, eventually, raises, raising
 from .mounts import code, needs_mounts
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -324,6 +325,40 @@ def test_an_answer_after_the_deadline_is_undone(volume: Volume, backend: FaultyB
 
     trio.run(run)
     assert closed.is_set()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "no thread"])
+def test_a_release_that_its_caller_does_not_wait_for_is_made(monkeypatch: Patch, how: str) -> None:
+    """The kernel sends it once. The only thread of the loop is in another call, which hangs."""
+    hold, closed, whole = threading.Event(), threading.Event(), MemoryBackend(commit_on_close=True)
+
+    async def run(volume: Volume) -> None:
+        files = TrioFiles(volume, deadline=0.05, threads=1)
+        fh, close = files.files.open("a", CREATE), OpenFile.close
+        await files.write(fh, 0, b"written")
+
+        def closing(opened: OpenFile) -> None:
+            close(opened)
+            closed.set()
+
+        monkeypatch.setattr(OpenFile, "close", closing)
+        with pytest.raises(OSError):
+            await files._aside.call(hold.wait)
+        with trio.CancelScope() as scope, monkeypatch.context() as patch:
+            if how == "cancelled":
+                scope.cancel()
+            if how == "no thread":
+                patch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
+            with contextlib.suppress(OSError):
+                await files.release(fh)
+        assert scope.cancelled_caught == (how == "cancelled")
+        assert await trio.to_thread.run_sync(closed.wait, 20)
+        assert files.files.by_number == {}
+        hold.set()
+
+    with PageCache("1MiB") as cache:
+        trio.run(run, cache.attach(whole))
+        assert whole.snapshot("a") == b"written"
 
 
 def test_calls_that_hang_do_not_take_all_threads_of_the_loop() -> None:
