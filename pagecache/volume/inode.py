@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..backends.protocol import BackendFile, ObjectStat
 from ..engine.file import EngineFile
 from ..errors import DataLossError, Key, LostRange
+from .keys import is_below
 
 if TYPE_CHECKING:
     from ..file.cached import CachedFile
@@ -339,6 +340,10 @@ class InodeTable(dict[Key, Inode]):
     def last_known(self, key: Key) -> Inode | None:
         """Return the file that has a name, or that had it when its names were last known."""
         return self.at(key) or self._unnamed.get(key)
+
+    def last_below(self, tree: str) -> list[Inode]:
+        """Return the files without a known name whose last one lies below a directory."""
+        return [inode for key, inode in self._unnamed.items() if isinstance(key, str) and is_below(key, tree)]
 
     def has_below(self, tree: Key) -> bool:
         return tree in self._below

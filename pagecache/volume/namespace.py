@@ -98,7 +98,7 @@ class NameChange:
     doubtful: bool = False  # one has ended, and may have been carried out
     over: bool = False  # no attempt runs or follows
     held: tuple[Inode, ...] = ()  # objects found by the names that it changes: no commit of them begins
-    beneath: list[Inode] = field(default_factory=list)  # files of a directory, whose tokens are not lent
+    beneath: list[Inode] = field(default_factory=list)  # files of a directory, named or not; their tokens are not lent
     catching_up: threading.Lock = field(default_factory=threading.Lock)  # held briefly, by a late change of a file
     publishing: threading.Lock = field(default_factory=threading.Lock)  # held while a settlement publishes
     opened: BackendFile | None = None  # the source's file of its backend
@@ -179,6 +179,8 @@ class NameChange:
             volume._check_alive(self.src)
             self.tried, self.pending, self.done, self.over = True, True, False, False
             self.beneath = [inode for _, inode in self.below()] if self.tree else []
+            if self.new not in (None, self.old) and self.kind != "file":
+                self.beneath += volume.inodes.last_below(str(self.old))
             for inode in (*self.files, *self.beneath):
                 inode.naming = self
             backend = volume.engine.backend
