@@ -30,20 +30,24 @@ def check_mountpoint(path: str) -> None:
         os.stat(path)
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            what = f"the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}"
+            dead = os.path.realpath(path)
+            while mounted_at(dead) is None and dead != os.path.dirname(dead):
+                dead = os.path.dirname(dead)
+            what = f"the server of the mount at {dead} is gone; unmount it with fusermount3 -u -z {dead}"
             raise CannotMount(what) from None
         raise CannotMount(f"{path}: {error.strerror}") from None
     if not is_directory:
         raise CannotMount(f"{path}: not a directory")
     if not os.path.exists("/dev/fuse"):
         raise CannotMount("/dev/fuse: there is none: the kernel has no FUSE, or this container is not given it")
-    fields = mounted_at(os.path.realpath(path))
+    where = os.path.realpath(path)
+    fields = mounted_at(where)
     if fields is not None:
         kind, source = fields[fields.index("-") + 1 :][:2]
         if kind == "fuse" or kind.startswith("fuse."):  # not fuseblk: that is a disk
             raise CannotMount(
                 f"{path}: {_unescaped(source)} ({kind}) is mounted there, and a mount does not hide what another "
-                f"program serves: fusermount3 -u {path} first"
+                f"program serves: fusermount3 -u {where} first"
             )
 
 

@@ -78,7 +78,7 @@ def test_nothing_is_mounted_over_a_live_mount(tmp_path: Path, store: Path) -> No
             status, text = refused("memory:", path, *more)
             assert status == 1
             assert f"{path}: dir:{store} (fuse.pagecache) is mounted there" in text
-            assert f"fusermount3 -u {path} first" in text
+            assert f"fusermount3 -u {mounted.path} first" in text  # which follows no link
         assert (mounted.path / "a").read_bytes() == b"a"
         assert mounted.unmount() == 0
         assert not os.path.ismount(mounted.path)
@@ -94,16 +94,22 @@ def test_user_password_and_options_of_a_url_are_not_in_the_list_of_mounts(tmp_pa
 
 @pytest.mark.parametrize("mode", KINDS)
 def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, store: Path, mode: str) -> None:
-    """Then it can be mounted again."""
+    """Then it can be mounted again. The command that is told unmounts it though a program uses it still."""
     (store / "a").write_bytes(b"a")
     with Mounted(tmp_path, f"dir:{store}", mode, "-o", "attr_timeout=0") as mounted:
-        mounted.kill()
         path = mounted.path
-        gone = f"pagecache mount: the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}"
-        for more in ([], ["-f"]):
-            assert refused("memory:", path, *more) == (1, gone)
-        run("fusermount3", "-u", path)
-        mounted.start()
+        (tmp_path / "link").symlink_to(path)
+        used = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            mounted.kill()
+            command = f"fusermount3 -u -z {path}"
+            gone = f"pagecache mount: the server of the mount at {path} is gone; unmount it with {command}"
+            for place, more in ((path, []), (path, ["-f"]), (path / "below", []), (tmp_path / "link", [])):
+                assert refused("memory:", place, *more) == (1, gone)
+            run(*command.split())
+            mounted.start()
+        finally:
+            os.close(used)
         assert (mounted.path / "a").read_bytes() == b"a"
 
 
