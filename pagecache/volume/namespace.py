@@ -165,6 +165,14 @@ class NameChange:
         below = [key for key in inodes if isinstance(key, str) and is_below(key, tree)]
         return [(key.removeprefix(tree), inode) for key in below if (inode := inodes.at(key)) is not None]
 
+    def last_below(self) -> list[Inode]:
+        """Return the files without a known name whose last one is below a directory that is renamed, or below a link.
+        `inodes_lock` is held.
+        """
+        if self.new in (None, self.old) or self.kind == "file":
+            return []
+        return self.volume.inodes.last_below(str(self.old))
+
     # -- an attempt, which no signal interrupts
 
     def begin(self) -> Backend:
@@ -179,8 +187,7 @@ class NameChange:
             volume._check_alive(self.src)
             self.tried, self.pending, self.done, self.over = True, True, False, False
             self.beneath = [inode for _, inode in self.below()] if self.tree else []
-            if self.new not in (None, self.old) and self.kind != "file":
-                self.beneath += volume.inodes.last_below(str(self.old))
+            self.beneath += self.last_below()
             for inode in (*self.files, *self.beneath):
                 inode.naming = self
             backend = volume.engine.backend
@@ -209,7 +216,8 @@ class NameChange:
             changed.append(self.source)
         if self.beneath:
             with self.volume.inodes_lock:
-                below = self.below()
+                below, old = self.below(), str(self.old)
+                below += [(str(inode.key).removeprefix(old), inode) for inode in self.last_below()]
             for rest, inode in below:
                 inode.journal().renaming(f"{self.new}{rest}")
                 changed.append(inode)

@@ -169,6 +169,36 @@ def test_a_missing_source_proves_no_rename(
     cache.close()
 
 
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("known", [True, False], ids=["a known name", "a name that may have changed"])
+def test_bytes_below_a_directory_are_kept_when_a_kill_meets_its_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool, done: bool
+) -> None:
+    """The rename of another directory makes every name one that may have changed."""
+    store, rename = tmp_path / "store", DirectoryBackend.rename
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if done:
+            rename(*arguments, **options)
+        copy_tier(tmp_path / "first", tmp_path / "kill")
+        raise PermissionError
+
+    def renamed(file: CachedFile) -> None:
+        (store / "other").mkdir()
+        if not known:
+            file.volume.rename("other", "another")
+        monkeypatch.setattr(DirectoryBackend, "rename", killed)
+        raises(PermissionError, file.volume.rename, "folder", "moved")
+
+    with left(tmp_path, "folder/k", renamed):
+        pass
+    cache, volume = on_disk(tmp_path / "kill", f"dir:{store}", on_recovery="hold")
+    volume.resume()
+    volume.sync(durability="backend")
+    cache.close()
+    assert (store / ("moved" if done else "folder") / "k").read_bytes() == LAID
+
+
 def test_a_rename_over_an_object_that_a_kill_has_kept_from_happening_takes_no_bytes(world: World) -> None:
     """Though its source is missing then."""
     world.open("o", "x+b").close()
