@@ -25,6 +25,8 @@ from ..engine.commit import remote
 from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..engine.file import EngineFile
 from ..engine.io import barrier
+from ..engine.io.barrier import FileSync
+from ..engine.report.reason import Reason, during
 from ..engine.retryer import is_transient
 from ..errors import Key, ShutdownError, os_error
 from ..native import END, LOCK, STAMP_MAX, TOKEN
@@ -452,14 +454,14 @@ def open_backend(
     def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
         close_backend_file(result[0])
 
-    for last in (False, True):
+    freed = True
+    while True:
         try:
             return tries.repeated(attempt, undo)
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or last:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not freed:
                 raise
-            free_descriptors(volume, tries)
-    raise AssertionError("the second attempt returns or raises")
+            freed = free_descriptors(volume, tries)  # one more attempt in any case: others may have let go of some
 
 
 def follow(inode: Inode, earlier: BackendFile | None) -> None:
@@ -625,22 +627,56 @@ def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts, *, foll
     return None if other and stat.kind != "symlink" else stat
 
 
-def free_descriptors(volume: Volume, tries: Attempts) -> None:
-    """Save and close every idle file of the backend, when out of file descriptors. Files without unsaved bytes are
-    closed first, as a commit may need descriptors.
+def free_descriptors(volume: Volume, tries: Attempts) -> bool:
+    """Close idle files of the backend, when out of file descriptors; return whether there were any. Those with unsaved
+    bytes are saved only if there are no others: a commit may need descriptors.
     """
 
     def close() -> None:
         for backend_file in taken:
-            close_backend_file(backend_file)
+            with contextlib.suppress(Exception):  # it is not about the file that is opened
+                close_backend_file(backend_file)
 
-    taken = volume.engine.take_idle(0, turn=None)
-    tries.repeated(close, again=False)
-    for file in volume.engine.idle_files():
-        if file.has_local() and not (file.withheld or file.limits().commit_on_close):
-            barrier.fsync(file, tries.deadline.timeout())
-    taken = volume.engine.take_idle(0, turn=None)
-    tries.repeated(close, again=False)
+    taken = volume.engine.take_idle(0, turn=None) or _take_saved(volume, tries)
+    if taken:
+        tries.repeated(close, again=False)
+    return bool(taken)
+
+
+def _take_saved(volume: Volume, tries: Attempts) -> list[BackendFile]:
+    """Save idle files, until one can be closed or none can be saved; return those to close. The others stay unsaved."""
+    engine = volume.engine
+    syncs = [FileSync(f) for f in engine.idle_files() if f.has_local() and not f.limits().commit_on_close]
+
+    def save() -> list[BackendFile]:
+        left, taken = syncs, engine.take_idle(0, turn=None)
+        while left and not taken:
+            tries.alive()
+            left = [sync for sync in left if not _is_over(sync)]
+            taken = engine.take_idle(0, turn=None)
+            if left and not taken:
+                left[0].wait(tries.deadline)
+        return taken
+
+    try:
+        return during(Reason("a file that can be closed", engine.native, key=tries.key), save)
+    finally:
+        for sync in syncs:
+            sync.leave()
+
+
+def _is_over(sync: FileSync) -> bool:
+    """Return whether a file is saved, or cannot be: its own next sync raises the error."""
+    file = sync.file
+    try:
+        file.volume.check_wait("an open", file.key)
+        file.check_here(sync.needs())
+        over = file.freed or file.removed or file.is_kept_back() or sync.poll()
+        if over and not file.has_local():
+            file.confirm_saved()
+    except OSError:
+        return True
+    return over
 
 
 def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, quiet: int | None = None) -> bool:

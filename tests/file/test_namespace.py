@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pagecache import FileStat, ObjectStat, PageCache, Volume, WritebackError
+from pagecache import CommitError, FileStat, ObjectStat, PageCache, Volume, WritebackError
 
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, held, pattern, raises, run_program, stored
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, held, pattern, raises, run_program, stored
 
 DATA = pattern(3 * PAGE)
 
@@ -256,6 +256,48 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
     done = run_program(tmp_path.parent, program, str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
+
+
+def left_open(rig: Rig, key: str, data: bytes = b"") -> None:
+    """Leave a file open in the backend that no handle uses; what is written is not committed."""
+    with rig.volume.open(key, "r+b") as file:
+        file.pwrite(data, 0)
+
+
+@pytest.mark.parametrize("failure", ["fails", "hangs"])
+@pytest.mark.parametrize("other", ["clean", "unsaved"])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_an_open_without_a_descriptor_is_not_kept_by_other_files(
+    make: Make, failure: str, other: str, prompt: bool
+) -> None:
+    """It is made again once one is closed; a file that cannot be saved stays open, and unsaved. [2.20, 2.16]"""
+    rig = make(dict.fromkeys(("bad", "good", KEY), DATA), retry=ONCE, limits={"prompt": prompt})
+    left_open(rig, "bad", b"bad")
+    left_open(rig, "good", b"good" if other == "unsaved" else b"")
+    if failure == "fails":
+        rig.backend.fault("commit", OSError(errno.ENOSPC, "no room"), key="bad", times=float("inf"))
+    else:
+        gate = rig.backend.gate("commit", "bad")
+    full = rig.backend.fault("open", OSError(errno.EMFILE, "too many open files"), key=KEY)
+    rig.open("rb", timeout=10).close()
+    assert full.nr_hit == 1
+    assert [call.key for call in rig.backend.seen("file_close")] == ["good"]
+    assert [stat.key for stat in rig.volume.unsaved()] == ["bad"]
+    if failure == "fails":
+        assert "no room" in str(raises(CommitError, rig.volume.sync, 20))
+        rig.backend.clear_faults()
+    else:
+        gate.open()
+    assert rig.synced("bad") == b"bad" + DATA[3:]
+
+
+def test_an_open_without_a_descriptor_raises_that_if_no_file_can_be_closed(make: Make) -> None:
+    """[2.20]"""
+    rig = make({KEY: DATA, "bad": DATA}, retry=ONCE)
+    left_open(rig, "bad", b"bad")
+    rig.backend.fault("commit", OSError(errno.ENOSPC, "no room"), key="bad", times=float("inf"))
+    rig.backend.fault("open", OSError(errno.EMFILE, "too many open files"), key=KEY, times=float("inf"))
+    assert raises(OSError, rig.open, "rb").errno == errno.EMFILE
 
 
 def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:
