@@ -257,7 +257,7 @@ class NameChange:
         """
         unknown = not self.done and self.is_open()
         for inode in self.held:
-            if unknown:
+            if unknown and not self.over:  # else they owe it, or another look has ended that
                 self.owe(inode)
         self.over = True
         if self.tried and not (unknown or self.done):
@@ -490,23 +490,25 @@ class NameChange:
         volume, reconnects = self.volume, self.volume.engine.reconnects
 
         def unsettled() -> bool:
-            return (ending or self.is_open()) and not self.done
+            return (self.is_open() or (ending and not self.over)) and not self.done
 
-        if unsettled():
-            carried_out = self.found_done(volume.engine.backend)
-            with self.publishing, volume.engine.name_sync:
-                with volume.inodes_lock:
-                    volume.engine.check_alive(self.src, reconnects)  # a reconnect has settled it
-                    if not unsettled():
-                        return
-                    self.done = carried_out
-                    if not carried_out:
-                        self._keep_names(confirm=False)  # before another call may begin
-                        self.close()
-                if carried_out:
-                    self.publish()
-                self.pay_off()
-            self._confirm_names((*self.files, *self.beneath))
+        if not unsettled():
+            with self.publishing:  # the names are as another look leaves them
+                return
+        carried_out = self.found_done(volume.engine.backend)
+        with self.publishing, volume.engine.name_sync:
+            with volume.inodes_lock:
+                volume.engine.check_alive(self.src, reconnects)  # a reconnect has settled it
+                if not unsettled():
+                    return
+                if not carried_out:
+                    self._keep_names(confirm=False)  # before another call may begin
+                    self.close()
+            if carried_out:
+                self.publish()
+                self.done = True  # last: the names are as it has left them
+            self.pay_off()
+        self._confirm_names((*self.files, *self.beneath))
 
     def settle_by_name(self) -> None:
         """Settle it for a call that has the names. On a thread of the volume; the tokens are lent."""
@@ -526,6 +528,8 @@ class NameChange:
         unsettled = self.is_open() and not self.pending
         if not (fenced or unsettled):
             return
+        if self.publishing.acquire(timeout=reconnect.CALLERS):  # unless one hangs that has asked the earlier backend
+            self.publishing.release()
         known = unsettled and self.done  # by a file that has asked
         done = not known and self.found_done(backend, ran=not unsettled)
         with self.volume.inodes_lock:

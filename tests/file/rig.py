@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -242,15 +242,19 @@ class Task(Generic[T]):
 class Crowd:
     """A lock that counts the threads that come to it."""
 
-    def __init__(self, lock: AbstractContextManager[bool]) -> None:
+    def __init__(self, lock: Any) -> None:
         self.lock, self.came = lock, threading.Semaphore(0)
+        self.release = lock.release
+
+    def acquire(self, *, timeout: float = WAIT_LIMIT_S) -> bool:
+        self.came.release()
+        return bool(self.lock.acquire(timeout=timeout))
 
     def __enter__(self) -> None:
-        self.came.release()
-        self.lock.__enter__()
+        assert self.acquire(), "another thread has kept the lock"
 
     def __exit__(self, *_exc: object) -> None:
-        self.lock.__exit__(None, None, None)
+        self.release()
 
 
 def raises(

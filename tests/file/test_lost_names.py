@@ -19,6 +19,7 @@ from pagecache.engine.commit import remote
 from pagecache.engine.io import direct
 from pagecache.errors import Key
 from pagecache.testing import Gate as Gates
+from pagecache.volume.namespace import NameChange
 
 from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend, StoredObject
 from .rig import (
@@ -27,6 +28,7 @@ from .rig import (
     ONCE,
     PAGE,
     SAVES,
+    Crowd,
     Make,
     Patch,
     Rig,
@@ -34,6 +36,7 @@ from .rig import (
     at_gate,
     beside,
     eventually,
+    held,
     no_memory,
     pattern,
     raises,
@@ -647,6 +650,44 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
     file.fsync()
     file.close()
     assert (store.backend.committed(KEY), store.backend.committed("new")) == (OTHER, b"dirty" + DATA[5:])
+
+
+def found_beside_its_publishing(make: Make, monkeypatch: Patch) -> tuple[Rig, CachedFile, CachedFile, Gate, Crowd]:
+    """Return a rename over a file, which a read of the source finds to be carried out: the gate holds it before it is
+    published. The crowd is of those that come to publish.
+    """
+    store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, max_write=PAGE), retry=ONCE)
+    store.backend.objects["other"].version = 7
+    file, replaced = store.open("r+b", read_ahead=0), store.dirtied(b"dirty", 0, key="other", read_ahead=0)
+    store.fails("rename answer", LOST, OSError, store.volume.rename, KEY, "other", match="no answer")
+    change: Any = store.volume.unsettled[KEY]
+    change.publishing = crowd = Crowd(change.publishing)
+    gate = held(monkeypatch, NameChange, "publish")
+    at_gate(gate, file.pread, 10, PAGE)
+    assert crowd.came.acquire(blocking=False)
+    return store, file, replaced, gate, crowd
+
+
+NEXT: dict[str, Callable[[Rig, CachedFile], object]] = {
+    "a write of the replaced file": lambda _store, replaced: replaced.fsync(),
+    "a new object of the old name": lambda store, _replaced: make_another(store, KEY),
+    "a reconnect": lambda store, _replaced: store.reconnect(lose=False),
+}
+
+
+@pytest.mark.parametrize("call", NEXT)
+def test_no_call_goes_on_before_a_rename_that_was_found_is_published(make: Make, monkeypatch: Patch, call: str) -> None:
+    """Each would take a file for the one that had the name before. [2.14, 2.20]"""
+    store, file, replaced, gate, crowd = found_beside_its_publishing(make, monkeypatch)
+    going = Task(NEXT[call], store, replaced)
+    eventually(lambda: going.finished.is_set() or crowd.came.acquire(blocking=False))
+    gate.open()
+    going.result()
+    file.pwrite(b"mine", 0)
+    file.fsync()
+    assert store.backend.committed("other") == b"mine" + DATA[4:]
+    assert store.backend.committed(KEY) == (OTHER if call == "a new object of the old name" else None)
+    assert not store.volume.unsettled or call != "a new object of the old name"
 
 
 @pytest.mark.parametrize("prompt", [False, True])
