@@ -74,6 +74,9 @@ class _Hold:
     def _free(self) -> None:
         try:
             self._ended()
+        except BaseException:  # an interrupt: no other call has the keys before this is complete
+            self._ended()
+            raise
         finally:
             self._claim.free()
 

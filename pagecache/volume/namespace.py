@@ -255,6 +255,8 @@ class NameChange:
         """Let calls for the objects begin: no attempt follows. While the result is unknown, each file asks first. It is
         called again after an interrupt.
         """
+        if self.over and not any(inode.unnaming is self for inode in self.held):
+            return  # the names may be those of another call by now
         unknown = not self.done and self.is_open()
         for inode in self.held:
             if unknown and not self.over:  # else they owe it, or another look has ended that
@@ -459,13 +461,12 @@ class NameChange:
         changed. No attempt follows, and the names are busy.
         """
         volume = self.volume
-        if tries.doubtful and not self.done and self.old != self.new:
+        if tries.doubtful and not (self.done or self.over) and self.old != self.new:
             self._give_up()
             with volume.inodes_lock:
                 if self.beneath or any(map(volume.inodes.knows, self.files)):
                     volume.unsettled.update(dict.fromkeys(self.names, self))
-        if not self.over or any(inode.unnaming is self for inode in self.held):
-            self.release_names()
+        self.release_names()
 
     def is_open(self) -> bool:
         """Return whether it is left open, and not settled yet."""

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 import pagecache.aio
-from pagecache import CachedFile, DataLossError, ObjectStat
+from pagecache import CachedFile, DataLossError, ObjectStat, RetryPolicy
 from pagecache.engine.commit import remote
 from pagecache.engine.io import direct
 from pagecache.errors import Key
 from pagecache.testing import Gate as Gates
+from pagecache.volume.keys import Claim
 from pagecache.volume.namespace import NameChange
 
 from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend, StoredObject
@@ -40,6 +41,7 @@ from .rig import (
     no_memory,
     pattern,
     raises,
+    raising,
     run_program,
     wait_for,
 )
@@ -688,6 +690,32 @@ def test_no_call_goes_on_before_a_rename_that_was_found_is_published(make: Make,
     assert store.backend.committed("other") == b"mine" + DATA[4:]
     assert store.backend.committed(KEY) == (OTHER if call == "a new object of the old name" else None)
     assert not store.volume.unsettled or call != "a new object of the old name"
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_rename_that_its_caller_leaves_is_open_before_its_names_are_free_and_not_after(
+    make: Make, monkeypatch: Patch, interrupted: bool
+) -> None:
+    """Its end is completed after an interrupt; what other calls do to the names since is not taken for its own. [2.14,
+    2.26]
+    """
+    slow = RetryPolicy(attempts=3, first_delay=3600.0, max_delay=3600.0, deadline=None, failed_retry=None)
+    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True), retry=slow)
+    store.open("rb").close()
+    store.backend.fault("rename", LOST)
+    others: list[CachedFile] = []
+
+    def go_on() -> None:
+        store.volume.rename(KEY, "third")
+        others.append(store.dirtied(OTHER, 0, "xb", key="new"))
+
+    beside(monkeypatch, Claim, "free", lambda: Task(go_on).result(), after=True)
+    if interrupted:
+        beside(monkeypatch, NameChange, "_give_up", raising(KeyboardInterrupt()))
+    raises((TimeoutError, KeyboardInterrupt), store.volume.rename, KEY, "new", timeout=0.05)
+    assert not store.volume.unsettled
+    assert not store.volume.exists(KEY)
+    assert (store.saved(others[0], "new"), store.content("third")) == (OTHER, DATA)
 
 
 @pytest.mark.parametrize("prompt", [False, True])
