@@ -274,11 +274,12 @@ def ensure_retry(file: EngineFile) -> None:
     """Ensure that the flusher has the time of the earliest waiting failure."""
     with file.lock:
         file.failures.search_anew()
-    if file.volume.retry_planned(file):
-        return
+    planned, now = file.volume.retry_planned(file), file.volume.clock.now()
+    if planned is not None and planned <= now + file.volume.retry.max_delay:
+        return  # without a look at all records
     with file.lock:
         at = file.failures.next_retry()
-    file.volume.retry_by(file, file.volume.clock.now() if at is None else at)
+    file.volume.retry_by(file, now if at is None else at)
 
 
 def replan_parked(file: EngineFile) -> float | None:

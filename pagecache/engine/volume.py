@@ -396,9 +396,10 @@ class EngineVolume:
             self._retries[file] = min(at, self._retries.get(file, at))
         self.cache.flusher.wake_by(at)
 
-    def retry_planned(self, file: EngineFile) -> bool:
+    def retry_planned(self, file: EngineFile) -> float | None:
+        """Return when the flusher is to check the failures of a file."""
         with self._lock:
-            return file in self._retries
+            return self._retries.get(file)
 
     def take_retries(self, now: float) -> list[EngineFile]:
         """Return the due files, the earliest first; the flusher plans each again. Cost: O(planned)."""

@@ -10,18 +10,37 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from pagecache import BackendError, PageCache, RetryPolicy
+from pagecache.engine.commit import overdue
+from pagecache.engine.file import EngineFile
 from pagecache.engine.retryer import decide
 from pagecache.native import NativeInode
 
-from ..stores import RecordingFile
+from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import FAST, KEY, PAGE, SAVES, Make, Patch, Rig, Task, at_gate, eventually, held, pattern, raises
+from .rig import (
+    FAST,
+    KEY,
+    PAGE,
+    SAVES,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    beside,
+    eventually,
+    held,
+    pattern,
+    raises,
+    raising,
+)
 
 pytestmark = pytest.mark.usefixtures("far_from_retries")
 
@@ -146,6 +165,54 @@ def test_a_file_is_tried_again_beside_one_that_is_parked(make: Make, clock: Hand
     raises(OSError, rig.handles[0].fsync, match="full")
     file = rig.dirtied(DATA, 0)
     fail_in_time(rig, clock, 3, lambda: Task(file.fsync), late=True)
+
+
+def test_a_retry_that_the_flusher_was_not_told_does_not_wait_for_a_later_one_of_its_file(
+    make: Make, clock: HandClock, monkeypatch: Patch
+) -> None:
+    """An interrupt or an internal error may come in between: whoever waits for the bytes tells it. [2.14]"""
+    rig, file = make({KEY: b""}, **SELDOM).written(DATA, 0)
+    engine = rig.volume.engine
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
+    raises(OSError, file.fsync, match="full")
+    assert engine.next_retry() == clock.now() + 3000.0
+    rig.backend.fault("write_from", OSError(errno.EIO, "passing"))
+    beside(monkeypatch, engine, "retry_by", raising(RuntimeError("broken")))
+    file.pwrite(DATA, len(DATA))
+    saving = Task(file.sync_range, len(DATA), len(DATA))
+    eventually(lambda: (engine.next_retry() or 0.0) < clock.now() + 1000.0, timeout=10)
+    clock.until(saving.finished.is_set)
+    saving.result()
+
+
+def test_a_save_that_fails_beside_the_end_of_an_earlier_failure_is_tried_again(
+    make: Make, clock: HandClock, monkeypatch: Patch
+) -> None:
+    """The flusher has seen that what failed before was saved. [2.14, 2.16]"""
+    rig, file = make({KEY: b""}, **SELDOM).written(DATA, 0)
+    rig.backend.fault("commit", OSError(errno.ENOSPC, "full"))
+    raises(OSError, file.fsync, match="full")
+    genuine, failed_again = overdue.stands, threading.Event()
+
+    def stands(engine: EngineFile) -> bool:
+        if failed_again.is_set():
+            return genuine(engine)
+        Task(file.fsync).result()
+        found = genuine(engine)
+        failed_again.set()
+        rig.backend.fault("commit", OSError(errno.ENOSPC, "full"))
+        file.pwrite(DATA, len(DATA))
+        raises(OSError, Task(file.fsync).result, match="full")
+        return found
+
+    monkeypatch.setattr(overdue, "stands", stands)
+    clock.advance(3000.0)
+    rig.cache.flusher.wake()
+    assert failed_again.wait(WAIT_LIMIT_S)
+    after_flusher_turn(rig.cache)
+    clock.advance(3000.0)
+    rig.cache.flusher.wake()
+    eventually(lambda: rig.backend.committed(KEY) == DATA + DATA, timeout=10)
 
 
 def test_parked_data_is_tried_again_by_the_policy_of_now(make: Make, clock: HandClock) -> None:

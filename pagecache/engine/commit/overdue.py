@@ -91,8 +91,9 @@ def due(file: EngineFile, now: float) -> float | None:
         return None
     if not stands(file):
         with file.lock:
-            commits.end()
-        return None
+            if not stands(file):  # another save may have failed since
+                commits.end()
+                return None
     at = commits.next_try
     if at is None or at > now:
         return at
@@ -103,14 +104,14 @@ def due(file: EngineFile, now: float) -> float | None:
 
 def _start(file: EngineFile, now: float) -> float | None:
     """Begin a try, unless only a caller may; return the time of the next check."""
-    if file.conflict is not None or file.abandoned or file.withheld or is_blocked(file):
-        plan(file, None)
-        return None
     again = now + file.volume.retry.max_delay
     with file.lock:
         commits = file.commits
         if commits.failing_since is None:
             return None  # a commit has saved everything since the check
+        if file.conflict is not None or file.abandoned or file.withheld or is_blocked(file):
+            commits.try_at(None)
+            return None
         commits.begin_try(again)  # a failure plans another one
     file.count("retries")
     file.refresh_limits()
