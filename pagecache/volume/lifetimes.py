@@ -233,7 +233,7 @@ def abandon_handle(use: Use, cut_off: tuple[LostRange, ...], *, changed: bool) -
 
 def _may_be_local(inode: Inode) -> bool:
     """Return whether there is local data, or the holder of the file's lock may still make some."""
-    return inode.has_local() or inode.lock_busy()
+    return inode.lock_busy() or inode.has_local()  # in this order: bytes are local before their writer lets the lock go
 
 
 def _end_given_up(use: Use) -> None:
