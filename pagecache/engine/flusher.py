@@ -163,8 +163,6 @@ class Flusher:
             self._deferred.popleft()()
         # Data that becomes dirty right after this check is due in `dirty_expire` seconds.
         delay = min(cache.config.flush_interval, max(cache.config.dirty_expire, BUSY))
-        if self._later:
-            delay = BUSY
         divide(cache._engine_volumes(), cache.limits.dirty_limit)
         over = False
         for volume in cache._engine_volumes():
@@ -185,7 +183,7 @@ class Flusher:
             delay = min(delay, BUSY)
         if self._adopted is not None:
             delay = min(delay, self._end(self._adopted, now))
-        return delay
+        return min(delay, BUSY) if self._later else delay  # last: all work before may have put some off
 
     def _serve_volume(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
         """Do the work of a volume first, report last: a report that raises stops no work."""

@@ -278,3 +278,13 @@ def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandCloc
     after_flusher_turn(cache)
     assert flusher.next_turn > clock.now() + 3000.0
     flusher.wake_by(clock.now() + 3601.0)  # after the next turn: no extra turn for it
+
+
+def test_work_that_a_turn_of_the_flusher_puts_off_is_done_in_the_next_one(make: Make, monkeypatch: Patch) -> None:
+    """That begins shortly, at whatever point of the turn it was put off. [2.26]"""
+    rig, done = make(**SELDOM), threading.Event()
+    cache: Any = rig.cache
+    after_flusher_turn(cache)
+    beside(monkeypatch, cache, "_prune", lambda: cache.flusher.defer_again(done.set))
+    cache.flusher.wake()
+    assert done.wait(10)
