@@ -100,7 +100,7 @@ class NameChange:
     held: tuple[Inode, ...] = ()  # objects found by the names that it changes: no commit of them begins
     beneath: list[Inode] = field(default_factory=list)  # files of a directory, named or not; their tokens are not lent
     catching_up: threading.Lock = field(default_factory=threading.Lock)  # held briefly, by a late change of a file
-    publishing: threading.Lock = field(default_factory=threading.Lock)  # held while a settlement publishes
+    publishing: threading.Lock = field(default_factory=threading.Lock)  # held while its effect is published
     opened: BackendFile | None = None  # the source's file of its backend
     debts: dict[Inode, Unsettled] = field(default_factory=dict)  # of files that are found by the names it changes
 
@@ -526,11 +526,17 @@ class NameChange:
         attempt that still runs publishes by itself, unless it is `fenced`: then it can do nothing more, and its result
         does not count.
         """
+        locked = self.publishing.acquire(timeout=reconnect.CALLERS)  # unless its thread hangs in the earlier backend
+        try:
+            self._settle_aborted(backend, fenced)
+        finally:
+            if locked:
+                self.publishing.release()
+
+    def _settle_aborted(self, backend: Backend, fenced: bool) -> None:
         unsettled = self.is_open() and not self.pending
         if not (fenced or unsettled):
             return
-        if self.publishing.acquire(timeout=reconnect.CALLERS):  # unless one hangs that has asked the earlier backend
-            self.publishing.release()
         known = unsettled and self.done  # by a file that has asked
         done = not known and self.found_done(backend, ran=not unsettled)
         with self.volume.inodes_lock:
@@ -716,8 +722,10 @@ def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], Non
         with lifetimes.using([source] if source is not None else []):  # its file stays open, and follows
             with change.volume.engine.name_sync:
                 _attempt(change, tries, backend, call, replace)
-            if change.claim():
-                change.publish()
+            with change.publishing:  # a reconnect waits for its end
+                if claimed := change.claim():
+                    change.publish()
+            if claimed:
                 change.release_names()  # the name is fixed: another version under it is another writer's
                 if source is not None and source.owed.owes(FOLLOWING):
                     with suppress(FileNotFoundError):  # another program has removed it since: this call is done

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pagecache.aio
-from pagecache import CachedFile, DataLossError, ObjectStat, RetryPolicy
+from pagecache import CachedFile, DataLossError, ObjectStat, RetryPolicy, ShutdownError
 from pagecache.engine.commit import remote
 from pagecache.engine.io import direct
 from pagecache.errors import Key
@@ -690,6 +690,25 @@ def test_no_call_goes_on_before_a_rename_that_was_found_is_published(make: Make,
     assert store.backend.committed("other") == b"mine" + DATA[4:]
     assert store.backend.committed(KEY) == (OTHER if call == "a new object of the old name" else None)
     assert not store.volume.unsettled or call != "a new object of the old name"
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_reconnect_goes_on_once_a_rename_that_was_answered_is_published(
+    make: Make, monkeypatch: Patch, fenced: bool
+) -> None:
+    """Else it would make an object of the name that the file has no longer. [2.20, 2.22]"""
+    store, file = opened(make)
+    gate, renaming = at_gate(held(monkeypatch, NameChange, "publish"), store.volume.rename, KEY, "new")
+    change: Any = file._inode.naming
+    change.publishing = crowd = Crowd(change.publishing)
+    store.volume.abort()
+    raises(ShutdownError, renaming.result)
+    reconnecting = Task(store.reconnect, fenced=fenced, lose=False)
+    eventually(lambda: reconnecting.finished.is_set() or (crowd.lock.locked() and crowd.came.acquire(blocking=False)))
+    gate.open()
+    fresh = reconnecting.result()
+    file.fsync()
+    assert (fresh.committed(KEY), fresh.committed("new")) == (None, b"dirty" + DATA[5:])
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
