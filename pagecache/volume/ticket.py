@@ -327,6 +327,7 @@ class SyncTicket:
                 self._unsent.pop(sync, None)
                 self._parked[sync], _ = sync.file.unsaved_up_to(self._stamp)
                 self._errors = [*self._errors, as_os_error(error, sync.file.key)]
+                sync.leave()
                 self._drop(number)
 
     def _due(self, now: float) -> list[int]:

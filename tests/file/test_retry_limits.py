@@ -215,6 +215,24 @@ def test_a_save_that_fails_beside_the_end_of_an_earlier_failure_is_tried_again(
     eventually(lambda: rig.backend.committed(KEY) == DATA + DATA, timeout=10)
 
 
+def test_a_sync_that_has_failed_for_a_file_leaves_its_tries_to_the_flusher(make: Make, clock: HandClock) -> None:
+    """It goes on for another file, and makes no commit of the failed one. [2.14]"""
+    rig, file = make({KEY: b"", "slow": b""}, **SELDOM).written(DATA, 0)
+    file.flush()
+    rig.dirtied(DATA, 0, key="slow")
+    gate = rig.backend.gate("write_from", "slow")
+    rig.backend.fault("commit", OSError(errno.EIO, "passing"), key=KEY)
+    full = rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key=KEY)
+    ticket = rig.volume.begin_sync()
+    clock.until(lambda: ticket.errors)
+    assert not ticket.done()
+    full.clear()
+    clock.advance(3000.0)
+    rig.cache.flusher.wake()
+    eventually(lambda: rig.backend.committed(KEY) == DATA, timeout=10)
+    gate.open()
+
+
 def test_parked_data_is_tried_again_by_the_policy_of_now(make: Make, clock: HandClock) -> None:
     """A shorter `failed_retry` also counts for parked data; None ends the retries without a request. [2.14]"""
     rig = make({KEY: b""}, **SELDOM)
