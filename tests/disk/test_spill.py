@@ -323,34 +323,51 @@ def test_a_gap_before_bytes_that_have_spilled_in_part_is_zeros(world: Spilling) 
         assert len(inode.owed) <= 1
 
 
-@pytest.mark.parametrize("paid", [True, False])
+@pytest.mark.parametrize("paying", [True, False])
 def test_a_spill_that_is_refused_leaves_the_store_its_size(
-    world: Spilling, monkeypatch: pytest.MonkeyPatch, *, paid: bool
+    world: Spilling, monkeypatch: pytest.MonkeyPatch, *, paying: bool
 ) -> None:
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"near" * 1024, MIB)
-        inode = file._inode
-        if paid:
-            spilled = inode.spilled
-            monkeypatch.setattr(
-                type(inode), "spilled", lambda *_, **__: Task(inode.owed.pay).result() or spilled([], sending=False)
-            )
-        found: list[bool] = []
+        inode, payers = file._inode, list[Task[None]]()
 
-        def spill() -> None:
-            inode.staged().spill([(MIB, MIB + 4096)])
-            found.append(inode.owed.owes("truncate"))
-            found.append(bool(inode.tail()))
+        def pay() -> None:
+            payers.append(Task(inode.owed.pay))
+            payers[0].waits()
 
-        inode.run(TOKEN, "holding", spill)
-        monkeypatch.undo()
-        assert found == [False, paid]  # what is stored behind the end is cut off before the next commit
+        if paying:
+            beside(monkeypatch, type(inode), "spilled", pay)
+        inode.run(TOKEN, "holding", lambda: inode.staged().spill([(MIB, MIB + 4096)]))
+        for payer in payers:
+            payer.result()
+        assert not inode.owed.owes("truncate")
+        assert world.store.seen("truncate") == []
         world.volume.discard("k")
         inode.set_uncommitted()
         with pytest.raises(DataLossError):
             file.fsync(durability="backend", timeout=30)
         file.fsync(durability="backend", timeout=30)
     assert world.saved() == OLD
+
+
+def test_a_commit_beside_a_spill_does_not_store_the_size_without_the_bytes(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit has begun to send, and the bytes are on their way to the spool."""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, 0)
+        began = held(monkeypatch, Staging, "begin_sending", after=True)
+        _, saving = at_gate(began, file.fsync, durability="backend", timeout=30)
+        file.pwrite(b"b" * 4096, MIB + 65536)
+        putting, spilling = at_gate(held(monkeypatch, Spool, "write_all"), world.spill, file)
+        began.open()
+        eventually(lambda: world.saved() != OLD)
+        assert world.saved() == overlay(OLD, 0, b"a" * 4096)
+        assert spilling.result(opening=putting) == 4096
+        saving.result()
+        assert file.pread(65536, MIB) == bytes(65536)
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == overlay(OLD, 0, b"a" * 4096) + bytes(65536) + b"b" * 4096
 
 
 @pytest.mark.parametrize("outcome", ["commits", "fails"])

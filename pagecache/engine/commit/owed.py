@@ -162,12 +162,14 @@ class Growth:
     have stored behind that size, or are about to, is not cut off.
 
     It is `behind` while a commit sends, beside which no read makes the call: one of the gap is refused until then.
+    `leading` is held until it is known how far the bytes lead.
     """
 
     method = "truncate"
 
     def __init__(self, file: EngineFile, size: int, behind: bool) -> None:
         self._file, self.arguments, self.behind = file, (size,), behind
+        self.leading = threading.Lock()
 
     def be_due(self) -> None:
         """Have reads wait for the call."""
@@ -175,7 +177,10 @@ class Growth:
         self._file.bind_calls()
 
     def call(self, backend_file: BackendFile) -> None:
-        backend_file.truncate(max(*self.arguments, self._file.number("sent_end")))
+        with self.leading:
+            leads = self._file.remote_size >= self.arguments[0]
+        if leads:
+            backend_file.truncate(max(*self.arguments, self._file.number("sent_end")))
 
 
 class Owed:

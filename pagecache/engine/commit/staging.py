@@ -28,12 +28,13 @@ import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...backends.spool import END, Ranges, Spool, parts_of_buffers, revoked
 from ...backends.transfers import Transfers
 from ...errors import ShutdownError
-from ...native import Op
+from ...native import Op, uninterrupted
 from ..foreign import errno_of
 from .owed import Growth
 
@@ -111,23 +112,31 @@ class Staging:
         with self._lock:  # which a rebase takes before it changes anything (`forgotten`); then it forgets what is owed
             if sends != self._sends() or rebases != file.rebases:
                 return 0  # a commit has just begun to send, or ended; or the copy is of the version before a rebase
-            if end > before:  # first: reads of a gap before them wait for it
-                file.owe(growth)
+            for (begin, stop), room in zip(runs, data, strict=True):
+                self._put(begin, (room,))
+                self._unsent.add(begin, stop)  # first: what is staged and not in there counts as sent
+            moved: int = uninterrupted(partial(self._stage, runs, growth, before))  # a handler may pay what is owed
+        return moved
+
+    def _stage(self, runs: Sequence[tuple[int, int]], growth: Growth, before: int) -> int:
+        """Stage bytes that the spool has. The size to which they lead is owed first: reads of a gap before them wait
+        for it. It is paid afterwards.
+        """
+        file, sends = self._file, growth.behind
+        if growth.arguments[0] <= before:
+            return file.spilled(runs, sending=sends)
+        with growth.leading:
+            file.owe(growth)
             try:
-                for (begin, stop), room in zip(runs, data, strict=True):
-                    self._put(begin, (room,))
-                    self._unsent.add(begin, stop)  # first: what is staged and not in there counts as sent
                 return file.spilled(runs, sending=sends)
             finally:
-                if end > before:
-                    self._grown(growth, before)
+                self._grown(growth, before)
 
     def _grown(self, growth: Growth, before: int) -> None:
         """Owe the size to which spilled bytes lead: `growth`, less if not all of them are staged, or none."""
         file, led = self._file, self._file.remote_size
         if led <= before:
-            if not file.owed.drop(growth):
-                file.tail_left()  # it is paid, and nothing leads there
+            file.owed.drop(growth)
             return
         if self._growth is not None:
             file.owed.drop(self._growth)
