@@ -20,6 +20,7 @@ import pytest
 
 from pagecache import (
     BackendError,
+    BackendLimits,
     CachedFile,
     CommitError,
     ConflictError,
@@ -29,7 +30,7 @@ from pagecache import (
     WritebackError,
     loglines,
 )
-from pagecache.engine.commit.owed import Owed
+from pagecache.engine.commit.owed import Owed, Step
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import direct
 from pagecache.engine.runner import Job
@@ -305,10 +306,10 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
             assert goes_on.wait(WAIT_LIMIT_S)
         return genuine(self)
 
-    def pays(owed: Owed, method: str | None) -> None:
+    def pays(owed: Owed, *arguments: Any) -> None:
         first = not stands.is_set()
         try:
-            pay(owed, method)
+            pay(owed, *arguments)
         finally:
             if first:
                 over.set()
@@ -322,6 +323,71 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     goes_on.set()
     assert over.wait(WAIT_LIMIT_S)
     assert fresh.written(KEY) == TWO[:PAGE] + TAIL
+
+
+class Fenced:
+    """The turn of a payer that a reconnect fences, and another payer overtakes, as the payer gets it."""
+
+    def __init__(self, owed: Owed, overtake: Callable[[], object]) -> None:
+        self._owed, self._overtake = owed, overtake
+
+    def acquire(self, **_options: object) -> bool:
+        self._owed.fence()
+        self._overtake()
+        return True
+
+    def release(self) -> None:
+        """It is nobody's any longer."""
+
+
+def test_a_payer_whose_turn_was_fenced_makes_no_call_beside_the_next_payer(make: Make) -> None:
+    """Each call is made once, in order. [2.17, 2.22]"""
+    rig, file = make({KEY: OLD}).opened("r+b")
+    inode = file._inode
+    for size in (PAGE, 3 * PAGE):
+        inode.owe(Step("truncate", (size,)))
+    gate, later = rig.backend.gate("truncate"), list[Task[None]]()
+
+    def overtake() -> None:
+        later.append(Task(inode.owed.pay))
+        gate.wait_entered()
+
+    turn: Any = Fenced(inode.owed, overtake)
+    inode.owed._paying = turn
+    first = Task(inode.owed.pay)
+    gate.wait_entered()
+    assert first.waits()
+    gate.open()
+    first.result()
+    later[0].result()
+    assert [call.offset for call in rig.backend.seen("truncate")] == [PAGE, 3 * PAGE]
+
+
+def test_a_cut_that_is_paid_beside_a_reconnect_makes_nothing_of_the_next_backend_uncommitted(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its acknowledged bytes are durable. [2.17, 2.22]"""
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
+    rig.fails("truncate", LOST, OSError, file.truncate, CUT, match="went dead")
+    fresh, coming = rig.backend.successor(), list[Task[None]]()
+    fresh.limits = BackendLimits(durable_writes=True)
+
+    def reconnect() -> None:
+        rig.volume.abort()
+        rig.volume.reconnect(fresh, fenced=True)
+
+    def come() -> None:
+        coming.append(Task(reconnect))
+        coming[0].waits(2.0)
+
+    beside(monkeypatch, EngineFile, "cut_paid", come)
+    raises(ShutdownError, file.pread, PAGE, 0)
+    coming[0].result()
+    file.pread(PAGE, 0)
+    file.pwrite(TAIL, CUT)
+    file.flush()
+    assert file.stats().unstable == 0
+    assert fresh.written(KEY) == OLD[:CUT] + TAIL
 
 
 def test_a_call_that_waits_for_a_payer_ends_though_it_looks_after_the_reconnect(

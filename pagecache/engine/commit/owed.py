@@ -325,14 +325,16 @@ class Owed:
                     continue
                 paying = got
             try:
-                self._pay_all(method)
+                steps = self._steps  # first: a fence comes before the list of the next backend
+                if paying is self._paying:
+                    self._pay_all(method, steps)
             finally:
                 paying.release()
                 self._file.wake()
 
-    def _pay_all(self, method: str | None) -> None:
+    def _pay_all(self, method: str | None, steps: deque[Debt]) -> None:
         """Make the calls, alone. A list that was replaced during a call belongs to another backend or version."""
-        file, steps = self._file, self._steps
+        file = self._file
         if steps and method != FOLLOWING:
             file.versions.about_to_change()
         while self.owes(method):
@@ -356,10 +358,10 @@ class Owed:
                     file.volume.say(logging.WARNING, "calls that are owed", what, "they may stay there", file.key)
                 else:
                     raise
-            if steps is self._steps:
-                if is_cut and not file.durable():  # it needs a commit
-                    file.cut_paid(*step.arguments)
-                with file.lock:
+            with file.lock:
+                if steps is self._steps:
+                    if is_cut and not file.durable():  # it needs a commit
+                        file.cut_paid(*step.arguments)
                     steps.popleft()
         file.bind_calls()
 
