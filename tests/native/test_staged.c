@@ -136,6 +136,27 @@ TEST(check_discard_names_staged_and_dirty_bytes_once)
 	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
 }
 
+THREAD(discard_all, file_discard(file, 0, ALL, NULL, 0))
+
+/* The discard waits for a folio that a passer-by holds, behind the place of the read. */
+TEST(check_what_is_read_from_the_spool_beside_a_discard_is_not_kept)
+{
+	start(0);
+	send_bytes(0, PAGE, 1);
+	evict_all();
+	put(2 * PAGE, PAGE, 2);
+	put(8 * PAGE, PAGE, 2);
+	struct pc_folio *f = folio_at(file, 8 * PAGE);
+	CHECK(pc_folio_trylock(f));
+	pthread_t t = held_at("passer_by_met", discard_all, NULL);
+	pc_folio_unlock(file->inode->cache, f);
+	EQUAL(byte_at(0), 1);
+	let_go("passer_by_met", t);
+	EQUAL(staged(), 0);
+	CHECK(!cached(0));
+	SOUND(&rig);
+}
+
 /* The test is a caller of pc_spill: it copies what is dirty to the spool. Return: bytes that are staged now. */
 static u64 spill(void)
 {

@@ -291,7 +291,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 		note_given_up(i, pc_max(kept.pos, from), pc_min(kept.end, staged_end));
 		cut_staged(i, from, pc_min(kept.end, staged_end));
 	}
-	pc_invalidated(i, pos, end);
+	pc_invalidate_folios(i, pos, end); /* also what a read has brought back from S beside the walk */
 	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
 		index = 0;
 		for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
