@@ -394,6 +394,20 @@ def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make, new: bool) ->
     assert rig.saved(file) == expected
 
 
+def test_a_discard_tells_all_ranges_that_are_in_the_spool_alone(make: Make) -> None:
+    """Memory has none of them. [2.18, 2.23]"""
+    rig, file = spooling(make, {KEY: bytes(200 * PAGE)}, **TIGHT).opened("r+b")
+    for page in range(0, 200, 2):
+        file.pwrite(b"lost" * (PAGE // 4), page * PAGE)
+        file.sync_range(0, 200 * PAGE)
+    rig.volume.drop_clean(KEY)
+    assert staged(file) == 100 * PAGE
+    lost = rig.volume.discard(KEY)
+    assert [(entry.offset, entry.length) for entry in lost] == [(page * PAGE, PAGE) for page in range(0, 200, 2)]
+    assert file.pread(200 * PAGE, 0) == bytes(200 * PAGE)
+    raises(DataLossError, file.fsync)
+
+
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("unit", [1, 4 * PAGE])
 def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) -> None:
