@@ -9,6 +9,7 @@ import os
 import random
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,35 @@ def test_a_commit_beside_a_spill_does_not_store_the_size_without_the_bytes(
         assert file.pread(65536, MIB) == bytes(65536)
         file.fsync(durability="backend", timeout=30)
     assert world.saved() == overlay(OLD, 0, b"a" * 4096) + bytes(65536) + b"b" * 4096
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_spill_beside_a_discard_leads_the_store_to_its_size(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch, *, within: bool
+) -> None:
+    """The discard makes the object shorter than it was when the spill began: before it, or within it."""
+    with contextlib.suppress(DataLossError), world.volume.open("k", "r+b") as file:
+        file.pwrite(b"far." * 1024, MIB + 131072)
+        assert world.spill(file) == 4096
+        file.pwrite(b"near" * 1024, MIB + 65536)
+        if within:
+            written, spilling = held(monkeypatch, Spool, "write_all"), list[Task[int]]()
+
+            def begin() -> None:
+                spilling.append(Task(world.spill, file))
+                eventually(lambda: written.entered.is_set() or spilling[0].finished.is_set())
+
+            beside(monkeypatch, Staging, "forgotten", begin, after=True)
+            world.volume.discard("k", MIB + 131072)
+            spilling[0].result(opening=written)
+        else:
+            discard = partial(world.volume.discard, "k", MIB + 131072)
+            beside(monkeypatch, type(file._inode), "read", lambda: Task(discard).result(), after=True)
+            world.spill(file)
+        assert file.pread(MIB, MIB) == bytes(65536) + b"near" * 1024
+        raises(DataLossError, file.fsync, durability="backend", timeout=30)
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == OLD + bytes(65536) + b"near" * 1024
 
 
 @pytest.mark.parametrize("outcome", ["commits", "fails"])

@@ -101,7 +101,7 @@ class Staging:
         Raises:
             OSError: of the spool; they stay dirty.
         """
-        file, sends, end = self._file, self._sends(), runs[-1][1]
+        file, sends, end, epoch = self._file, self._sends(), runs[-1][1], self.epoch
         rebases, before, growth = file.rebases, file.remote_size, Growth(self._file, end, sends)
         if rebases % 2:
             return 0  # the bytes around written ones may be of either version
@@ -110,8 +110,8 @@ class Staging:
             return 0
         file.versions.about_to_change()
         with self._lock:  # which a rebase takes before it changes anything (`forgotten`); then it forgets what is owed
-            if sends != self._sends() or rebases != file.rebases:
-                return 0  # a commit has just begun to send, or ended; or the copy is of the version before a rebase
+            if sends != self._sends() or (rebases, epoch) != (file.rebases, self.epoch) or file.forgetting:
+                return 0  # a commit has just begun to send, or ended; or what was copied or measured has changed
             for (begin, stop), room in zip(runs, data, strict=True):
                 self._put(begin, (room,))
                 self._unsent.add(begin, stop)  # first: what is staged and not in there counts as sent
