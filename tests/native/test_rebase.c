@@ -157,3 +157,26 @@ TEST(check_a_write_beside_an_open_sends_no_bytes_of_the_version_before)
 		SAVES({99, 9}, {100, 2}, {110, 9}, {(PAGE << order) - 1, 9});
 	}
 }
+
+THREAD(write_a_part, put(PAGE + 100, 50, 7))
+
+/* The writer has found its page valid, and holds it: the rest of it is of the older version, and is not stored over the newer one.
+ * @full: all extents of the folio are taken. */
+TEST(check_a_write_beside_an_invalidation_makes_no_older_bytes_local)
+{
+	for (int full = 0; full < 2; full++) {
+		start(4 * PAGE, 4 * PAGE);
+		EQUAL(fill_range(file, 0, 4 * PAGE), 0);
+		put(3 * PAGE, PAGE, 2);
+		pc_invalidate_range(file->inode, 0, ALL);
+		for (u64 k = 0; full && k < PC_RAGGED; k++)
+			put(10 + 20 * k, 1, 3);
+		EQUAL(fill_range(file, PAGE, PAGE), 0);
+		pthread_t writer = held_at("write_before_copy", write_a_part, NULL);
+		replace_storage(9, 4 * PAGE);
+		pc_invalidate_range(file->inode, 0, ALL);
+		let_go("write_before_copy", writer);
+		SEES({PAGE, 9}, {PAGE + 99, 9}, {PAGE + 100, 7}, {PAGE + 149, 7}, {PAGE + 150, 9}, {3 * PAGE, 2});
+		SAVES({PAGE, 9}, {PAGE + 99, 9}, {PAGE + 100, 7}, {PAGE + 149, 7}, {PAGE + 150, 9}, {3 * PAGE, 2});
+	}
+}

@@ -109,7 +109,8 @@ static int unit_grow(struct pc_inode *i, u64 pos)
 }
 
 /* Make the written bytes valid, dirty and part of the file. Zeros beside them are valid too, unless storage has grown
- * since. Return: 0; -ENOMEM, or -ENODATA: the last byte of the file must be read first; nothing is published then. */
+ * since; valid ones that are older than storage by now are not. Return: 0; nothing is published: -ENOMEM; -ENODATA, -EAGAIN: the
+ * last byte of the file, or the folio, must be read first. */
 static int publish(struct pc_inode *i, struct pc_folio *f, u32 made, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
@@ -117,17 +118,19 @@ static int publish(struct pc_inode *i, struct pc_folio *f, u32 made, u32 from, u
 	u32 size = pc_folio_bytes(c, f), v_from = from, v_to = to;
 	pc_inode_leaf_lock(i);
 	if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE))
-		pc_folio_refresh(i, f); /* since it was ready: what it has beside these bytes is older than storage */
+		pc_folio_refresh(i, f);
 	if (made & MADE_ZEROS && start >= atomic_load(&i->remote_size)) {
 		v_from = 0;
 		v_to = size;
 	}
-	bool whole = pc_folio_state(f) & PC_F_UPTODATE || (v_from == 0 && v_to == size);
-	int err = !whole || pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
+	bool all = v_from == 0 && v_to == size, whole = all || pc_folio_state(f) & PC_F_UPTODATE;
+	int err = PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE && !all) ? -ENOMEM : 0;
+	if (!err && (!whole || pc_folio_order(f) > 0))
+		err = pc_folio_ext_ensure(c, f);
 	if (!err && start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && i->limits.write_unit > 1)
 		err = unit_grow(i, start + from);
 	if (!err && !pc_valid_add(c, f, v_from, v_to))
-		err = -ENOMEM;
+		err = -EAGAIN;
 	if (!err) {
 		pc_folio_reached(f, pc_folio_state(f));
 		pc_folio_dirty(i, f, from, to);
@@ -222,10 +225,10 @@ static bool take(struct pc_inode *i, struct pc_folio *f, u32 made, u32 a, u32 b,
 	int err = publish(i, f, made, a, b);
 	if (err && pc_folio_pos(i->cache, f) + a >= pc_inode_size(i)) /* zeros, as before [M8] */
 		memset(pc_folio_memory(i->cache, f) + a, 0, b - a);
-	if (err == -ENODATA) {
+	if (err == -ENODATA || err == -EAGAIN) {
 		need->kind = PC_NEED_FILL;
-		need->pos = pc_inode_size(i) - 1;
-		need->len = 1;
+		need->pos = err == -EAGAIN ? pc_folio_pos(i->cache, f) : pc_inode_size(i) - 1;
+		need->len = err == -EAGAIN ? pc_folio_bytes(i->cache, f) : 1;
 	} else if (err) {
 		need->kind = PC_NEED_ROOM;
 	}
@@ -324,7 +327,7 @@ static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_
  * before the first byte is copied, in ascending order and without waiting. If the last byte of the old end is missing,
  * the first folio that grows the file, which is the first of all, stops the write. @len: at most PC_WHOLE_MAX. Return:
  * len; 0: need has the reason; a number in between only if a commit has freed the sets of a folio meanwhile, and memory ran
- * out. Context: as pc_write(). Contract: 2.7. */
+ * out, or if a folio with other local bytes became older than storage. Context: as pc_write(). Contract: 2.7. */
 int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
