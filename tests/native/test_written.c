@@ -104,7 +104,8 @@ TEST(check_bytes_that_are_spilled_beside_a_commit)
 			put(2 * PAGE, PAGE, 3);
 			put(4 * PAGE + 30, 10, 3);
 			u32 n = pc_spill_find(file->inode, 0, ALL, runs, 2);
-			EQUAL(n, 2);
+			EQUAL(n, 2); /* not page 1 */
+			EQUAL(runs[0], 2 * PAGE);
 			CHECK(pc_spill(file->inode, runs, n, true) >= 2 * PAGE);
 			put(4 * PAGE + 50, 10, 3);
 			EQUAL(pc_spill_find(file->inode, 4 * PAGE, ALL, runs, 2), 1);

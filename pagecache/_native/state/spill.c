@@ -21,9 +21,11 @@
 
 enum { PC_KEEPS = PC_F_WRITEBACK | PC_F_BACKOFF | PC_F_FAILED | PC_F_WRITE_PINNED | PC_F_STALE };
 
-static bool may_spill(const struct pc_folio *f)
+/* Leaf lock held. */
+static bool may_spill(const struct pc_inode *i, const struct pc_folio *f)
 {
-	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY;
+	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY &&
+	       !(i->token == PC_TOKEN_COMMIT && pc_written_beside(i, f));
 }
 
 /* Bytes at @from or behind it that may be spilled, of whole folios, and @most or not many more: ascending @runs, [runs[0], runs[1])
@@ -37,8 +39,8 @@ uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_
 	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
 		u32 before = n;
 		u64 end = n ? runs[2 * n - 1] : 0;
-		bool fits = true;
-		for (u64 at = from; may_spill(f) && pc_set_run(c, f, PC_D, at, size, &at, &to); at = to) {
+		bool fits = true, may = may_spill(i, f);
+		for (u64 at = from; may && pc_set_run(c, f, PC_D, at, size, &at, &to); at = to) {
 			if (n && runs[2 * n - 1] == at)
 				n--;
 			else if ((fits = n < max))
@@ -86,14 +88,13 @@ static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, const u64 **run, 
 	bool beside = i->token == PC_TOKEN_COMMIT;
 	struct pc_cache *c = i->cache;
 	u64 size = atomic_load(&i->size), moved = 0, last = 0;
-	bool fits = may_spill(f);
+	bool fits = may_spill(i, f);
 	for (u64 at = 0; fits && pc_set_run(c, f, PC_D, at, size, &at, &last); at = last) {
 		while (*run < stop && (*run)[1] <= at)
 			*run += 2;
 		fits = *run < stop && (*run)[0] <= at && last <= (*run)[1];
 	}
-	if (!fits || !last || unit_busy(i, pc_folio_pos(c, f), last) || (beside && pc_written_beside(i, f)) ||
-	    !pc_folio_trylock(f))
+	if (!fits || !last || unit_busy(i, pc_folio_pos(c, f), last) || !pc_folio_trylock(f))
 		return 0;
 	pc_folio_begin_writeback(i, f);
 	if (last > atomic_load(&i->remote_size))

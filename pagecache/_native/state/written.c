@@ -162,7 +162,7 @@ bool pc_written_beside(const struct pc_inode *i, const struct pc_folio *f)
 {
 	u32 blocks = i->borrowed.nr_ranges ? 1u << pc_folio_order(f) : 0;
 	for (u32 b = 0; (b = pc_set_next(i->cache, f, PC_D, b, blocks)) < blocks; b++) {
-		u64 start = block_pos(i, f, b), end = start + i->cache->page_size;
+		u64 start = block_pos(i, f, b), end = pc_min(start + i->cache->page_size, atomic_load(&i->size));
 		if (has_any(&i->borrowed, start, end) && !has_any(&i->beside.map, start, end) &&
 		    (in_set(i, f, PC_U, b) || has_any(&i->staged.map, start, end)))
 			return true;
