@@ -5,8 +5,9 @@ vanishes with the process. At the end of the transaction it replaces the object 
 closed, by writing and closing it; otherwise under another name beside it, which is then renamed. An object that was
 opened for changes (r+, a) must not have been changed by another writer since, stored or not.
 
-Files of one transaction are put in place one after another. If that fails, the earlier ones are in place, and the
-others are discarded.
+Files of one transaction are put in place one after another, in the order of their closes. If that fails, the earlier
+ones are in place, and the others are discarded. The end closes files that its thread has opened. Other threads may be
+writing theirs: these leave the transaction, and are put in place when they are closed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import ReferenceType, ref
 
 from fsspec.transaction import Transaction
 
@@ -82,21 +84,36 @@ class Deferral(Transaction):
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
-        self._begun: list[list[Any]] = []  # the files of each transaction that has not ended, the innermost last
+        # Of each transaction that has not ended, the innermost last: its files, and what keeps those that are closed.
+        self._begun: list[dict[ReferenceType[DeferredFile], DeferredFile | None]] = []
         self._lock = threading.RLock()  # a signal handler may open a file
 
     def start(self) -> None:
         """Begin a transaction."""
         with self._lock:
-            self._begun.append([])
+            self._begun.append({})
             self.fs._intrans = True
 
-    def add(self, file: DeferredFile) -> bool:
-        """Make a file a part of the innermost transaction; False: all have ended."""
+    def add(self, file: DeferredFile, *, publishes: bool) -> None:
+        """Make a file a part of the innermost transaction. If all have ended meanwhile, its close publishes it, or does
+        not.
+        """
         with self._lock:
             if self._begun:
-                self._begun[-1].append(file)
-            return bool(self._begun)
+                self._begun[-1][ref(file)] = None
+            if self._begun or publishes:
+                file.transaction = self
+
+    def keep(self, file: DeferredFile) -> bool:
+        """Keep a closed file for the end of its transaction; False: that is over, and the caller publishes the file."""
+        with self._lock:
+            for files in self._begun:
+                if ref(file) in files:
+                    del files[ref(file)]
+                    files[ref(file)] = file
+                    return True
+            other, file.transaction = file.transaction is None, None
+            return other  # publishes it
 
     def complete(self, commit: bool = True) -> None:
         """End the innermost transaction: put its files in place, one after another, or leave them to the one around it;
@@ -106,11 +123,17 @@ class Deferral(Transaction):
             OSError: of the first file that could not be stored; it and the later ones are discarded.
         """
         with self._lock:
-            files = self._begun.pop() if self._begun else []
+            begun = self._begun.pop() if self._begun else {}
             if commit and self._begun:
-                self._begun[-1] += files
-                files = []
+                self._begun[-1] |= begun
+                begun = {}
             self.fs._intrans = bool(self._begun)
+            files = [kept for kept in begun.values() if kept is not None]
+            for known, kept in begun.items():
+                if kept is None and (file := known()) is not None and (file.is_ours() or not commit):
+                    files.append(file)
+            for file in files:
+                file.transaction = None
         try:
             while commit and files:
                 files[0].commit()  # or discards it
@@ -131,9 +154,12 @@ class DeferredFile(io.FileIO):
     """
 
     mode = ""  # as given: an attribute, not the property of FileIO
+    transaction: Deferral | None = None  # publishes it
 
     def __init__(self, fs: Any, path: str, mode: str) -> None:
         self.fs, self.path, self.mode = fs, path, mode
+        self.whole: ReferenceType[Any] = ref(self)  # what the program writes to
+        self._thread = threading.get_ident()
         key = fs._key(path)
         self._key = key if mode[0] == "x" else _behind_links(fs.volume.backend, key)
         self._ended = False
@@ -182,6 +208,10 @@ class DeferredFile(io.FileIO):
 
     # -- the end
 
+    def is_ours(self) -> bool:
+        """Return whether this thread has opened the file."""
+        return self._thread == threading.get_ident()
+
     def commit(self) -> None:
         """Put the file in its place.
 
@@ -191,7 +221,8 @@ class DeferredFile(io.FileIO):
         """
         if self._ended:
             return  # discarded by its writer
-        self.close()
+        self.transaction = None
+        (self.whole() or self).close()
         volume = self.fs.volume
         exclusive = self.mode[0] == "x" or (self._changes and self._base is None)
         try:
@@ -289,10 +320,16 @@ class DeferredFile(io.FileIO):
         self._scratch.close()
 
     def close(self) -> None:
-        """Close; `discard` if an exception left a `with fsspec.open(...)`."""
+        """Close; `discard` if an exception left a `with fsspec.open(...)`; `commit` after the end of a transaction."""
         if not self.closed and not self._ended and left_by_exception(self):
             self.discard()
         super().close()
+        if not self._ended and self.transaction is not None and not self.transaction.keep(self):
+            self.commit()
+
+    def __del__(self) -> None:
+        self._ended = True  # nothing is published of a file that was collected unclosed
+        super().__del__()
 
     abandon = discard
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import stat
 import threading
@@ -16,7 +18,8 @@ from pagecache.engine.commit.journaled import VolumeJournal
 from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.transaction import DeferredFile
 
-from ..file.rig import Patch, beside, raises
+from ..file.rig import Patch, Task, at_gate, beside, held, raises, raising
+from ..stores import WAIT_LIMIT_S
 from .conftest import Make
 from .targets import OwnMemory
 
@@ -376,3 +379,162 @@ def test_a_changed_local_file_keeps_its_mode_and_its_links(make: Make, tmp_path:
     assert stat.S_IMODE(real.stat().st_mode) == 0o600
     assert hanging.is_symlink()
     assert (tmp_path / "none").read_bytes() == b", more"
+
+
+UNCLOSED = [("wb", None), ("wt", None), ("wb", "gzip"), ("wt", "gzip")]
+
+
+@pytest.mark.parametrize(("mode", "compression"), UNCLOSED)
+@pytest.mark.parametrize("inner", [False, True])
+def test_the_end_of_a_transaction_publishes_all_bytes_of_an_open_file(
+    fs: PageCacheFileSystem, below: Any, root: str, mode: str, compression: str | None, *, inner: bool
+) -> None:
+    """Also those that the text or compressed file still has. The end of one inside it leaves the file open."""
+    path = f"{root}/file"
+    below.pipe_file(path, b"old")
+    fs.start_transaction()
+    if inner:
+        fs.start_transaction()
+    file = fs.open(path, mode, compression=compression)
+    for part in ("first,", "second"):
+        file.write(part if mode == "wt" else part.encode())
+        if inner:
+            fs.end_transaction()
+            inner = False
+    fs.end_transaction()
+    assert file.closed
+    with below.open(path, "rb", compression=compression) as stored:
+        assert stored.read() == b"first,second"
+    file.close()
+    assert below.find(root) == [path]
+
+
+def test_an_end_raises_the_error_of_last_bytes_and_leaves_the_object(
+    fs: PageCacheFileSystem, below: Any, root: str, monkeypatch: Patch
+) -> None:
+    below.pipe_file(f"{root}/file", b"old")
+    fs.start_transaction()
+    fs.pipe_file(f"{root}/first", b"1")
+    file = fs.open(f"{root}/file", "w")
+    file.write("new")
+    monkeypatch.setattr(DeferredFile, "write", raising(OSError(errno.ENOSPC, "No space left on device")))
+    raises(OSError, fs.end_transaction, match="No space")
+    assert file.closed
+    assert contents(below, root) == {f"{root}/file": b"old", f"{root}/first": b"1"}
+
+
+@pytest.mark.parametrize(("mode", "compression"), UNCLOSED)
+@pytest.mark.parametrize("end", ["commits", "discards"])
+def test_a_file_that_another_thread_is_writing_at_the_end_is_published_whole_or_not_at_all(
+    fs: PageCacheFileSystem, below: Any, root: str, mode: str, compression: str | None, end: str
+) -> None:
+    """If the transaction is given up, it takes the file along."""
+    path, opened, ended = f"{root}/file", threading.Event(), threading.Event()
+    below.pipe_file(path, b"old")
+
+    def write() -> None:
+        with fs.open(path, mode, compression=compression) as file:
+            opened.set()
+            assert ended.wait(WAIT_LIMIT_S)
+            file.write("whole" if mode == "wt" else b"whole")
+
+    fs.start_transaction()
+    writer = Task(write)
+    assert opened.wait(WAIT_LIMIT_S)
+    fs.pipe_file(f"{root}/other", b"other")
+    fs.transaction.complete(commit=end == "commits")
+    assert below.cat_file(path) == b"old"
+    ended.set()
+    if end == "commits":
+        writer.result()
+        with below.open(path, "rb", compression=compression) as stored:
+            assert stored.read() == b"whole"
+        assert below.cat_file(f"{root}/other") == b"other"
+    else:
+        raises(ValueError, writer.result, match="closed")
+        assert contents(below, root) == {path: b"old"}
+
+
+@pytest.fixture
+def published(monkeypatch: Patch) -> list[DeferredFile]:
+    """The files that were put in place."""
+    found: list[DeferredFile] = []
+    genuine = DeferredFile._copy_to
+
+    def recorded(file: DeferredFile, *arguments: str) -> None:
+        found.append(file)
+        genuine(file, *arguments)
+
+    monkeypatch.setattr(DeferredFile, "_copy_to", recorded)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["wb", "wt"])
+def test_a_close_of_another_thread_beside_the_end_leaves_the_file_to_that(
+    fs: PageCacheFileSystem, below: Any, root: str, monkeypatch: Patch, published: list[DeferredFile], mode: str
+) -> None:
+    fs.start_transaction()
+    file = fs.open(f"{root}/file", mode)
+    file.write("whole" if mode == "wt" else b"whole")
+    beside(monkeypatch, DeferredFile, "commit", lambda: Task(file.close).result())
+    fs.end_transaction()
+    assert len(published) == 1
+    assert below.cat_file(f"{root}/file") == b"whole"
+
+
+def test_two_closes_after_the_end_of_another_thread_publish_a_file_once(
+    fs: PageCacheFileSystem, below: Any, root: str, monkeypatch: Patch, published: list[DeferredFile]
+) -> None:
+    fs.start_transaction()
+    file = fs.open(f"{root}/file", "wb")
+    file.write(b"whole")
+    Task(fs.end_transaction).result()
+    assert not file.closed
+    gate, close = at_gate(held(monkeypatch, DeferredFile, "_copy_to"), file.close)
+    file.close()
+    close.result(opening=gate)
+    assert published == [file]
+    assert below.cat_file(f"{root}/file") == b"whole"
+
+
+def test_a_close_after_the_end_raises_its_conflict(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    path = f"{root}/file"
+    below.pipe_file(path, b"old")
+    fs.start_transaction()
+    file = fs.open(path, "ab")
+    file.write(b"mine")
+    Task(fs.end_transaction).result()
+    below.pipe_file(path, b"somebody else's")
+    raises(pagecache.ConflictError, file.close, match="changed since it was opened")
+    file.close()
+    assert below.cat_file(path) == b"somebody else's"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("autocommit", [None, False])
+def test_nothing_is_published_of_a_file_that_was_collected_unclosed(
+    fs: PageCacheFileSystem, below: Any, root: str, *, autocommit: bool | None
+) -> None:
+    """A text or compressed file is closed by its collection, as one outside of a transaction is."""
+    below.pipe_file(f"{root}/file", b"old")
+    with fs.transaction:
+        fs.open(f"{root}/file", "wb", autocommit=autocommit).write(b"half")
+        fs.open(f"{root}/text", "w", autocommit=autocommit).write("text")
+        packed = fs.open(f"{root}/packed", "wb", compression="gzip", autocommit=autocommit)
+        packed.write(b"packed")
+        del packed
+        gc.collect()
+    with below.open(f"{root}/packed", "rb", compression="gzip") as stored:
+        assert stored.read() == b"packed"
+    below.rm(f"{root}/packed")
+    assert contents(below, root) == {f"{root}/file": b"old", f"{root}/text": b"text"}
+
+
+def test_a_file_of_its_own_end_joins_no_later_transaction(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    file = fs.open(f"{root}/file", "wb", autocommit=False)
+    file.write(b"whole")
+    with fs.transaction:
+        file.close()
+    assert below.find(root) == []
+    file.commit()
+    assert below.cat_file(f"{root}/file") == b"whole"
