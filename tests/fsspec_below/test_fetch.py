@@ -4,24 +4,29 @@ files share looks at the version.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
+from pagecache.backends.fsspec import looks as looks_module
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.looks import Looks
 from pagecache.backends.protocol import ObjectStat
 from pagecache.testing import Gate
-from tests.file.rig import attached, eventually, raises
+from tests.file.rig import Task, attached, eventually, raises
+from tests.file.test_interrupts import interrupted_at
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 
@@ -170,29 +175,40 @@ def held_looks(file: Any, gate: Gate) -> list[str]:
     return looks
 
 
+class Turn:
+    """The lock of looks, which counts the threads that wait for it."""
+
+    def __init__(self) -> None:
+        self._lock, self._count = threading.RLock(), threading.Lock()
+        self.waiting = 0
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            with self._count:
+                self.waiting += 1
+            self._lock.acquire()
+            with self._count:
+                self.waiting -= 1
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
 @pytest.fixture
 def parts() -> Place:
     return Place(Parts(), "bucket", key=OLD)
 
 
-def test_reads_that_end_while_a_look_runs_share_the_next_one(parts: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_that_end_while_a_look_runs_share_the_next_one(parts: Place) -> None:
     """Nine reads cost two looks."""
-    file, joined = parts.backend.open("key"), 0
-
-    def wait(self: Future[Any], timeout: float | None = None) -> Any:
-        nonlocal joined
-        with lock:
-            joined += 1
-        return result(self, timeout)
-
-    lock, result = threading.Lock(), Future.result
-    monkeypatch.setattr(Future, "result", wait)
+    file = parts.backend.open("key")
+    turn = file._looks._turn = Turn()
     with Gate() as gate, ThreadPoolExecutor(9) as pool:
         looks = held_looks(file, gate)
         first = pool.submit(get, file, 0, 4096)
         gate.wait_entered()
         others = [pool.submit(get, file, number * 4096, 4096) for number in range(1, 9)]
-        eventually(lambda: joined == 8)  # one for the running look, seven for the next one
+        eventually(lambda: turn.waiting == 8)
         gate.release()
         assert first.result() == OLD[:4096]
         assert [other.result() for other in others] == [OLD[n * 4096 : (n + 1) * 4096] for n in range(1, 9)]
@@ -206,11 +222,12 @@ def test_a_look_covers_no_read_that_ends_after_its_begin(parts: Place, begins_be
     with Gate() as gate, ThreadPoolExecutor(2) as pool:
         if begins_before:
             held_looks(file, gate)
+            turn = file._looks._turn = Turn()
             first = pool.submit(get, file, 0, 4096)
             gate.wait_entered()
             parts.put("key", NEW)
             second = pool.submit(get, file, 4096, 4096)
-            eventually(lambda: file._looks._next is not None or second.done())
+            eventually(lambda: turn.waiting == 1 or second.done())
             gate.release()
             assert first.result() == OLD[:4096]
         else:
@@ -243,13 +260,13 @@ def test_an_interrupt_of_a_look_is_no_answer_for_the_others() -> None:
     """The thread that makes it gets Ctrl-C; those that wait make another one."""
     held: Future[Any] = Future()
     calls = Scripted(held, KeyboardInterrupt(), ObjectStat(size=3))
-    looks = Looks(calls, "key")
+    looks: Any = Looks(calls, "key")
+    turn = looks._turn = Turn()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(looks.look)
         eventually(lambda: calls.begun == 1)
-        others = [pool.submit(looks.look)]
-        eventually(lambda: looks._next is not None)
-        others.append(pool.submit(looks.look))
+        others = [pool.submit(looks.look) for _ in range(2)]
+        eventually(lambda: turn.waiting == 2)
         held.set_result(ObjectStat(size=1))
         assert first.result() == ObjectStat(size=1)
         errors = [other.exception() for other in others]
@@ -258,16 +275,52 @@ def test_an_interrupt_of_a_look_is_no_answer_for_the_others() -> None:
     assert found == [ObjectStat(size=3)]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interrupt_between_two_bytecodes_of_a_look_leaves_nobody_waiting(*, fails: bool) -> None:
+    """Ctrl-C strikes at each place of a look that another thread waits for; that and a later one have their answers."""
+
+    def within(frame: FrameType) -> bool:
+        return frame.f_code.co_filename == looks_module.__file__
+
+    class Crossed(Calls):
+        """The first look has a waiter."""
+
+        def found(self, _path: str) -> ObjectStat:
+            if threading.current_thread() is not threading.main_thread():
+                return ObjectStat(size=3)
+            waiters.append(Task(looks.look))
+            eventually(lambda: turn.waiting == 1)
+            if fails:
+                raise OSError(errno.ETIMEDOUT, "no answer")
+            return ObjectStat(size=1)
+
+    def look() -> None:
+        with contextlib.suppress(TimeoutError):
+            looks.look()
+
+    for nth in itertools.count(1):
+        looks: Any = Looks(Crossed(Parts()), "key")
+        turn = looks._turn = Turn()
+        waiters: list[Task[Any]] = []
+        place = interrupted_at(nth, look, within)
+        for other in (*waiters, Task(looks.look)):
+            assert other.result(5) == ObjectStat(size=3), place
+        if not place:
+            break
+    assert nth > 2
+
+
 def test_a_failed_look_fails_the_reads_that_share_it_and_no_later_one() -> None:
     held: Future[Any] = Future()
     refused = OSError(errno.ETIMEDOUT, "no answer")
     calls = Scripted(held, refused, ObjectStat(size=3))
-    looks = Looks(calls, "key")
+    looks: Any = Looks(calls, "key")
+    turn = looks._turn = Turn()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(looks.look)
         eventually(lambda: calls.begun == 1)
         second = pool.submit(looks.look)
-        eventually(lambda: looks._next is not None)
+        eventually(lambda: turn.waiting == 1)
         held.set_result(None)
         assert first.result() is None
         assert second.exception() is refused

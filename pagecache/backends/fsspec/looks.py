@@ -10,18 +10,12 @@ meanwhile share the next one:
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from concurrent.futures import Future
 
 from ..protocol import ObjectStat
 from .calls import Calls
 
-Look = Future["ObjectStat | None"]
-
-
-class _LeftError(Exception):
-    """Who made the look was interrupted: the others make another one."""
+Answer = tuple["ObjectStat | None", "Exception | None"]
 
 
 class Looks:
@@ -30,44 +24,23 @@ class Looks:
     def __init__(self, calls: Calls, name: str) -> None:
         self._calls = calls
         self.name = name
-        self._lock = threading.Lock()  # guards the next two; held briefly
-        self._running: Look | None = None
-        self._next: Look | None = None  # it has not begun
+        self._turn = threading.RLock()  # of the thread that looks; an interrupt in `look` leaves nothing but that free
+        self._next: list[Answer] = []  # of the next look, which has not begun
 
     def look(self) -> ObjectStat | None:
         """Return the version that was stored at some time after the begin of this call; None: there was no object."""
-        while True:
-            with self._lock:
-                running, shared = self._running, self._next
-                if shared is None:
-                    own: Look = Future()
-                    own.set_running_or_notify_cancel()  # a waiter that gives up does not cancel it
-                    self._next = own
-            if shared is None:
-                return self._make(own, running)
-            with contextlib.suppress(_LeftError):
-                return shared.result()
-
-    def _make(self, look: Look, running: Look | None) -> ObjectStat | None:
-        """Make a look after the running one, for all that wait for it."""
+        answer = self._next
+        with self._turn:
+            if not answer:  # who begins to look waits for it, or was interrupted
+                self._next = []
+                try:
+                    answer.append((self._calls.found(self.name), None))
+                except Exception as error:
+                    answer.append((None, error))
+            found, failure = answer[0]
         try:
-            if running is not None:
-                with contextlib.suppress(Exception):
-                    running.result()
-            with self._lock:
-                self._running, self._next = look, None
-            found = self._calls.found(self.name)
-        except BaseException as error:
-            self._end(look)
-            look.set_exception(error if isinstance(error, Exception) else _LeftError())
-            raise
-        self._end(look)
-        look.set_result(found)
-        return found
-
-    def _end(self, look: Look) -> None:
-        with self._lock:
-            if self._running is look:
-                self._running = None
-            if self._next is look:  # it was interrupted before it began
-                self._next = None
+            if failure is not None:
+                raise failure
+            return found
+        finally:
+            del answer, failure  # error → traceback → this frame → error
