@@ -6,16 +6,21 @@ import contextlib
 import errno
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache import BackendError, CachedFile, ConflictError, DataLossError
+from pagecache.backends.fsspec.calls import Calls
+from pagecache.backends.fsspec.object import FsspecObject
 from pagecache.backends.fsspec.objects import STAGE
-from tests.file.rig import Patch, attached, raises
-from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, get, put
+from pagecache.backends.objects.draft import Draft
+from tests.file.rig import Patch, at_gate, attached, beside, held, raises, raising
+from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, S3Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole, once
+from tests.stores import WAIT_LIMIT_S
 
 PLACES = EVERYWHERE
 # ------------------------------------------------------------------------------------------ other clients
@@ -320,3 +325,128 @@ def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
     assert place.backend.stat("key").size == 5
     assert place.backend.open("key").stat().size == 5
     assert [stat.size for stat in place.backend.list()] == [5]
+
+
+# ------------------------------------------------------------------------------ commits that are carried out late
+
+
+def sent_late(place: Place, file: Any, monkeypatch: Patch) -> Callable[[], object]:
+    """Commit; the request is not answered, and is carried out when the result is called."""
+    content = get(file, 0, file.stat().size)
+    if not isinstance(place, S3Place):
+        with monkeypatch.context() as patch:
+            patch.setattr(Calls, "move" if file._objects.publish == "move" else "store", raising(TimeoutError()))
+            raises(OSError, file.commit)
+        return partial(place.put, "key", content)
+    request: list[Any] = []
+    bucket, genuine = file._bucket, file._bucket.put
+
+    def lose(name: str, buffers: Any, headers: Any) -> Any:
+        if name != file.name:
+            return genuine(name, buffers, headers)  # of the trial of the server
+        request[:] = name, [memoryview(bytearray(content))], headers
+        raise OSError(errno.ETIMEDOUT, "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "put", lose)
+        raises(OSError, file.commit)
+    return partial(genuine, *request)
+
+
+@pytest.mark.parametrize("at", ["_publish", "_check_over", "_put"])
+def test_a_commit_that_lands_beside_the_next_one_is_no_conflict(place: Place, monkeypatch: Patch, at: str) -> None:
+    """After the next one has asked for it. [2.19]"""
+    if isinstance(place, S3Place) and at != "_publish":
+        pytest.skip("its requests have conditions")
+    place.put("key", b"old content")
+    file = place.written(b"one")
+    lands = sent_late(place, file, monkeypatch)
+    put(file, 8, b"two")
+    beside(monkeypatch, type(file), at, lands, after=at != "_publish")
+    error = raises(BackendError, file.commit, match="earlier commit")
+    assert error.retry
+    assert get(file, 0, 20) == b"one conttwo"
+    assert file.commit() == place.backend.stat("key").version
+    assert place.content("key") == get(file, 0, 20) == b"one conttwo"
+
+
+def two_late(place: Place, monkeypatch: Patch) -> tuple[Any, Any]:
+    """A file whose first commit has landed late, and one that was opened before. The second commit lands while the next
+    look is at the first.
+    """
+    place.put("key", b"old content")
+    file = place.written(b"one")
+    first = sent_late(place, file, monkeypatch)
+    put(file, 0, b"two")
+    second = sent_late(place, file, monkeypatch)
+    reader = place.backend.open("key")
+    reader.recognises(file.unanswered)
+    first()
+    beside(monkeypatch, FsspecObject, "_mark_of", second)
+    return file, reader
+
+
+@pytest.mark.parametrize("look", ["read", "commit", "rollback", "recognises"])
+def test_a_commit_that_lands_while_another_one_is_looked_at_is_recognised(
+    place: Place, monkeypatch: Patch, look: str
+) -> None:
+    """It is no version of another client, and its bytes are not mixed with those of the first. [2.19]"""
+    if isinstance(place, S3Place):
+        pytest.skip("the look has the mark")
+    file, reader = two_late(place, monkeypatch)
+    if look == "commit":
+        put(file, 4, b"more")
+        file.commit()
+        assert place.content("key") == b"two moreent"
+        return
+    if look == "read":
+        file = reader
+    elif look == "rollback":
+        file.rollback()
+    elif look == "recognises":
+        other = place.backend.open("key")
+        assert other.recognises(file.unanswered)
+        file = other
+    assert get(file, 0, 20) == b"two content"
+    put(file, 4, b"more")
+    file.commit()
+    assert place.content("key") == get(file, 0, 20) == b"two moreent"
+
+
+@pytest.mark.parametrize("answer", ["late", "lost"])
+def test_a_read_beside_a_commit_over_one_that_has_landed_sees_either(monkeypatch: Patch, answer: str) -> None:
+    """Without a condition, the second one replaces the first, whose version the read has found. [2.19]"""
+    place = Place(Whole(), "bucket", key=b"old content", publish="put")
+    earlier = place.written(b"one")
+    lands = sent_late(place, earlier, monkeypatch)
+    file = place.written(b"two")
+    file.recognises(earlier.unanswered)
+    publishes = held(monkeypatch, Draft, "publish")
+    stored = held(monkeypatch, Calls, "store", after=True)
+    checks, read = at_gate(held(monkeypatch, FsspecObject, "_check_read"), get, file, 0, 20)
+    commit = at_gate(publishes, file.commit)[1]
+    lands()
+    genuine = FsspecObject._landed
+
+    def landed(self: FsspecObject) -> Any:
+        monkeypatch.setattr(FsspecObject, "_landed", genuine)
+        publishes.open()
+        stored.wait_entered()
+        found = genuine(self)
+        if answer == "lost":
+            place.fs.hooks.before["info"] = once(TimeoutError("no answer"))
+            stored.open()
+            assert commit.finished.wait(WAIT_LIMIT_S)
+        return found
+
+    monkeypatch.setattr(FsspecObject, "_landed", landed)
+    try:
+        assert read.result(opening=checks) == b"two content"
+    finally:
+        stored.open()
+    if answer == "late":
+        commit.result()
+    else:
+        raises(TimeoutError, commit.result)
+    assert file.commit() == place.backend.stat("key").version
+    assert place.content("key") == b"two content"

@@ -7,7 +7,8 @@
     extents       source of each byte of the next version (`extents.py`)
     attempts      commits with unknown result: their mark -> the size of that version, and the changes of this file that
                   lie over it if it was carried out
-    turns         number of changes of the version, and of truncates and holes: a read that overlapped one is repeated
+    turns         number of changes of the version, of commits with unknown result, and of truncates and holes: a read
+                  that overlapped one is repeated
     publishing    a new version may be stored that is not recorded yet: the end of that
     sending       what returns the mark of that version
     committed     the base was made by this file
@@ -134,6 +135,7 @@ class Draft(Generic[V]):
     def attempted(self, mark: Hashable) -> None:
         """Record a commit with unknown result. From now on changes over that version are recorded, too."""
         with self.lock:
+            self.turns += 1  # what a read found beside the commit may be its version
             self.attempts.setdefault(mark, Attempt(self.extents.size, Extents(self.extents.size)))
 
     def land(self, mark: Hashable, stored: V) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic
 
-from ...errors import Key
+from ...errors import BackendError, Key
 from ..protocol import BackendFile, ObjectStat
 from ..spool import Spool, parts_of_buffers, revoked
 from .draft import Draft
@@ -62,7 +62,7 @@ class ObjectFile(BackendFile, Generic[V]):
 
     @abstractmethod
     def _mark_of(self, stored: V) -> Hashable:
-        """Return the mark of a stored version."""
+        """Return the mark of a stored version; None: it has none of this file's, or another one is stored by now."""
 
     # ---------------------------------------------------------------- reading
 
@@ -95,10 +95,11 @@ class ObjectFile(BackendFile, Generic[V]):
                 except OSError as error:
                     if error.errno not in (errno.ESTALE, errno.ENOENT, errno.ERANGE):
                         raise
-                    while (publishing := self.draft.publishing) is not None:  # the version found may be its
+                    while (publishing := draft.publishing) is not None:  # the version found may be its
                         publishing.result()
                     seen, (landed, mark) = landed, self._landed()
-                    if landed in (None, seen) and turns == draft.turns:
+                    # In this order: a commit that was begun beside the look may have stored what that found.
+                    if landed in (None, seen) and draft.publishing is None and turns == draft.turns:
                         what = f"{error.strerror or error}; the opened version no longer exists"
                         raise OSError(errno.ESTALE, what, self.key) from error
                     continue
@@ -170,6 +171,8 @@ class ObjectFile(BackendFile, Generic[V]):
                 draft.count_as_made()
                 return True
             mark = self._mark_of(base)
+            if mark is None and self._landed()[0] is not None:
+                return True  # that one has replaced the opened version
             if mark not in draft.attempts:
                 return False
         others.pop(mark, None)
@@ -197,13 +200,23 @@ class ObjectFile(BackendFile, Generic[V]):
         if self.draft.attempts:
             self._settle_attempts()
         if self.draft.changed:
-            self.draft.published(self._publish())
+            try:
+                made = self._publish()
+            except OSError as error:
+                if error.errno == errno.ESTALE:
+                    self._check_landed(error)
+                raise
+            self.draft.published(made)
         self._spool = None
 
     def _look(self) -> tuple[V | None, Hashable]:
-        """Return the stored version, and its mark."""
+        """Return the stored version, and its mark; None: it is no commit of this file."""
         stored = self._stored()
-        return stored, None if stored is None else self._mark_of(stored)
+        while stored is not None and (mark := self._mark_of(stored)) is None:
+            before, stored = stored, self._stored()
+            if self._store.same(before, stored):
+                break  # otherwise the mark may be that of the next one
+        return stored, None if stored is None else mark
 
     def _landed(self) -> tuple[V | None, Hashable]:
         """Return the stored version and its mark, if it is a commit of this file with unknown result."""
@@ -212,6 +225,13 @@ class ObjectFile(BackendFile, Generic[V]):
             if mark in self.draft.attempts:
                 return stored, mark
         return None, None
+
+    def _check_landed(self, error: OSError) -> None:
+        """Check that no earlier commit was carried out beside this one; EIO: the version that this one found is its."""
+        landed, mark = self._landed()
+        if landed is not None:
+            self.draft.land(mark, landed)
+            raise BackendError(errno.EIO, "an earlier commit was carried out", retry=True, kept=True) from error
 
     def _settle_attempts(self) -> None:
         """Find out the result of the commits whose answer was lost; ESTALE: a version of another client is stored."""
