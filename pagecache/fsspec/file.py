@@ -180,7 +180,8 @@ class TextFile(io.TextIOWrapper):
 
     def close(self) -> None:
         """Close; an object whose last bytes could not be written is given up, not published without them."""
-        _write_end(self, self._write_end, self.buffer)
+        if self.buffer is not None:  # else detached
+            _write_end(self, self._write_end, self.buffer)
 
     def _write_end(self) -> None:
         if not self.closed:

@@ -582,20 +582,19 @@ class PageCacheFileSystem(ChainedFileSystem):
         autocommit = kwargs.pop("autocommit", None)  # None: at the end of a transaction, if there is one
         at_once = binary == "rb" or (not self._intrans if autocommit is None else autocommit)
         file = self._open(path, binary, block_size, at_once, cache_options, **kwargs)
-        whole: Any = file
+        if not at_once and not self._transaction.add(file) and autocommit is None:  # it has ended meanwhile
+            file.discard()
+            file = self._open(path, binary, block_size, True, cache_options, **kwargs)
         try:
-            whole = file if compress is None else CompressedFile(compress(file, mode=binary[0]), file)
+            whole: Any = file if compress is None else CompressedFile(compress(file, mode=binary[0]), file)
             whole = TextFile(whole, **text_options) if text else whole
-            if not at_once:
+            if isinstance(file, DeferredFile):
                 file.whole = ref(whole)
-                self._transaction.add(file, publishes=autocommit is None)
             return whole
         except BaseException:
             give_up(file)
             file.close()
             raise
-        finally:
-            del whole  # an error of a look may keep this frame for a while
 
     def _open(
         self,

@@ -5,9 +5,9 @@ vanishes with the process. At the end of the transaction it replaces the object 
 closed, by writing and closing it; otherwise under another name beside it, which is then renamed. An object that was
 opened for changes (r+, a) must not have been changed by another writer since, stored or not.
 
-Files of one transaction are put in place one after another, in the order of their closes. If that fails, the earlier
-ones are in place, and the others are discarded. The end closes files that its thread has opened. Other threads may be
-writing theirs: these leave the transaction, and are put in place when they are closed.
+Files of one transaction are put in place one after another. If that fails, the earlier ones are in place, and the
+others are discarded. The end closes files that its thread has opened. Other threads may be writing theirs: these leave
+the transaction, and are put in place when they are closed.
 """
 
 from __future__ import annotations
@@ -84,36 +84,21 @@ class Deferral(Transaction):
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
-        # Of each transaction that has not ended, the innermost last: its files, and what keeps those that are closed.
-        self._begun: list[dict[ReferenceType[DeferredFile], DeferredFile | None]] = []
-        self._lock = threading.RLock()  # a signal handler may open a file
+        self._begun: list[list[DeferredFile]] = []  # the files of each that has not ended, the innermost last
+        self.lock = threading.RLock()  # a signal handler may open a file
 
     def start(self) -> None:
         """Begin a transaction."""
-        with self._lock:
-            self._begun.append({})
+        with self.lock:
+            self._begun.append([])
             self.fs._intrans = True
 
-    def add(self, file: DeferredFile, *, publishes: bool) -> None:
-        """Make a file a part of the innermost transaction. If all have ended meanwhile, its close publishes it, or does
-        not.
-        """
-        with self._lock:
+    def add(self, file: DeferredFile) -> bool:
+        """Make a file a part of the innermost transaction; False: all have ended."""
+        with self.lock:
             if self._begun:
-                self._begun[-1][ref(file)] = None
-            if self._begun or publishes:
-                file.transaction = self
-
-    def keep(self, file: DeferredFile) -> bool:
-        """Keep a closed file for the end of its transaction; False: that is over, and the caller publishes the file."""
-        with self._lock:
-            for files in self._begun:
-                if ref(file) in files:
-                    del files[ref(file)]
-                    files[ref(file)] = file
-                    return True
-            other, file.transaction = file.transaction is None, None
-            return other  # publishes it
+                self._begun[-1].append(file)
+            return bool(self._begun)
 
     def complete(self, commit: bool = True) -> None:
         """End the innermost transaction: put its files in place, one after another, or leave them to the one around it;
@@ -122,18 +107,15 @@ class Deferral(Transaction):
         Raises:
             OSError: of the first file that could not be stored; it and the later ones are discarded.
         """
-        with self._lock:
-            begun = self._begun.pop() if self._begun else {}
+        with self.lock:
+            files = self._begun.pop() if self._begun else []
             if commit and self._begun:
-                self._begun[-1] |= begun
-                begun = {}
+                self._begun[-1] += files
+                files = []
             self.fs._intrans = bool(self._begun)
-            files = [kept for kept in begun.values() if kept is not None]
-            for known, kept in begun.items():
-                if kept is None and (file := known()) is not None and (file.is_ours() or not commit):
-                    files.append(file)
             for file in files:
-                file.transaction = None
+                file.left = commit and not (file.closed or file.is_ours())
+            files = [file for file in files if not file.left]
         try:
             while commit and files:
                 files[0].commit()  # or discards it
@@ -154,12 +136,13 @@ class DeferredFile(io.FileIO):
     """
 
     mode = ""  # as given: an attribute, not the property of FileIO
-    transaction: Deferral | None = None  # publishes it
+    left = False  # by its transaction: the close puts it in place; set under the lock of that
 
     def __init__(self, fs: Any, path: str, mode: str) -> None:
         self.fs, self.path, self.mode = fs, path, mode
         self.whole: ReferenceType[Any] = ref(self)  # what the program writes to
         self._thread = threading.get_ident()
+        self._committing = threading.RLock()  # held over `commit`: a second close waits
         key = fs._key(path)
         self._key = key if mode[0] == "x" else _behind_links(fs.volume.backend, key)
         self._ended = False
@@ -219,20 +202,26 @@ class DeferredFile(io.FileIO):
             OSError: it could not be stored; nothing of it is visible.
             ConflictError: the object changed since it was opened for changes.
         """
-        if self._ended:
-            return  # discarded by its writer
-        self.transaction = None
-        (self.whole() or self).close()
+        with self._committing:
+            if self._ended:
+                return  # discarded by its writer, or committed
+            self._ended = True
+            try:
+                if not self.closed:
+                    (self.whole() or self).close()  # with the bytes that it has buffered
+                self.close()
+                self._put_in_place()
+            finally:
+                self.discard()
+
+    def _put_in_place(self) -> None:
         volume = self.fs.volume
         exclusive = self.mode[0] == "x" or (self._changes and self._base is None)
-        try:
-            self._check_base()
-            if not volume.backend.limits.commit_on_close:
-                self._put_beside(volume, exclusive)
-            else:
-                self._copy_to(self._key, "x" if exclusive else "r+" if self._changes else "w")
-        finally:
-            self.discard()
+        self._check_base()
+        if not volume.backend.limits.commit_on_close:
+            self._put_beside(volume, exclusive)
+        else:
+            self._copy_to(self._key, "x" if exclusive else "r+" if self._changes else "w")
 
     def _put_beside(self, volume: Any, exclusive: bool) -> None:
         name = f"{self._key}.{uuid.uuid4().hex[:12]}{SUFFIX}"
@@ -320,11 +309,12 @@ class DeferredFile(io.FileIO):
         self._scratch.close()
 
     def close(self) -> None:
-        """Close; `discard` if an exception left a `with fsspec.open(...)`; `commit` after the end of a transaction."""
+        """Close; `discard` if an exception left a `with fsspec.open(...)`; `commit` if its transaction has left it."""
         if not self.closed and not self._ended and left_by_exception(self):
             self.discard()
-        super().close()
-        if not self._ended and self.transaction is not None and not self.transaction.keep(self):
+        with self.fs._transaction.lock:
+            super().close()
+        if self.left:
             self.commit()
 
     def __del__(self) -> None:

@@ -491,8 +491,9 @@ def test_two_closes_after_the_end_of_another_thread_publish_a_file_once(
     Task(fs.end_transaction).result()
     assert not file.closed
     gate, close = at_gate(held(monkeypatch, DeferredFile, "_copy_to"), file.close)
-    file.close()
+    other = Task(file.close)  # waits
     close.result(opening=gate)
+    other.result()
     assert published == [file]
     assert below.cat_file(f"{root}/file") == b"whole"
 
@@ -511,23 +512,49 @@ def test_a_close_after_the_end_raises_its_conflict(fs: PageCacheFileSystem, belo
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("autocommit", [None, False])
-def test_nothing_is_published_of_a_file_that_was_collected_unclosed(
-    fs: PageCacheFileSystem, below: Any, root: str, *, autocommit: bool | None
+@pytest.mark.parametrize("commit", [True, False])
+def test_a_file_that_is_dropped_in_a_transaction_is_stored_at_its_end(
+    fs: PageCacheFileSystem, below: Any, root: str, *, commit: bool
 ) -> None:
-    """A text or compressed file is closed by its collection, as one outside of a transaction is."""
-    below.pipe_file(f"{root}/file", b"old")
-    with fs.transaction:
-        fs.open(f"{root}/file", "wb", autocommit=autocommit).write(b"half")
-        fs.open(f"{root}/text", "w", autocommit=autocommit).write("text")
-        packed = fs.open(f"{root}/packed", "wb", compression="gzip", autocommit=autocommit)
-        packed.write(b"packed")
-        del packed
-        gc.collect()
-    with below.open(f"{root}/packed", "rb", compression="gzip") as stored:
-        assert stored.read() == b"packed"
-    below.rm(f"{root}/packed")
-    assert contents(below, root) == {f"{root}/file": b"old", f"{root}/text": b"text"}
+    """Not before it, and not if it is given up; also a file that is closed by a finaliser, or whose text file is
+    detached. The last one that was opened wins, whatever is closed again.
+    """
+
+    class Holder:
+        def __del__(self) -> None:
+            self.file.close()
+
+    fs.start_transaction()
+    holder = Holder()
+    holder.itself, holder.file = holder, fs.open(f"{root}/held", "wb")  # type: ignore[attr-defined]
+    holder.file.write(b"whole")
+    fs.open(f"{root}/file", "wb").write(b"whole")
+    fs.open(f"{root}/text", "w").write("whole")
+    fs.open(f"{root}/detached", "w").detach().write(b"whole")
+    first = fs.open(f"{root}/two", "w")
+    first.write("first")
+    first.close()
+    fs.open(f"{root}/two", "w").write("whole")
+    first.close()
+    del holder
+    gc.collect()
+    assert below.find(root) == []
+    fs.transaction.complete(commit)
+    names = ("detached", "file", "held", "text", "two")
+    assert contents(below, root) == {f"{root}/{name}": b"whole" for name in names if commit}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_nothing_is_published_of_a_file_that_was_collected_unclosed_after_the_end(
+    fs: PageCacheFileSystem, below: Any, root: str
+) -> None:
+    fs.start_transaction()
+    file = fs.open(f"{root}/file", "wb")
+    file.write(b"half")
+    Task(fs.end_transaction).result()
+    del file
+    gc.collect()
+    assert below.find(root) == []
 
 
 def test_a_file_of_its_own_end_joins_no_later_transaction(fs: PageCacheFileSystem, below: Any, root: str) -> None:
