@@ -87,38 +87,6 @@ TEST(check_staged_bytes)
 	CHECK(is_staged(file, PAGE + 10) && is_staged(file, PAGE + 30));
 }
 
-/* What is written beside a commit leaves memory beside it: when the commit has succeeded, its own bytes of the page are not among
- * those that are laid over another version. */
-TEST(check_bytes_that_are_spilled_beside_a_commit)
-{
-	u64 runs[4];
-	for (int stages = 0; stages <= 1; stages++)
-		for (int ok = 0; ok <= 1; ok++) {
-			start_with(BLOCKS * PAGE, PAGE, stages ? 1 : 64, limits_wide());
-			EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
-			send_bytes(PAGE, PAGE, 2);
-			send_bytes(2 * PAGE, PAGE, 2);
-			EQUAL(staged(), stages ? 2 * PAGE : 0);
-			CHECK(begin_commit(file));
-			put(PAGE + 30, 10, 3);
-			put(2 * PAGE, PAGE, 3);
-			put(4 * PAGE + 30, 10, 3);
-			u32 n = pc_spill_find(file->inode, 0, ALL, runs, 2);
-			EQUAL(n, 2); /* not page 1 */
-			EQUAL(runs[0], 2 * PAGE);
-			CHECK(pc_spill(file->inode, runs, n, true) >= 2 * PAGE);
-			put(4 * PAGE + 50, 10, 3);
-			EQUAL(pc_spill_find(file->inode, 4 * PAGE, ALL, runs, 2), 1);
-			EQUAL(pc_spill(file->inode, runs, 1, true), PAGE);
-			pc_commit_end(file->inode, ok, PC_COMMIT_AGAIN);
-			if (ok)
-				WRITTEN(PAGE + 30, PAGE + 40, 2 * PAGE, 3 * PAGE, 4 * PAGE + 30, 4 * PAGE + 40,
-					4 * PAGE + 50, 4 * PAGE + 60);
-			else
-				WRITTEN(PAGE, 3 * PAGE, 4 * PAGE + 30, 4 * PAGE + 40, 4 * PAGE + 50, 4 * PAGE + 60);
-		}
-}
-
 /* A write into a page whose other bytes are staged fails: it brings none of them back to the page, which does not have them. */
 TEST(check_sent_bytes_come_back_beside_staged_ones)
 {

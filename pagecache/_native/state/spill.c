@@ -9,8 +9,7 @@
  * the state is that after an acknowledgement and a rollback.
  *
  *   beside it                 so
- *   commit                    only while it sends and commits: it leaves what is spilled beside it (staged.c), and no part of a
- *                             block that it has, of which its own bytes would then count as written, too
+ *   commit                    only while it sends and commits: it leaves what is spilled beside it (staged.c)
  *   truncate, discard, ...    a token that is neither free, nor a pass's or such a commit's: nothing is spilled
  *   pass                      bytes in flight stay; so does a write unit of which the backend may have a part
  *   fill                      it has the folio's lock; or its bytes joined the block, which is not copied as a whole then
@@ -21,11 +20,9 @@
 
 enum { PC_KEEPS = PC_F_WRITEBACK | PC_F_BACKOFF | PC_F_FAILED | PC_F_WRITE_PINNED | PC_F_STALE };
 
-/* Leaf lock held. */
-static bool may_spill(const struct pc_inode *i, const struct pc_folio *f)
+static bool may_spill(const struct pc_folio *f)
 {
-	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY &&
-	       !(i->token == PC_TOKEN_COMMIT && pc_written_beside(i, f));
+	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY;
 }
 
 /* Bytes at @from or behind it that may be spilled, of whole folios, and @most or not many more: ascending @runs, [runs[0], runs[1])
@@ -39,8 +36,8 @@ uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_
 	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
 		u32 before = n;
 		u64 end = n ? runs[2 * n - 1] : 0;
-		bool fits = true, may = may_spill(i, f);
-		for (u64 at = from; may && pc_set_run(c, f, PC_D, at, size, &at, &to); at = to) {
+		bool fits = true;
+		for (u64 at = from; may_spill(f) && pc_set_run(c, f, PC_D, at, size, &at, &to); at = to) {
 			if (n && runs[2 * n - 1] == at)
 				n--;
 			else if ((fits = n < max))
@@ -88,7 +85,7 @@ static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, const u64 **run, 
 	bool beside = i->token == PC_TOKEN_COMMIT;
 	struct pc_cache *c = i->cache;
 	u64 size = atomic_load(&i->size), moved = 0, last = 0;
-	bool fits = may_spill(i, f);
+	bool fits = may_spill(f);
 	for (u64 at = 0; fits && pc_set_run(c, f, PC_D, at, size, &at, &last); at = last) {
 		while (*run < stop && (*run)[1] <= at)
 			*run += 2;

@@ -156,20 +156,6 @@ void pc_written_sent(struct pc_inode *i, struct pc_folio *f)
 	}
 }
 
-/* Whether a part of a block in D is written, and the running commit has bytes of the block. Bytes that go to S beside it cannot
- * have a layer of their own. Context: leaf lock. */
-bool pc_written_beside(const struct pc_inode *i, const struct pc_folio *f)
-{
-	u32 blocks = i->borrowed.nr_ranges ? 1u << pc_folio_order(f) : 0;
-	for (u32 b = 0; (b = pc_set_next(i->cache, f, PC_D, b, blocks)) < blocks; b++) {
-		u64 start = block_pos(i, f, b), end = pc_min(start + i->cache->page_size, atomic_load(&i->size));
-		if (has_any(&i->borrowed, start, end) && !has_any(&i->beside.map, start, end) &&
-		    (in_set(i, f, PC_U, b) || has_any(&i->staged.map, start, end)))
-			return true;
-	}
-	return false;
-}
-
 /* The second layer says nothing about a block that is neither in W nor U, and has no byte of S. */
 static void sent_end(struct pc_inode *i, const struct pc_folio *f, u32 b, enum pc_set other)
 {

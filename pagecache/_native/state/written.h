@@ -14,7 +14,6 @@ void pc_written_add(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 void pc_written_nothing(struct pc_inode *i, struct pc_folio *f, u32 block);
 void pc_written_zeroed(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 void pc_written_hole(struct pc_inode *i, u64 pos, u64 end);
-bool pc_written_beside(const struct pc_inode *i, const struct pc_folio *f);
 void pc_written_sent(struct pc_inode *i, struct pc_folio *f);
 void pc_written_back(struct pc_inode *i, struct pc_folio *f, enum pc_set set, u32 b0, u32 b1);
 void pc_written_saved(struct pc_inode *i, const struct pc_folio *f, u32 b0, u32 b1);
