@@ -416,7 +416,7 @@ def open_backend(
     """
     create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
     read = read and not create and not bits & os.O_TRUNC
-    backend = volume.engine.backend
+    began, backend = volume.engine.reconnects, volume.engine.backend
     made = False
 
     def make() -> BackendFile:
@@ -462,6 +462,7 @@ def open_backend(
             if error.errno not in (errno.EMFILE, errno.ENFILE) or not freed:
                 raise
             freed = free_descriptors(volume, tries)  # one more attempt in any case: others may have let go of some
+            tries.alive(began)
 
 
 def follow(inode: Inode, earlier: BackendFile | None) -> None:
@@ -674,6 +675,8 @@ def _is_over(sync: FileSync) -> bool:
         over = file.freed or file.removed or file.is_kept_back() or sync.poll()
         if over and not file.has_local():
             file.confirm_saved()
+    except ShutdownError:
+        raise
     except OSError:
         return True
     return over

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import CommitError, FileStat, ObjectStat, PageCache, Volume, WritebackError
+from pagecache import CommitError, FileStat, ObjectStat, PageCache, ShutdownError, Volume, WritebackError
+from pagecache.engine.io.barrier import FileSync
 
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, held, pattern, raises, run_program, stored
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, held, pattern, raises, run_program, stored
 
 DATA = pattern(3 * PAGE)
 
@@ -284,7 +285,7 @@ def test_an_open_without_a_descriptor_is_not_kept_by_other_files(
     assert [call.key for call in rig.backend.seen("file_close")] == ["good"]
     assert [stat.key for stat in rig.volume.unsaved()] == ["bad"]
     if failure == "fails":
-        assert "no room" in str(raises(CommitError, rig.volume.sync, 20))
+        assert "no room" in str(raises((CommitError, WritebackError), rig.volume.sync, 20))
         rig.backend.clear_faults()
     else:
         gate.open()
@@ -298,6 +299,26 @@ def test_an_open_without_a_descriptor_raises_that_if_no_file_can_be_closed(make:
     rig.backend.fault("commit", OSError(errno.ENOSPC, "no room"), key="bad", times=float("inf"))
     rig.backend.fault("open", OSError(errno.EMFILE, "too many open files"), key=KEY, times=float("inf"))
     assert raises(OSError, rig.open, "rb").errno == errno.EMFILE
+
+
+def test_an_open_without_a_descriptor_makes_nothing_in_a_store_that_a_reconnect_has_left(
+    make: Make, monkeypatch: Patch
+) -> None:
+    """While it waits for a file that can be closed. [2.20, 2.22]"""
+    rig = make({KEY: DATA, "other": DATA})
+    left_open(rig, "other", b"more")
+    rig.backend.fault("open", OSError(errno.EMFILE, "too many open files"), key="new")
+    earlier, later = rig.backend, rig.backend.successor()
+
+    def reconnect() -> None:
+        rig.volume.abort()
+        rig.volume.reconnect(later, fenced=True)
+
+    with earlier.gate("commit", "other"):
+        beside(monkeypatch, FileSync, "wait", reconnect)
+        raises(ShutdownError, rig.volume.open, "new", "xb")
+    assert len(earlier.seen("open", "new")) == 1
+    rig.backend = later
 
 
 def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:

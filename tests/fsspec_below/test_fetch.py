@@ -25,7 +25,7 @@ from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.looks import Looks
 from pagecache.backends.protocol import ObjectStat
 from pagecache.testing import Gate
-from tests.file.rig import Task, attached, eventually, raises
+from tests.file.rig import Patch, Task, attached, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
@@ -176,22 +176,39 @@ def held_looks(file: Any, gate: Gate) -> list[str]:
 
 
 class Turn:
-    """The lock of looks, which counts the threads that wait for it."""
+    """The turn of a look, which counts the threads that wait for it."""
+
+    waiting = 0  # for any look
 
     def __init__(self) -> None:
-        self._lock, self._count = threading.RLock(), threading.Lock()
-        self.waiting = 0
+        self._lock = threading.RLock()
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
-            with self._count:
-                self.waiting += 1
+            Turn.waiting += 1
             self._lock.acquire()
-            with self._count:
-                self.waiting -= 1
+            Turn.waiting -= 1
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch: Patch) -> None:
+    """Looks that count who waits."""
+
+    class Counted(looks_module._Look):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = Turn()  # type: ignore[assignment]
+
+    monkeypatch.setattr(looks_module, "_Look", Counted)
+    monkeypatch.setattr(Turn, "waiting", 0)
+
+
+def waiting(looks: Any) -> int:
+    """Return how many threads wait, while one looks."""
+    return Turn.waiting + len(looks._lookers) - 1
 
 
 @pytest.fixture
@@ -202,13 +219,12 @@ def parts() -> Place:
 def test_reads_that_end_while_a_look_runs_share_the_next_one(parts: Place) -> None:
     """Nine reads cost two looks."""
     file = parts.backend.open("key")
-    turn = file._looks._turn = Turn()
     with Gate() as gate, ThreadPoolExecutor(9) as pool:
         looks = held_looks(file, gate)
         first = pool.submit(get, file, 0, 4096)
         gate.wait_entered()
         others = [pool.submit(get, file, number * 4096, 4096) for number in range(1, 9)]
-        eventually(lambda: turn.waiting == 8)
+        eventually(lambda: waiting(file._looks) == 8)
         gate.release()
         assert first.result() == OLD[:4096]
         assert [other.result() for other in others] == [OLD[n * 4096 : (n + 1) * 4096] for n in range(1, 9)]
@@ -222,12 +238,11 @@ def test_a_look_covers_no_read_that_ends_after_its_begin(parts: Place, begins_be
     with Gate() as gate, ThreadPoolExecutor(2) as pool:
         if begins_before:
             held_looks(file, gate)
-            turn = file._looks._turn = Turn()
             first = pool.submit(get, file, 0, 4096)
             gate.wait_entered()
             parts.put("key", NEW)
             second = pool.submit(get, file, 4096, 4096)
-            eventually(lambda: turn.waiting == 1 or second.done())
+            eventually(lambda: waiting(file._looks) == 1 or second.done())
             gate.release()
             assert first.result() == OLD[:4096]
         else:
@@ -261,12 +276,11 @@ def test_an_interrupt_of_a_look_is_no_answer_for_the_others() -> None:
     held: Future[Any] = Future()
     calls = Scripted(held, KeyboardInterrupt(), ObjectStat(size=3))
     looks: Any = Looks(calls, "key")
-    turn = looks._turn = Turn()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(looks.look)
         eventually(lambda: calls.begun == 1)
         others = [pool.submit(looks.look) for _ in range(2)]
-        eventually(lambda: turn.waiting == 2)
+        eventually(lambda: waiting(looks) == 2)
         held.set_result(ObjectStat(size=1))
         assert first.result() == ObjectStat(size=1)
         errors = [other.exception() for other in others]
@@ -289,7 +303,7 @@ def test_an_interrupt_between_two_bytecodes_of_a_look_leaves_nobody_waiting(*, f
             if threading.current_thread() is not threading.main_thread():
                 return ObjectStat(size=3)
             waiters.append(Task(looks.look))
-            eventually(lambda: turn.waiting == 1)
+            eventually(lambda: waiting(looks) == 1)
             if fails:
                 raise OSError(errno.ETIMEDOUT, "no answer")
             return ObjectStat(size=1)
@@ -300,7 +314,6 @@ def test_an_interrupt_between_two_bytecodes_of_a_look_leaves_nobody_waiting(*, f
 
     for nth in itertools.count(1):
         looks: Any = Looks(Crossed(Parts()), "key")
-        turn = looks._turn = Turn()
         waiters: list[Task[Any]] = []
         place = interrupted_at(nth, look, within)
         for other in (*waiters, Task(looks.look)):
@@ -310,17 +323,40 @@ def test_an_interrupt_between_two_bytecodes_of_a_look_leaves_nobody_waiting(*, f
     assert nth > 2
 
 
+def test_an_answer_does_not_wait_for_the_next_look() -> None:
+    """Who has made one look makes the next one at once, and that hangs."""
+    held: list[Future[Any]] = [Future(), Future(), Future()]
+    calls, found = Scripted(*held, ObjectStat(size=4)), []
+    looks: Any = Looks(calls, "key")
+
+    def twice() -> None:
+        found.append(looks.look())
+        looks.look()
+
+    first = Task(looks.look)
+    eventually(lambda: calls.begun == 1)
+    others = [Task(twice) for _ in range(4)]
+    eventually(lambda: waiting(looks) == 4)
+    held[0].set_result(None)
+    first.result()
+    eventually(lambda: calls.begun == 2)
+    held[1].set_result(ObjectStat(size=2))
+    eventually(lambda: len(found) == 4 and calls.begun == 3)
+    held[2].set_result(ObjectStat(size=3))
+    for other in others:
+        other.result()
+
+
 def test_a_failed_look_fails_the_reads_that_share_it_and_no_later_one() -> None:
     held: Future[Any] = Future()
     refused = OSError(errno.ETIMEDOUT, "no answer")
     calls = Scripted(held, refused, ObjectStat(size=3))
     looks: Any = Looks(calls, "key")
-    turn = looks._turn = Turn()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(looks.look)
         eventually(lambda: calls.begun == 1)
         second = pool.submit(looks.look)
-        eventually(lambda: turn.waiting == 1)
+        eventually(lambda: waiting(looks) == 1)
         held.set_result(None)
         assert first.result() is None
         assert second.exception() is refused

@@ -69,7 +69,7 @@ def test_a_call_that_outlives_its_operation_keeps_its_memory(tmp_path: Path, sto
             file.pwrite(b"n" * SIZE, 0)
         with stopped(mounted):
             task = Task(file.fsync) if call == "a write" else Task(file.pread, SIZE, 0)
-            eventually(lambda: calls_of(mounted))
+            eventually(lambda: calls_of(mounted) and cache.waits())
             calls = calls_of(mounted)
             volume.abort()
             if end != "an abort":

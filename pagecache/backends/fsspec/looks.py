@@ -15,32 +15,50 @@ import threading
 from ..protocol import ObjectStat
 from .calls import Calls
 
-Answer = tuple["ObjectStat | None", "Exception | None"]
+
+class _Look:
+    """One look, and its answer. `turn`: of the thread that makes it; the others wait for that."""
+
+    def __init__(self) -> None:
+        self.turn = threading.RLock()
+        self.answer: tuple[ObjectStat | None, Exception | None] | None = None
 
 
 class Looks:
-    """The looks at one name."""
+    """The looks at one name. An interrupt leaves nothing but a free turn: who has that next looks."""
 
     def __init__(self, calls: Calls, name: str) -> None:
         self._calls = calls
         self.name = name
-        self._turn = threading.RLock()  # of the thread that looks; an interrupt in `look` leaves nothing but that free
-        self._next: list[Answer] = []  # of the next look, which has not begun
+        self._turn = threading.Lock()  # held over a look
+        self._next = _Look()  # it has not begun
+        self._lookers: set[int] = set()  # threads that look, or wait for `_turn`
 
     def look(self) -> ObjectStat | None:
         """Return the version that was stored at some time after the begin of this call; None: there was no object."""
-        answer = self._next
-        with self._turn:
-            if not answer:  # who begins to look waits for it, or was interrupted
-                self._next = []
-                try:
-                    answer.append((self._calls.found(self.name), None))
-                except Exception as error:
-                    answer.append((None, error))
-            found, failure = answer[0]
+        me = threading.get_ident()
+        if me in self._lookers:  # in a handler of a signal: others wait for what it interrupts
+            return self._calls.found(self.name)
+        look = self._next
+        with look.turn:
+            if look.answer is None:
+                look.answer = self._made(me)
+            found, failure = look.answer
         try:
             if failure is not None:
                 raise failure
             return found
         finally:
-            del answer, failure  # error → traceback → this frame → error
+            del look, failure  # error → traceback → this frame → error
+
+    def _made(self, me: int) -> tuple[ObjectStat | None, Exception | None]:
+        try:
+            self._lookers.add(me)
+            with self._turn:
+                self._next = _Look()
+                try:
+                    return self._calls.found(self.name), None
+                except Exception as error:
+                    return None, error
+        finally:
+            self._lookers.discard(me)
