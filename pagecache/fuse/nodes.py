@@ -316,10 +316,11 @@ class Nodes:
         """
         return self._nodes.get(node.number) is node
 
-    def removed(self, parent: Node, name: str) -> None:
-        """Remove a name."""
+    def removed(self, parent: Node, name: str, known: Node | None = None) -> None:
+        """Remove a name: only that of the node `known`, if given."""
         with self.lock:
-            self._unlink(parent, name)
+            if known is None or parent.children.get(name) is known:
+                self._unlink(parent, name)
 
     def lose(self, node: Node, keys: Collection[str]) -> bool:
         """Remove the names of a node that are among these keys: another program has taken them. Return whether it had

@@ -361,7 +361,7 @@ class Server:
         """
         known = self.nodes.child(directory, name)
         if known is not None and self._has_lost_name(known):
-            self.nodes.removed(directory, name)
+            self.nodes.removed(directory, name, known)
         return self.nodes.found(directory, name, found.kind, found.identity, sole=sole)
 
     def _has_lost_name(self, node: Node) -> bool:

@@ -1311,6 +1311,30 @@ def test_an_object_that_replaces_an_open_one_has_a_number_and_a_size_of_its_own(
         assert store.committed("a") == b"longer"
 
 
+def test_lookups_beside_each_other_find_one_number_for_an_object_that_replaces_an_open_one(monkeypatch: Patch) -> None:
+    """Both find that the open object has lost its name; the first has opened the other one by then."""
+    store = ObjectBackend({})
+    store.put("a", b"one")
+    store.put("b", b"longer")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        old, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
+        server.volume.rename("b", "a")
+        first: list[tuple[int, int]] = []
+
+        def find() -> None:
+            number = server.lookup(1, "a").number
+            first.append((number, server.open(number, os.O_RDONLY)[0]))
+
+        beside(monkeypatch, server, "_has_lost_name", find, after=True)
+        found = server.lookup(1, "a")
+        ((number, fh),) = first
+        assert found.number == number
+        assert server.nodes.key(server.node(number)) == "a"
+        for each in (old, fh):
+            server.release(each)
+
+
 class Opens(Answers):
     """Answers of opens to a loop that records their codes: `of` makes one, and returns its code."""
 
