@@ -241,6 +241,8 @@ class Server:
             if changes.keys() & TIMES:
                 self._hand_over(node)
             with self._moving.opening(node, known=again is not None):  # its name is its own, or gone
+                if self.names.keeps_modes:
+                    self._leave_lost_name(node, again or fh is not None)
                 found = self._appearance.owned(self._stat(node))
                 if self.nodes.key(node) is None and self.names.keeps_modes:
                     self._keep_nameless(node, changes)
@@ -275,6 +277,7 @@ class Server:
         stored: int | None = None
         if fh is None:
             with self._moving.opening(node, known=again is not None):
+                self._leave_lost_name(node, again)
                 if node.opens:
                     found = self._by_name(node, again, self.names.status)
                     stored = None if found is None else found.size
@@ -290,7 +293,7 @@ class Server:
                     if opened.number == fh:  # C writes the mark, too
                         opened.wrote = True
                 elif fh is not None and self.names.keeps_modes:  # ftruncate(2) moves the time, truncate(2) does not
-                    self.setattr(node.number, {"mtime_ns": time.time_ns()})
+                    self.setattr(node.number, {"mtime_ns": time.time_ns()}, fh)
                 return
         try:
             self._moving.of(node, cut)
@@ -369,6 +372,15 @@ class Server:
         have changed it.
         """
         return node.identity is None and any(opened.file._inode.removed for opened in self._opened(node))
+
+    def _leave_lost_name(self, node: Node, again: bool | None) -> None:
+        """Take a lost name from an open node.
+
+        Raises:
+            OSError: ESTALE: the call may have come by that name. The kernel looks the path up again.
+        """
+        if self._has_lost_name(node) and self.nodes.lose(node, self.nodes.keys(node)) and not again:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def came(self, caller: int) -> None:
         """Record that the call that a thread came back for has ended, or does not come."""

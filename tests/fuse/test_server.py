@@ -1311,6 +1311,59 @@ def test_an_object_that_replaces_an_open_one_has_a_number_and_a_size_of_its_own(
         assert store.committed("a") == b"longer"
 
 
+@pytest.mark.parametrize("change", ["size", "mtime_ns"])
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR], ids=["read", "written"])
+def test_a_change_by_name_is_one_of_the_object_that_has_replaced_an_open_one(
+    monkeypatch: Patch, flags: int, change: str
+) -> None:
+    """The kernel keeps the name of the open object, and looks it up again after ESTALE. Others have renamed one to it,
+    in a store that knows names only.
+    """
+    monkeypatch.setattr(ObjectFile, "stat", lambda file: ObjectStat(size=len(file.base), version=file.version))
+    store = ObjectBackend({})
+    store.put("a", b"one")
+    store.put("b", b"longer")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        changed: list[int] = []
+        monkeypatch.setattr(server.names, "keeps_modes", True)
+        monkeypatch.setattr(server.names, "setattr", lambda _, found, changes: changed.append(found.size))
+        number = server.lookup(1, "a").number
+        fh, _ = server.open(number, flags)
+        assert server.files.read(fh, 0, 100) == b"one"
+        server.volume.rename("b", "a")
+        changes = {change: 1 if change == "size" else time.time_ns()}
+        assert code(server.setattr, number, changes) == errno.ESTALE
+        found = server.lookup(1, "a")
+        assert found.number != number
+        assert server.setattr(found.number, changes).size == (1 if change == "size" else 6)
+        assert server.files.read(fh, 0, 100) == b"one"
+        assert server.setattr(number, changes, again=True).size == (1 if change == "size" else 3)  # /proc/self/fd/N
+        assert server.files.read(fh, 0, 100) == (b"o" if change == "size" else b"one")
+        assert changed == ([] if change == "size" else [6])
+        server.release(fh)
+        cache.sync(20)
+        assert store.committed("a") == (b"l" if change == "size" else b"longer")
+
+
+def test_an_ftruncate_to_the_present_size_moves_no_time_of_the_object_that_has_replaced_its_file(
+    monkeypatch: Patch,
+) -> None:
+    store = ObjectBackend({})
+    store.put("a", b"one")
+    store.put("b", b"longer")
+    with PageCache("4MiB") as cache:
+        server = Server(cache.attach(store))
+        monkeypatch.setattr(server.names, "keeps_modes", True)
+        monkeypatch.setattr(server.names, "setattr", raising(AssertionError("of another object")))
+        number = server.lookup(1, "a").number
+        fh, _ = server.open(number, os.O_RDWR)
+        server.volume.rename("b", "a")
+        assert server.setattr(number, {"size": 3}, fh).size == 3
+        assert server.lookup(1, "a").number != number
+        server.release(fh)
+
+
 def test_lookups_beside_each_other_find_one_number_for_an_object_that_replaces_an_open_one(monkeypatch: Patch) -> None:
     """Both find that the open object has lost its name; the first has opened the other one by then."""
     store = ObjectBackend({})
