@@ -11,6 +11,7 @@ import errno
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -39,6 +40,9 @@ class Aside:
     def __init__(self, deadline: float | None = None, threads: int = THREADS) -> None:
         self.deadline = deadline
         self._limiter = trio.CapacityLimiter(threads)
+        self._lock = threading.Lock()  # guards the two below; held briefly
+        self._late: deque[Callable[[], object]] = deque()
+        self._late_run = False  # a thread makes these calls
 
     async def call(
         self, call: Callable[[], T], undo: Callable[[T], object] | None = None, over: Callable[[], object] | None = None
@@ -96,6 +100,31 @@ class Aside:
                 undo(results[0])
             raise
         return results[0]
+
+    def later(self, *calls: Callable[[], object]) -> None:
+        """Make calls that nobody waits for, and those left from before, one after another: on one thread, which ends
+        with the last. Without a thread, at the limit of the system, they are left.
+        """
+        with self._lock:
+            self._late.extend(calls)
+            if self._late_run or not self._late:
+                return
+            self._late_run = True
+        try:
+            threading.Thread(target=self._make_late, daemon=True).start()
+        except BaseException as error:
+            self._late_run = False
+            if not isinstance(error, RuntimeError):
+                raise
+
+    def _make_late(self) -> None:
+        while True:
+            with self._lock:
+                self._late_run = bool(self._late)
+                if not self._late:
+                    return
+                call = self._late.popleft()
+            call()
 
 
 class TrioFiles:
@@ -174,11 +203,9 @@ class TrioFiles:
         try:
             await self._call(release)
         except BaseException:
-            try:
-                threading.Thread(target=release, daemon=True).start()  # one of the two calls does it
-            except RuntimeError:  # the system's limit
-                release()
+            self._aside.later(release)  # one of the two calls does it
             raise
+        self._aside.later()
 
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
         """Invalidate cached bytes after a foreign change of the object. Never waits."""

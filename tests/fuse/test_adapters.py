@@ -328,37 +328,56 @@ def test_an_answer_after_the_deadline_is_undone(volume: Volume, backend: FaultyB
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late", "no thread"])
-def test_a_release_that_its_caller_does_not_wait_for_is_made(monkeypatch: Patch, how: str) -> None:
-    """The kernel sends it once. The only thread of the loop is in another call, which hangs."""
-    hold, closed, whole = threading.Event(), threading.Event(), MemoryBackend(commit_on_close=True)
+def test_releases_that_their_callers_do_not_wait_for_are_made_on_one_thread(monkeypatch: Patch, how: str) -> None:
+    """The kernel sends each once. The only thread of the loop is in another call, which hangs, as the first close does.
+    Without a thread they are left to the next release.
+    """
+    hold, closed, whole = threading.Event(), threading.Semaphore(0), MemoryBackend(commit_on_close=True)
+    closers: set[threading.Thread] = set()
+    count = 20
 
     async def run(volume: Volume) -> None:
-        files = TrioFiles(volume, deadline=0.05, threads=1)
-        fh, close = files.files.open("a", CREATE), OpenFile.close
-        await files.write(fh, 0, b"written")
+        files = TrioFiles(volume, deadline=0.01, threads=1)
+        opened, close = [files.files.open(f"a{number}", CREATE) for number in range(count)], OpenFile.close
+        for fh in opened:
+            await files.write(fh, 0, b"written")
 
         def closing(opened: OpenFile) -> None:
+            closers.add(threading.current_thread())
+            assert hold.wait(20)
             close(opened)
-            closed.set()
+            closed.release()
+
+        async def release(fh: int) -> None:
+            with trio.CancelScope() as scope:
+                if how == "cancelled":
+                    scope.cancel()
+                with contextlib.suppress(OSError):
+                    await files.release(fh)
+            assert scope.cancelled_caught == (how == "cancelled")
 
         monkeypatch.setattr(OpenFile, "close", closing)
         with pytest.raises(OSError):
             await files._aside.call(hold.wait)
-        with trio.CancelScope() as scope, monkeypatch.context() as patch:
-            if how == "cancelled":
-                scope.cancel()
+        with monkeypatch.context() as patch:
             if how == "no thread":
                 patch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
-            with contextlib.suppress(OSError):
-                await files.release(fh)
-        assert scope.cancelled_caught == (how == "cancelled")
-        assert await trio.to_thread.run_sync(closed.wait, 20)
-        assert files.files.by_number == {}
+            for fh in opened[1:]:
+                await release(fh)
+        assert not (how == "no thread" and closers)
+        await release(opened[0])
         hold.set()
+        for _ in opened:
+            assert await trio.to_thread.run_sync(partial(closed.acquire, timeout=20))
+        assert len(closers) == 1
+        assert threading.main_thread() not in closers
+        assert files.files.by_number == {}
+        eventually(lambda: not files._aside._late_run)
 
     with PageCache("1MiB") as cache:
         trio.run(run, cache.attach(whole))
-        assert whole.snapshot("a") == b"written"
+        for number in range(count):
+            assert whole.snapshot(f"a{number}") == b"written"
 
 
 def test_calls_that_hang_do_not_take_all_threads_of_the_loop() -> None:
