@@ -341,9 +341,10 @@ class InodeTable(dict[Key, Inode]):
         """Return the file that has a name, or that had it when its names were last known."""
         return self.at(key) or self._unnamed.get(key)
 
-    def last_below(self, tree: str) -> list[Inode]:
-        """Return the files without a known name whose last one lies below a directory."""
-        return [inode for key, inode in self._unnamed.items() if isinstance(key, str) and is_below(key, tree)]
+    def last_below(self, tree: str) -> list[tuple[str, Inode]]:
+        """Return the files without a known name that had one below a directory, with the remaining part of that."""
+        last = [(key, inode) for inode in self._unnamed.values() for key in (*inode.aliases, inode.key)]
+        return [(key.removeprefix(tree), inode) for key, inode in last if isinstance(key, str) and is_below(key, tree)]
 
     def has_below(self, tree: Key) -> bool:
         return tree in self._below

@@ -165,9 +165,9 @@ class NameChange:
         below = [key for key in inodes if isinstance(key, str) and is_below(key, tree)]
         return [(key.removeprefix(tree), inode) for key in below if (inode := inodes.at(key)) is not None]
 
-    def last_below(self) -> list[Inode]:
-        """Return the files without a known name whose last one is below a directory that is renamed, or below a link.
-        `inodes_lock` is held.
+    def last_below(self) -> list[tuple[str, Inode]]:
+        """Return the files without a known name that had one below a directory that is renamed, or below a link, with
+        the remaining part of that. `inodes_lock` is held.
         """
         if self.new in (None, self.old) or self.kind == "file":
             return []
@@ -186,8 +186,8 @@ class NameChange:
         with volume.inodes_lock:
             volume._check_alive(self.src)
             self.tried, self.pending, self.done, self.over = True, True, False, False
-            self.beneath = [inode for _, inode in self.below()] if self.tree else []
-            self.beneath += self.last_below()
+            below = self.below() if self.tree else []
+            self.beneath = [inode for _, inode in (*below, *self.last_below())]
             for inode in (*self.files, *self.beneath):
                 inode.naming = self
             backend = volume.engine.backend
@@ -216,8 +216,7 @@ class NameChange:
             changed.append(self.source)
         if self.beneath:
             with self.volume.inodes_lock:
-                below, old = self.below(), str(self.old)
-                below += [(str(inode.key).removeprefix(old), inode) for inode in self.last_below()]
+                below = [*self.below(), *self.last_below()]
             for rest, inode in below:
                 inode.journal().renaming(f"{self.new}{rest}")
                 changed.append(inode)

@@ -170,12 +170,13 @@ def test_a_missing_source_proves_no_rename(
 
 
 @pytest.mark.parametrize("done", [False, True])
-@pytest.mark.parametrize("known", [True, False], ids=["a known name", "a name that may have changed"])
+@pytest.mark.parametrize("name", ["known", "unknown", "a link", "an older one"])
 def test_bytes_below_a_directory_are_kept_when_a_kill_meets_its_rename(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool, done: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, name: str, done: bool
 ) -> None:
     """The rename of another directory makes every name one that may have changed."""
     store, rename = tmp_path / "store", DirectoryBackend.rename
+    first = {"a link": "out/k", "an older one": "folder/older"}.get(name, "folder/k")
 
     def killed(*arguments: Any, **options: Any) -> None:
         if done:
@@ -184,14 +185,25 @@ def test_bytes_below_a_directory_are_kept_when_a_kill_meets_its_rename(
         raise PermissionError
 
     def renamed(file: CachedFile) -> None:
-        (store / "other").mkdir()
-        if not known:
-            file.volume.rename("other", "another")
+        volume = file.volume
+        (store / "folder").mkdir(exist_ok=True)
+        for other in ("other", "third"):
+            (store / other).mkdir()
+        if name == "a link":
+            os.link(store / first, store / "folder" / "k")
+        elif name == "an older one":
+            volume.rename("third", "fourth")
+            os.rename(store / first, store / "folder" / "k")
+        volume.open("folder/k").close()
+        if name != "known":
+            volume.rename("other", "another")
         monkeypatch.setattr(DirectoryBackend, "rename", killed)
-        raises(PermissionError, file.volume.rename, "folder", "moved")
+        raises(PermissionError, volume.rename, "folder", "moved")
 
-    with left(tmp_path, "folder/k", renamed):
+    with left(tmp_path, first, renamed):
         pass
+    if name == "a link" and done:
+        (store / first).unlink()
     cache, volume = on_disk(tmp_path / "kill", f"dir:{store}", on_recovery="hold")
     volume.resume()
     volume.sync(durability="backend")

@@ -450,6 +450,32 @@ def test_a_file_without_a_known_name_follows_its_directory_beside_a_reconnect(
     assert not (tmp_path / "folder").exists()
 
 
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_link_without_a_known_name_follows_its_directory_beside_a_reconnect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, landed: bool
+) -> None:
+    """Though the file was opened by a name elsewhere before, which another program has removed since. [2.20, 2.22]"""
+    for name in ("folder", "other", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder" / "file").write_bytes(OLD)
+    (tmp_path / "out" / "link").hardlink_to(tmp_path / "folder" / "file")
+    backend = DirectoryBackend(tmp_path, prompt=False)
+    with PageCache("1MiB") as cache, cache.attach(backend).open("out/link", "r+b") as file:
+        volume = file.volume
+        volume.open("folder/file").close()
+        file.pwrite(MINE, PAGE)
+        volume.rename("other", "another")
+        gate = cut_off(volume, held(monkeypatch, backend, "rename", after=landed), volume.rename, "folder", "moved")
+        (tmp_path / "out" / "link").unlink()
+        volume.reconnect(DirectoryBackend(tmp_path))
+        gate.open()
+        eventually(lambda: "folder" not in volume.busy)
+        file.fsync()
+        assert not volume.failed()
+    assert (tmp_path / "moved" / "file").read_bytes() == overlay(OLD, PAGE, MINE)
+    assert not (tmp_path / "out" / "link").exists()
+
+
 def test_a_removed_file_whose_call_returns_after_a_reconnect_is_like_any_removed_one(make: Make) -> None:
     """No name leads to it in the new backend: it keeps what is cached, and nothing of it fails. [2.20, 2.22]"""
     backend = RecordingBackend({KEY: OLD}, identities=True)

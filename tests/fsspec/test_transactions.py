@@ -521,12 +521,15 @@ def test_a_file_that_is_dropped_in_a_transaction_is_stored_at_its_end(
     """
 
     class Holder:
+        file: Any
+        itself: Any
+
         def __del__(self) -> None:
             self.file.close()
 
     fs.start_transaction()
     holder = Holder()
-    holder.itself, holder.file = holder, fs.open(f"{root}/held", "wb")  # type: ignore[attr-defined]
+    holder.itself, holder.file = holder, fs.open(f"{root}/held", "wb")
     holder.file.write(b"whole")
     fs.open(f"{root}/file", "wb").write(b"whole")
     fs.open(f"{root}/text", "w").write("whole")
