@@ -42,7 +42,7 @@ class Aside:
         self._limiter = trio.CapacityLimiter(threads)
         self._lock = threading.Lock()  # guards the two below; held briefly
         self._late: deque[Callable[[], object]] = deque()
-        self._late_run = False  # a thread makes these calls
+        self._late_threads = 0  # that make these calls
 
     async def call(
         self, call: Callable[[], T], undo: Callable[[T], object] | None = None, over: Callable[[], object] | None = None
@@ -102,29 +102,37 @@ class Aside:
         return results[0]
 
     def later(self, *calls: Callable[[], object]) -> None:
-        """Make calls that nobody waits for, and those left from before, one after another: on one thread, which ends
-        with the last. Without a thread, at the limit of the system, they are left.
+        """Make calls that nobody waits for, and those left from before: on threads of their own, at most `threads`,
+        which end with the last call. Without a thread, at the limit of the system, they are left.
         """
         with self._lock:
             self._late.extend(calls)
-            if self._late_run or not self._late:
+            if not self._late or self._late_threads >= self._limiter.total_tokens:
                 return
-            self._late_run = True
+            self._late_threads += 1
         try:
             threading.Thread(target=self._make_late, daemon=True).start()
         except BaseException as error:
-            self._late_run = False
+            self._end_late()
             if not isinstance(error, RuntimeError):
                 raise
 
     def _make_late(self) -> None:
         while True:
             with self._lock:
-                self._late_run = bool(self._late)
                 if not self._late:
+                    self._late_threads -= 1
                     return
                 call = self._late.popleft()
-            call()
+            try:
+                call()
+            except BaseException:
+                self._end_late()
+                raise
+
+    def _end_late(self) -> None:
+        with self._lock:
+            self._late_threads -= 1
 
 
 class TrioFiles:
@@ -205,7 +213,6 @@ class TrioFiles:
         except BaseException:
             self._aside.later(release)  # one of the two calls does it
             raise
-        self._aside.later()
 
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
         """Invalidate cached bytes after a foreign change of the object. Never waits."""
@@ -220,6 +227,7 @@ class TrioFiles:
             raise self._error_of(error) from None
 
     async def _call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        self._aside.later()
         try:
             return await self._aside.call(call, undo)
         except Exception as error:

@@ -328,9 +328,9 @@ def test_an_answer_after_the_deadline_is_undone(volume: Volume, backend: FaultyB
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late", "no thread"])
-def test_releases_that_their_callers_do_not_wait_for_are_made_on_one_thread(monkeypatch: Patch, how: str) -> None:
+def test_releases_that_their_callers_do_not_wait_for_are_made_on_few_threads(monkeypatch: Patch, how: str) -> None:
     """The kernel sends each once. The only thread of the loop is in another call, which hangs, as the first close does.
-    Without a thread they are left to the next release.
+    Without a thread they are left to the next call.
     """
     hold, closed, whole = threading.Event(), threading.Semaphore(0), MemoryBackend(commit_on_close=True)
     closers: set[threading.Thread] = set()
@@ -372,12 +372,28 @@ def test_releases_that_their_callers_do_not_wait_for_are_made_on_one_thread(monk
         assert len(closers) == 1
         assert threading.main_thread() not in closers
         assert files.files.by_number == {}
-        eventually(lambda: not files._aside._late_run)
+        eventually(lambda: not files._aside._late_threads)
 
     with PageCache("1MiB") as cache:
         trio.run(run, cache.attach(whole))
         for number in range(count):
             assert whole.snapshot(f"a{number}") == b"written"
+
+
+@pytest.mark.parametrize("other", ["hangs", "raises"])
+def test_a_late_release_does_not_wait_for_another_one(monkeypatch: Patch, other: str) -> None:
+    hold, made, said = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: said.set())
+
+    async def run() -> None:
+        aside = Aside(threads=2)
+        aside.later(hold.wait if other == "hangs" else raising(MemoryError()))
+        aside.later(made.set)
+        assert await trio.to_thread.run_sync(made.wait, 20)
+        hold.set()
+        eventually(lambda: not aside._late_threads and said.is_set() == (other == "raises"))
+
+    trio.run(run)
 
 
 def test_calls_that_hang_do_not_take_all_threads_of_the_loop() -> None:
