@@ -590,6 +590,7 @@ class PageCacheFileSystem(ChainedFileSystem):
             whole = TextFile(whole, **text_options) if text else whole
             if isinstance(file, DeferredFile):
                 file.whole = ref(whole)
+                self._transaction.keep(file, whole)
             return whole
         except BaseException:
             give_up(file)

@@ -84,21 +84,30 @@ class Deferral(Transaction):
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
-        self._begun: list[list[DeferredFile]] = []  # the files of each that has not ended, the innermost last
+        # Of each that has not ended, the innermost last: its files, with what the program writes to. A collection does
+        # not know the order in which those are to be closed.
+        self._begun: list[dict[DeferredFile, Any]] = []
         self.lock = threading.RLock()  # a signal handler may open a file
 
     def start(self) -> None:
         """Begin a transaction."""
         with self.lock:
-            self._begun.append([])
+            self._begun.append({})
             self.fs._intrans = True
 
     def add(self, file: DeferredFile) -> bool:
         """Make a file a part of the innermost transaction; False: all have ended."""
         with self.lock:
             if self._begun:
-                self._begun[-1].append(file)
+                self._begun[-1][file] = file
             return bool(self._begun)
+
+    def keep(self, file: DeferredFile, whole: Any) -> None:
+        """Keep what the program writes to until the end of the transaction of a file, if that has one."""
+        with self.lock:
+            for files in self._begun:
+                if file in files:
+                    files[file] = whole
 
     def complete(self, commit: bool = True) -> None:
         """End the innermost transaction: put its files in place, one after another, or leave them to the one around it;
@@ -107,16 +116,19 @@ class Deferral(Transaction):
         Raises:
             OSError: of the first file that could not be stored; it and the later ones are discarded.
         """
-        with self.lock:
-            files = self._begun.pop() if self._begun else []
-            if commit and self._begun:
-                self._begun[-1] += files
-                files = []
-            self.fs._intrans = bool(self._begun)
-            for file in files:
-                file.left = commit and not (file.closed or file.is_ours())
-            files = [file for file in files if not file.left]
+        files: list[DeferredFile] = []
         try:
+            with self.lock:
+                begun = self._begun[-1] if self._begun else {}
+                files = list(begun)
+                del self._begun[-1:]
+                if commit and self._begun:
+                    self._begun[-1].update(begun)
+                    files = []
+                self.fs._intrans = bool(self._begun)
+                for file in files:
+                    file.left = commit and not (file.closed or file.is_ours())
+                files = [file for file in files if not file.left]
             while commit and files:
                 files[0].commit()  # or discards it
                 files.pop(0)
@@ -205,8 +217,8 @@ class DeferredFile(io.FileIO):
         with self._committing:
             if self._ended:
                 return  # discarded by its writer, or committed
-            self._ended = True
             try:
+                self._ended = True
                 if not self.closed:
                     (self.whole() or self).close()  # with the bytes that it has buffered
                 self.close()

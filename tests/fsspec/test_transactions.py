@@ -547,6 +547,29 @@ def test_a_file_that_is_dropped_in_a_transaction_is_stored_at_its_end(
     assert contents(below, root) == {f"{root}/{name}": b"whole" for name in names if commit}
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_all_bytes_of_many_files_that_are_dropped_in_a_transaction_are_stored(
+    fs: PageCacheFileSystem, below: Any, root: str, *, held: bool
+) -> None:
+    """Also those of files that are in a cycle with the frame that has opened them."""
+
+    def save(path: str) -> None:
+        file = fs.open(path, "wt", compression="gzip")
+        file.write("whole")
+        cycle: list[Any] = [file]
+        if held:
+            cycle.append(cycle)
+
+    paths = [f"{root}/{number}" for number in range(20)]
+    with fs.transaction:
+        for path in paths:
+            save(path)
+        gc.collect()
+    for path in paths:
+        with below.open(path, "rb", compression="gzip") as stored:
+            assert stored.read() == b"whole"
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nothing_is_published_of_a_file_that_was_collected_unclosed_after_the_end(
     fs: PageCacheFileSystem, below: Any, root: str

@@ -171,8 +171,9 @@ class ObjectFile(BackendFile, Generic[V]):
                 draft.count_as_made()
                 return True
             mark = self._mark_of(base)
-            if mark is None and self._landed()[0] is not None:
-                return True  # that one has replaced the opened version
+            if mark is None:
+                landed, mark = self._landed()
+                base = base if landed is None else landed  # it has replaced the opened version
             if mark not in draft.attempts:
                 return False
         others.pop(mark, None)
@@ -211,12 +212,14 @@ class ObjectFile(BackendFile, Generic[V]):
 
     def _look(self) -> tuple[V | None, Hashable]:
         """Return the stored version, and its mark; None: it is no commit of this file."""
-        stored = self._stored()
-        while stored is not None and (mark := self._mark_of(stored)) is None:
+        stored, mark = self._stored(), None
+        for _ in range(len(self.draft.attempts) + 1):  # each may land while the mark of the version before is read
+            if stored is None or (mark := self._mark_of(stored)) is not None:
+                break
             before, stored = stored, self._stored()
             if self._store.same(before, stored):
-                break  # otherwise the mark may be that of the next one
-        return stored, None if stored is None else mark
+                break
+        return stored, mark
 
     def _landed(self) -> tuple[V | None, Hashable]:
         """Return the stored version and its mark, if it is a commit of this file with unknown result."""
