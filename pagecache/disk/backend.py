@@ -46,9 +46,7 @@ class Reader(Protocol):
     def key(self) -> Key: ...
 
     def settled_version(self, backend_file: BackendFile) -> str | None:
-        """Return the version, `labelled`, that every byte has that a read of this file delivers now; None: it is not
-        known.
-        """
+        """Return the version, `labelled`, of every byte that a read of this file delivers now; None: unknown."""
         ...
 
     def labelled(self, version: str) -> str:

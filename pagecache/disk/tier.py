@@ -536,9 +536,7 @@ class Tier:
         self._dropped_by(drop)
 
     def _dropped_by(self, drop: Callable[[], None]) -> None:
-        """Call `drop`; the catalogue goes if that fails: after a kill, a next start would find others' bytes by its
-        names.
-        """
+        """Call `drop`; the catalogue goes if that fails: after a kill its names would lead to bytes of others."""
         try:
             try:
                 drop()

@@ -37,9 +37,7 @@ LOSSY = ("direct", "parallel")
 
 @dataclass(slots=True, eq=False)
 class State:
-    """A state that a name may have. `torn`: any part of the content; `done`: the call that made this state has
-    returned.
-    """
+    """A state that a name may have. `torn`: any part of the content; `done`: the call that made it has returned."""
 
     content: bytes | None
     torn: bool = False

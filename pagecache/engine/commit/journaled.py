@@ -285,9 +285,7 @@ class VolumeJournal:
     # -- saving in the background, on the flusher
 
     def poll(self, now: float) -> float:
-        """Record what was saved, of some files, and begin to save those that are due. Return the seconds until the next
-        check.
-        """
+        """Record what was saved, of some files; begin to save those that are due. Return seconds to the next check."""
         journal = self._journal
         delay = self._save_due(now)
         if journal is None or not journal.lacks():
@@ -733,9 +731,7 @@ class Journaled:
             return dropped
 
     def confirm_dropped(self) -> None:
-        """Wait for the device: a crash must not bring back what was given up. What the disk refuses the journal
-        owes.
-        """
+        """Wait for the device: a crash must not bring back what was given up. The journal owes what is refused."""
         owner = self._owner
         if (self._last or self._failed) and owner._tried(self.confirm_saved) is not None:
             owner.volume.cache.flusher.wake()

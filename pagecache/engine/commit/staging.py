@@ -119,9 +119,7 @@ class Staging:
         return moved
 
     def _stage(self, runs: Sequence[tuple[int, int]], growth: Growth, before: int) -> int:
-        """Stage bytes that the spool has. The size to which they lead is owed first: reads of a gap before them wait
-        for it. It is paid afterwards.
-        """
+        """Stage bytes of the spool. Their size is owed first: reads of a gap before them wait for it."""
         file, sends = self._file, growth.behind
         if growth.arguments[0] <= before:
             return file.spilled(runs, sending=sends)
