@@ -367,7 +367,7 @@ def test_a_dropped_cache_is_saved_when_a_thread_can_start(warned: list[str], mon
     collect(warned, backend, DATA)
     assert refused.wait(WAIT_LIMIT_S)
     allowed.set()
-    eventually(lambda: ended(before), timeout=5)
+    eventually(lambda: ended(before))
     assert backend.written(KEY) == DATA
     loglines.outlast(20.0)
     assert [record for record in caplog.records if record.name == "pagecache.internal"] == []

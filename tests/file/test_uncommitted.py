@@ -226,8 +226,10 @@ def test_a_try_of_the_flusher_beside_a_whole_commit_is_none(make: Make, monkeypa
     rig = make(backend=ObjectBackend({KEY: pattern(4 * PAGE)}), retry=ONCE)
     file = rig.dirtied(b"one", 0)
     rig.fails("commit", OSError(errno.EIO, "not carried out"), CommitError, file.fsync)
-    beside(monkeypatch, overdue, "is_blocked", lambda: Task(file.fsync).result(), after=True)
+    begun: list[Task[None]] = []  # it cannot end before the flusher has counted its try
+    beside(monkeypatch, overdue, "is_blocked", lambda: begun.append(Task(file.fsync)), after=True)
     rig.volume.retry_failed()
+    begun[0].result()
     file.pwrite(b"two", PAGE)
     file.fsync(timeout=10)
     assert rig.backend.committed(KEY) == b"one" + OLD[3:PAGE] + b"two" + OLD[PAGE + 3 :]
