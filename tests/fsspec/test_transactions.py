@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
+import itertools
 import os
 import stat
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import fsspec
@@ -15,10 +18,11 @@ import pytest
 
 import pagecache
 from pagecache.engine.commit.journaled import VolumeJournal
-from pagecache.fsspec import PageCacheFileSystem
+from pagecache.fsspec import PageCacheFileSystem, transaction
 from pagecache.fsspec.transaction import DeferredFile
 
 from ..file.rig import Patch, Task, at_gate, beside, held, raises, raising
+from ..file.test_interrupts import interrupted_at
 from ..stores import WAIT_LIMIT_S
 from .conftest import Make
 from .targets import OwnMemory
@@ -545,6 +549,34 @@ def test_a_file_that_is_dropped_in_a_transaction_is_stored_at_its_end(
     fs.transaction.complete(commit)
     names = ("detached", "file", "held", "text", "two")
     assert contents(below, root) == {f"{root}/{name}": b"whole" for name in names if commit}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("commit", [True, False])
+def test_an_interrupted_end_of_a_transaction_publishes_no_part_of_a_file(
+    fs: PageCacheFileSystem, below: Any, root: str, *, commit: bool
+) -> None:
+    """Ctrl-C at each place of it, and then the files are closed. An end that discards publishes nothing."""
+    path = f"{root}/file"
+
+    def within(frame: FrameType) -> bool:
+        return frame.f_code.co_filename == transaction.__file__
+
+    for nth in itertools.count(1):
+        below.pipe_file(path, b"old")
+        fs.start_transaction()
+        file = fs.open(path, "w")
+        file.write("whole")
+        place = interrupted_at(nth, lambda: fs.transaction.complete(commit), within)
+        with contextlib.suppress(ValueError):
+            file.close()
+        assert below.cat_file(path) in ((b"old", b"whole") if commit else (b"old",)), place
+        while fs._intrans:
+            fs.transaction.complete(commit=False)
+        if not place:
+            break
+    assert nth > 5
+    assert below.cat_file(path) == (b"whole" if commit else b"old")
 
 
 @pytest.mark.parametrize("held", [True, False])

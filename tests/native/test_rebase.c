@@ -180,3 +180,37 @@ TEST(check_a_write_beside_an_invalidation_makes_no_older_bytes_local)
 		SAVES({PAGE, 9}, {PAGE + 99, 9}, {PAGE + 100, 7}, {PAGE + 149, 7}, {PAGE + 150, 9}, {3 * PAGE, 2});
 	}
 }
+
+static struct pc_need met;
+static int64_t written;
+
+static void write_once(void)
+{
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	written = pc_write(file->inode, 100, "new", 3, &met);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+}
+
+THREAD(write_ten_bytes_once, write_once())
+
+/* Without memory for the extents of a page that is older by now, the write waits for room: no byte of the version before is sent. */
+TEST(check_a_write_beside_an_open_waits_for_room_if_its_page_cannot_be_cut)
+{
+	start(PAGE, PAGE);
+	EQUAL(fill_range(file, 0, PAGE), 0);
+	struct pc_pool *sets = &rig.cache->exts[0];
+	u32 max = sets->max, head = sets->free_head;
+	pthread_t writer = held_at("write_before_copy", write_ten_bytes_once, NULL);
+	sets->max = sets->fresh - 1;
+	sets->free_head = 0;
+	replace_storage(9, PAGE);
+	WITH_TOKEN(CHECK(pc_inode_set_sizes(file->inode, PAGE, PAGE)));
+	let_go("write_before_copy", writer);
+	EQUAL(written, 0);
+	EQUAL(met.kind, PC_NEED_ROOM);
+	sets->max = max;
+	sets->free_head = head;
+	put(100, 10, 2);
+	SEES({99, 9}, {100, 2}, {110, 9}, {PAGE - 1, 9});
+	SAVES({99, 9}, {100, 2}, {110, 9}, {PAGE - 1, 9});
+}

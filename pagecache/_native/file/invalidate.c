@@ -218,7 +218,8 @@ int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 }
 
 /* After an open found another version, with nothing local: both sizes are storage's. Looked at and done in one section, since
- * writers do not wait for an open, and nothing of the version before is left: its last page has zeros behind its end. Return: false: something is local, and nothing has changed. */
+ * writers do not wait for an open. No page of the version before is left: its last one has zeros behind its end. Return:
+ * false: something is local, and nothing has changed. */
 bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
 {
 	pc_inode_leaf_lock(i);

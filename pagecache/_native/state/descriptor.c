@@ -42,7 +42,8 @@ void pc_descriptor_free(struct pc_cache *c, struct pc_folio *f)
 	if (!pc_shadow_leave(c, f, frame, order, 0))
 		pc_frame_free(c, frame, order);
 	atomic_store_explicit(&f->ext, 0, memory_order_relaxed);
-	atomic_store_explicit(&f->inode_id, 0, memory_order_release); /* who has found the descriptor does not take the next one in it for this */
+	/* A reader that has found the descriptor does not take the next folio in it for this one. */
+	atomic_store_explicit(&f->inode_id, 0, memory_order_release);
 	pc_pool_free(&c->folios, pc_folio_id(c, f));
 }
 

@@ -17,7 +17,7 @@ from .calls import Calls
 
 
 class _Look:
-    """One look, and its answer. `turn`: of the thread that makes it; the others wait for that."""
+    """One look, and its answer. The thread that makes it holds `turn`; the other threads wait for that."""
 
     def __init__(self) -> None:
         self.turn = threading.RLock()
@@ -25,7 +25,7 @@ class _Look:
 
 
 class Looks:
-    """The looks at one name. An interrupt leaves nothing but a free turn: who has that next looks."""
+    """The looks at one name. An interrupt frees the turn, and the next thread that gets it looks."""
 
     def __init__(self, calls: Calls, name: str) -> None:
         self._calls = calls
@@ -37,7 +37,7 @@ class Looks:
     def look(self) -> ObjectStat | None:
         """Return the version that was stored at some time after the begin of this call; None: there was no object."""
         me = threading.get_ident()
-        if me in self._lookers:  # in a handler of a signal: others wait for what it interrupts
+        if me in self._lookers:  # a signal handler, which has interrupted a look of this thread
             return self._calls.found(self.name)
         look = self._next
         with look.turn:
