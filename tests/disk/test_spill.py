@@ -585,6 +585,37 @@ def test_a_spill_beside_a_rebase_has_no_byte_of_the_version_before(
     assert world.saved() == expected
 
 
+@pytest.mark.parametrize("outcome", ["commits", "fails"])
+def test_a_rebase_after_a_commit_lays_what_was_spilled_beside_it_over_the_new_version(
+    world: Spilling, outcome: str
+) -> None:
+    """Bytes of a commit are local only if it has failed. [2.19]"""
+    with world.volume.open("k", "r+b") as file:
+        file.pread(16384, 0)
+        file.pwrite(b"a" * 100, 0)
+        with world.store.gate("commit") as gate:
+            _, saving = at_gate(gate, file.fsync, durability="backend", timeout=30)
+            file.pwrite(b"b" * 100, 2048)
+            file.pwrite(b"b" * 100, 8192)
+            assert world.spill(file) == 8192
+            if outcome == "fails":
+                world.store.fault("commit", OSError(errno.ETIMEDOUT, "not now"), times=1)
+                world.store.put("k", new := random.Random(8).randbytes(MIB))
+        if outcome == "fails":
+            raises(ConflictError, saving.result)
+        else:
+            saving.result()
+            world.store.put("k", new := random.Random(8).randbytes(MIB))
+            raises(ConflictError, file.fsync, durability="backend", timeout=30)
+        world.volume.resolve("k", "rebase")
+        expected = overlay(overlay(new, 2048, b"b" * 100), 8192, b"b" * 100)
+        if outcome == "fails":
+            expected = overlay(expected, 0, b"a" * 100)
+        assert file.pread(16384, 0) == expected[:16384]
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == expected
+
+
 def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_reconnect(world: Spilling) -> None:
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"a" * 8192, 0)

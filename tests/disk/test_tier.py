@@ -464,7 +464,7 @@ def test_a_disk_that_takes_nothing_is_a_miss_an_event_and_a_counter_and_is_tried
 def test_a_start_on_a_full_disk_has_no_copies_until_the_catalogue_can_be_opened(
     tier: DiskTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the journal has is saved meanwhile."""
+    """The bytes in the journal are saved beside it."""
     monkeypatch.setattr(VolumeJournal, "_save_due", lambda _self, _now: 5.0)
     store = ObjectBackend({"a": content(MIB)})
     with on_tier(tier, store, durability="disk") as volume:

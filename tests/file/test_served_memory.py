@@ -66,7 +66,7 @@ def served() -> Iterator[ServedMemory]:
 
 
 def serve(served: ServedMemory, rig: Rig, call: Task[int], beside: Callable[[int], bytes]) -> None:
-    """Provide the pages one by one. Reads, writes and fsyncs of the very pages of the file go on meanwhile."""
+    """Provide the pages one by one. Reads, writes and fsyncs of the very pages of the file go on."""
     other = rig.handles[0]
     for offset in range(0, SERVED * PAGE, PAGE):
         assert served.wait_touched() == offset

@@ -386,7 +386,7 @@ def test_a_writer_waits_for_a_call_that_may_make_room(make: Make, monkeypatch: P
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, code: int) -> None:
-    """The bytes are acknowledged again and again meanwhile. [2.23, 2.16]"""
+    """The bytes are acknowledged again and again. [2.23, 2.16]"""
     rig = make({"full": b"", KEY: b""}, retry=RETRIED, **SMALL)
     rig.backend.fault("commit", OSError(code, "not now"), key="full", times=math.inf)
     with pytest.raises(pagecache.WritebackError), rig.open(key="full") as file:

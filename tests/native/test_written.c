@@ -87,6 +87,44 @@ TEST(check_staged_bytes)
 	CHECK(is_staged(file, PAGE + 10) && is_staged(file, PAGE + 30));
 }
 
+/* Bytes are written and spilled beside a commit. The bytes of the commit are laid over another version only if it fails. */
+TEST(check_bytes_that_are_spilled_beside_a_commit)
+{
+	u64 runs[4];
+	for (int stages = 0; stages <= 1; stages++)
+		for (int ok = 0; ok <= 1; ok++) {
+			start_with(BLOCKS * PAGE, PAGE, stages ? 1 : 64, limits_wide());
+			EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
+			send_bytes(PAGE, PAGE, 2);
+			send_bytes(2 * PAGE, PAGE, 2);
+			EQUAL(staged(), stages ? 2 * PAGE : 0);
+			CHECK(begin_commit(file));
+			put(PAGE + 30, 10, 3);
+			put(2 * PAGE, PAGE, 3);
+			put(4 * PAGE + 30, 10, 3);
+			EQUAL(pc_spill_find(file->inode, 0, ALL, runs, 2), 2);
+			EQUAL(runs[0], PAGE);
+			EQUAL(pc_spill(file->inode, runs, 2, true), 3 * PAGE);
+			put(PAGE + 50, 10, 3);
+			put(4 * PAGE + 50, 10, 3);
+			EQUAL(pc_spill_find(file->inode, 0, ALL, runs, 2), 2);
+			EQUAL(pc_spill(file->inode, runs, 2, true), 2 * PAGE);
+			SOUND(&rig);
+			pc_commit_end(file->inode, ok, PC_COMMIT_AGAIN);
+			if (ok)
+				WRITTEN(PAGE + 30, PAGE + 40, PAGE + 50, PAGE + 60, 2 * PAGE, 3 * PAGE, 4 * PAGE + 30,
+					4 * PAGE + 40, 4 * PAGE + 50, 4 * PAGE + 60);
+			else
+				WRITTEN(PAGE, 3 * PAGE, 4 * PAGE + 30, 4 * PAGE + 40, 4 * PAGE + 50, 4 * PAGE + 60);
+			if (!ok)
+				continue;
+			put(PAGE + 70, 10, 4); /* the next one begins anew */
+			CHECK(begin_commit(file));
+			pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
+			WRITTEN(PAGE + 70, PAGE + 80);
+		}
+}
+
 /* A write into a page whose other bytes are staged fails: it brings none of them back to the page, which does not have them. */
 TEST(check_sent_bytes_come_back_beside_staged_ones)
 {

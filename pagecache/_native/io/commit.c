@@ -209,16 +209,14 @@ bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_inode_leaf_lock(i);
 	if (ok) {
 		i->committed_size = i->commit_size;
-		pc_staged_end_commit(i, true);
-		if (!pc_staged_bytes(i))
-			pc_written_clear(i);
 		pc_counted(i, &i->counters.commits, 1);
 	} else {
-		pc_staged_end_commit(i, false);
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		pc_undone_merge(&i->undone, &i->undone_moved);
 		i->regress_seq++;
 	}
+	pc_staged_end_commit(i, ok);
+	pc_written_end_commit(i, ok);
 	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;

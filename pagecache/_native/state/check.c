@@ -258,7 +258,7 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 
 static bool check_inode(struct pc_inode *i, struct pc_violation *out)
 {
-	const struct pc_rangemap *maps[] = {&i->borrowed,     &i->unwritten,       &i->direct.now,
+	const struct pc_rangemap *maps[] = {&i->borrowed,     &i->unwritten,       &i->beside_unwritten, &i->direct.now,
 					    &i->direct.moved, &i->direct.reported, &i->unlogged};
 	for (size_t k = 0; k < sizeof(maps) / sizeof(*maps); k++)
 		if (!pc_map_check(maps[k], i->id, out))

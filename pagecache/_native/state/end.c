@@ -129,6 +129,7 @@ void pc_cache_destroy(struct pc_cache *c)
 			pc_map_clear(c, &c->inodes[k]->staged.map);
 			pc_map_clear(c, &c->inodes[k]->beside.map);
 			pc_written_clear(c->inodes[k]);
+			pc_map_clear(c, &c->inodes[k]->beside_unwritten);
 			pc_direct_clear(c->inodes[k]);
 			pc_map_clear(c, &c->inodes[k]->unlogged);
 			pc_map_clear(c, &c->inodes[k]->borrowed);

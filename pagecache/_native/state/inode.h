@@ -112,6 +112,7 @@ struct pc_inode {
 	struct pc_rangemap unwritten; /* bytes of W, U and S that were not written when they were sent (written.c) */
 	struct pc_rangemap unlogged; /* unlogged.c */
 	struct pc_staged beside; /* of S: spilled since the running commit began (spill.c) */
+	struct pc_rangemap beside_unwritten; /* bytes of it that were not written (written.c) */
 	struct pc_staged staged; /* S; whether it is empty is read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link; /* volume leaf */

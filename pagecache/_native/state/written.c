@@ -13,6 +13,8 @@
  * Blocks in W or U, and S, which may be in D again, have a second layer: the map `unwritten` of the inode has the bytes that were
  * not written when they were sent. It says nothing about blocks that are neither in W nor U and have no byte of S. A block that is
  * sent moves its borrowed bytes there; bytes that come back are united with the writes since then. A commit forgets the layer.
+ * What is spilled beside one is also in a layer of its own, `beside_unwritten`, which takes the place of the other when the commit
+ * has succeeded: the bytes of the commit are not written any more.
  *
  * Invariant (pc_written_check_block): a block outside D has no borrowed bytes; if one in D has some, its other bytes are valid and
  * lie before the end of the file [I-1].
@@ -138,21 +140,41 @@ bool pc_sent_next(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop
 	return next_absent(&i->unwritten, at, end, pos, stop);
 }
 
-/* [E4] All of D is about to go to W; what views may store to stays in D as well, and keeps its borrowed bytes. Context: leaf lock,
- * folio lock. */
+/* What a block in D has written is written in a layer, too; @alone: nothing else of the block is. */
+static void layer_add(struct pc_inode *i, struct pc_rangemap *layer, u64 start, u64 end, bool alone)
+{
+	if (alone && has_any(&i->borrowed, start, end))
+		map_add(i, layer, start, end);
+	for (u64 at = start, pos, stop; next_absent(&i->borrowed, at, end, &pos, &stop); at = stop)
+		map_cut(i, layer, pos, stop);
+}
+
+/* [E4] All of D is about to go to W; what views may store to stays in D as well, and keeps its borrowed bytes. Beside a commit
+ * only bytes that are spilled go there. Context: leaf lock, folio lock. */
 void pc_written_sent(struct pc_inode *i, struct pc_folio *f)
 {
 	const struct pc_cache *c = i->cache;
-	u32 blocks = i->borrowed.nr_ranges || i->unwritten.nr_ranges ? 1u << pc_folio_order(f) : 0;
+	bool any = i->borrowed.nr_ranges || i->unwritten.nr_ranges || i->beside_unwritten.nr_ranges;
+	u32 blocks = any ? 1u << pc_folio_order(f) : 0;
 	for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++) {
 		u64 start = block_pos(i, f, b), end = start + c->page_size;
 		bool alone = !in_set(i, f, PC_U, b) && !has_any(&i->staged.map, start, end);
-		if (alone && has_any(&i->borrowed, start, end))
-			map_add(i, &i->unwritten, start, end);
-		for (u64 at = start, pos, stop; next_absent(&i->borrowed, at, end, &pos, &stop); at = stop)
-			map_cut(i, &i->unwritten, pos, stop);
+		layer_add(i, &i->unwritten, start, end, alone);
+		if (i->token == PC_TOKEN_COMMIT)
+			layer_add(i, &i->beside_unwritten, start, end, !has_any(&i->beside.map, start, end));
 		if (!in_set(i, f, PC_P, b))
 			map_cut(i, &i->borrowed, start, end);
+	}
+}
+
+/* A commit has ended. Context: leaf lock. */
+void pc_written_end_commit(struct pc_inode *i, bool ok)
+{
+	if (ok) {
+		pc_written_clear(i);
+		pc_map_move(&i->unwritten, &i->beside_unwritten);
+	} else {
+		pc_map_clear(i->cache, &i->beside_unwritten);
 	}
 }
 

@@ -21,6 +21,7 @@ void pc_written_forget(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1);
 bool pc_written_next(const struct pc_inode *i, const struct pc_folio *f, bool written, u64 at, u64 end, u64 *pos,
 		     u64 *stop);
 bool pc_sent_next(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop);
+void pc_written_end_commit(struct pc_inode *i, bool ok);
 void pc_written_clear(struct pc_inode *i);
 bool pc_written_check_block(const struct pc_inode *i, const struct pc_folio *f, u32 b, struct pc_violation *out);
 
