@@ -13,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..backends.protocol import BackendFile, ObjectStat
@@ -197,7 +198,7 @@ class InodeTable(dict[Key, Inode]):
         self.identified = 0  # number of files with an identity of the store
         self.hints = 0  # number of changes that have made all hints worthless
         self.removals = 0  # number of files that have lost their last name
-        self._unnamed: dict[Key, Inode] = {}  # files without a known name, by the last one
+        self._unnamed: dict[Key, dict[Inode, None]] = {}  # files without a known name, by the last one
         self._below: dict[str, int] = {}
 
     def __setitem__(self, key: Key, inode: Inode) -> None:
@@ -278,7 +279,7 @@ class InodeTable(dict[Key, Inode]):
     def check(self) -> Inode | None:
         """Return a file that is freed, or in `objects` under a wrong identity, or whose name leads to no file in it."""
         wrong = [inode for identity, inode in self.objects.items() if identity != _identity(inode) or inode.freed]
-        wrong += [inode for inode in (*self.values(), *self._unnamed.values()) if not self.knows(inode)]
+        wrong += [inode for inode in (*self.values(), *chain(*self._unnamed.values())) if not self.knows(inode)]
         wrong += [inode for key, inode in self.items() if key != inode.key and key not in inode.aliases]
         return next(iter(wrong), None)
 
@@ -312,8 +313,7 @@ class InodeTable(dict[Key, Inode]):
         for key in (inode.key, *inode.aliases):
             if self.get(key) is inode:
                 del self[key]
-        if self.knows(inode):
-            self._unnamed[inode.key] = inode
+        self._keep_last_name(inode)
 
     def set_last_name(self, inode: Inode, key: Key) -> None:
         """Record a name that a file was found by, and that a call may change by now: it stays unknown which ones it
@@ -322,8 +322,7 @@ class InodeTable(dict[Key, Inode]):
         self.drop_names(inode)
         self._forget_last_name(inode)
         _rename(inode, key)
-        if self.knows(inode):
-            self._unnamed[key] = inode
+        self._keep_last_name(inode)
 
     def move_last_names(self, old: str, new: str) -> None:
         """Record that a directory was renamed, for files without a known name: their last ones stay unknown names."""
@@ -331,19 +330,24 @@ class InodeTable(dict[Key, Inode]):
         def moved(key: Key) -> Key:
             return new + key.removeprefix(old) if isinstance(key, str) and key.startswith(f"{old}/") else key
 
-        for key, inode in list(self._unnamed.items()):
-            del self._unnamed[key]
+        files = dict.fromkeys(inode for _, inode in self.last_below(old))
+        for inode in files:
+            self._forget_last_name(inode)
+        for inode in files:
             inode.aliases = tuple(map(moved, inode.aliases))
-            inode.rename(moved(key))
-            self._unnamed[inode.key] = inode
+            if (key := moved(inode.key)) != inode.key:
+                inode.rename(key)
+            else:
+                inode.journaled.kept_name(key)
+            self._keep_last_name(inode)
 
     def last_known(self, key: Key) -> Inode | None:
         """Return the file that has a name, or that had it when its names were last known."""
-        return self.at(key) or self._unnamed.get(key)
+        return self.at(key) or next(reversed(self._unnamed.get(key, {})), None)
 
     def last_below(self, tree: str) -> list[tuple[str, Inode]]:
         """Return the files without a known name that had one below a directory, with the remaining part of that."""
-        last = [(key, inode) for inode in self._unnamed.values() for key in (*inode.aliases, inode.key)]
+        last = [(key, inode) for inode in chain(*self._unnamed.values()) for key in (*inode.aliases, inode.key)]
         return [(key.removeprefix(tree), inode) for key, inode in last if isinstance(key, str) and is_below(key, tree)]
 
     def has_below(self, tree: Key) -> bool:
@@ -356,11 +360,17 @@ class InodeTable(dict[Key, Inode]):
                 inode.rename(key)
                 return
         inode.aliases = ()
-        self._unnamed[inode.key] = inode
+        self._keep_last_name(inode)
+
+    def _keep_last_name(self, inode: Inode) -> None:
+        if self.knows(inode):
+            self._unnamed.setdefault(inode.key, {})[inode] = None
 
     def _forget_last_name(self, inode: Inode) -> None:
-        if self._unnamed.get(inode.key) is inode:
-            del self._unnamed[inode.key]
+        files = self._unnamed.get(inode.key, {})
+        files.pop(inode, None)
+        if not files:
+            self._unnamed.pop(inode.key, None)
 
     def _count(self, key: str, more: int) -> None:
         at = key.find("/")

@@ -321,8 +321,8 @@ class NameChange:
 
     # -- its effect
 
-    def publish(self) -> None:
-        """Publish the effect of the call on names and files."""
+    def publish(self, gone: bool) -> None:
+        """Publish the effect of the call on names and files; `gone`: see `has_lost_last_name`."""
         volume, mirror = self.volume, self.volume.engine.mirror
         if self.old == self.new:
             return
@@ -337,16 +337,17 @@ class NameChange:
             mirror.removed(self.old, linked=self.loser is not None and (self.links or 1) > 1)
         else:
             mirror.renamed(self.old, self.new, tree=self.kind == "dir" or bool(below))
-        loser = self.loser
-        gone = loser is not None and (self.links is None or self._has_lost_last_name(loser))
         with volume.inodes_lock:
             table = volume.inodes
             for inode in self.files:
                 table.drop_names(inode)
             table.unbind(self.old)
+            for _, inode in self.below() if self.kind == "symlink" else ():
+                if inode.identity is not None:
+                    table.drop_names(inode)
             if self.kind in ("dir", "symlink"):
                 table.hints += 1  # all files that the store identifies: their paths may have changed
-            if self.new is not None and self.kind == "dir":
+            if self.new is not None and self.kind in ("dir", "symlink"):
                 table.move_last_names(str(self.old), str(self.new))
         moved: list[tuple[Key, Inode | None]] = []
         if self.new is not None and self.kind != "symlink":
@@ -355,6 +356,11 @@ class NameChange:
             moved += [(f"{self.new}{rest}", inode) for rest, inode in below]
         for key, file in moved:
             self._take_name(key, file)
+        for _, file in moved:  # all have their names: this may ask the backend, which may hang
+            if file is not None:
+                opening.follow(file, self.opened if file is self.source else None)
+                file.journaled.follows()
+        loser = self.loser
         if loser is not None and gone:  # last: the journal has the new name of the source before
             lifetimes.unname(volume, loser)
         elif loser is not None and self.links == 1:
@@ -370,11 +376,14 @@ class NameChange:
         """Return whether the new name of a rename is that of an object that the store may not have."""
         return self.loser is not None and not self.loser.abandoned and self.loser.has_local()
 
-    def _has_lost_last_name(self, loser: Inode) -> bool:
+    def has_lost_last_name(self) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
-        its names: only an open file tells the present one. Otherwise the number before the call decides.
+        its names: only an open file tells the present one, whose backend may hang. Otherwise the number before the call
+        decides.
         """
-        found = None
+        found, loser = None, self.loser
+        if loser is None or self.links is None or self.old == self.new:
+            return loser is not None
         if not self.volume.engine.aborted:  # its backend is gone, and may never answer
             with suppress(Exception):
                 found = loser.stat_open()
@@ -393,9 +402,6 @@ class NameChange:
                 volume.inodes.bind(key, inode)
             else:
                 volume.inodes.unbind(key)
-        if inode is not None:
-            opening.follow(inode, self.opened if inode is self.source else None)
-            inode.journaled.follows()
 
     # -- an unknown result
 
@@ -496,6 +502,7 @@ class NameChange:
             with self.publishing:  # the names are as another look leaves them
                 return
         carried_out = self.found_done(volume.engine.backend)
+        gone = carried_out and self.has_lost_last_name()
         with self.publishing, volume.engine.name_sync:
             with volume.inodes_lock:
                 volume.engine.check_alive(self.src, reconnects)  # a reconnect has settled it
@@ -505,7 +512,7 @@ class NameChange:
                     self._keep_names(confirm=False)  # before another call may begin
                     self.close()
             if carried_out:
-                self.publish()
+                self.publish(gone)
                 self.done = True  # last: the names are as it has left them
             self.pay_off()
         self._confirm_names((*self.files, *self.beneath))
@@ -520,40 +527,44 @@ class NameChange:
             with suppress(FileNotFoundError):  # another program has removed it since
                 opening.open_renamed(source)
 
-    def settle_aborted(self, backend: Backend, fenced: bool) -> None:
+    def settle_aborted(self, backend: Backend, fenced: bool, alive: Callable[[], None]) -> None:
         """Look at the names in the backend of a reconnect, and publish. On a thread of the volume, which is aborted. An
         attempt that still runs publishes by itself, unless it is `fenced`: then it can do nothing more, and its result
-        does not count.
+        does not count. `alive` raises when another reconnect does this instead.
         """
+        unsettled = self.is_open() and not self.pending
+        if not (fenced or unsettled):
+            return
+        done = self.found_done(backend, ran=not unsettled)  # holding nothing: it may never answer
         locked = self.publishing.acquire(timeout=reconnect.CALLERS)  # unless its thread hangs in the earlier backend
         try:
-            self._settle_aborted(backend, fenced)
+            with self.volume.inodes_lock:
+                alive()
+                unsettled = self.is_open() and not self.pending
+            done &= not (unsettled and self.done)  # by a file that has asked
+            claimed = unsettled or self.claim()
+            if not unsettled:
+                created = self.new is None and any(inode.undone()["created"] for inode in self.files)
+                done &= claimed and not created  # the store may have lost a name that was not committed
+            try:
+                if done:
+                    self.publish(self.has_lost_last_name())
+                elif claimed:
+                    self._keep_names()
+            finally:
+                self._give_back(fenced)
         finally:
             if locked:
                 self.publishing.release()
 
-    def _settle_aborted(self, backend: Backend, fenced: bool) -> None:
-        unsettled = self.is_open() and not self.pending
-        if not (fenced or unsettled):
-            return
-        known = unsettled and self.done  # by a file that has asked
-        done = not known and self.found_done(backend, ran=not unsettled)
+    def _give_back(self, fenced: bool) -> None:
+        """Record that the names are fixed; those of a running attempt if it is `fenced`."""
         with self.volume.inodes_lock:
             self.close()
-        claimed = unsettled or self.claim()
-        if not unsettled:
-            created = self.new is None and any(inode.undone()["created"] for inode in self.files)
-            done = claimed and done and not created  # the store may have lost a name that was not committed
-        if fenced:
-            with self.volume.inodes_lock:
-                for inode in (*self.files, *self.beneath):
-                    inode.naming = None
-            with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices
-                pass
-        if done:
-            self.publish()
-        elif claimed:
-            self._keep_names()
+            for inode in (*self.files, *self.beneath) if fenced else ():
+                inode.naming = None
+        with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices
+            pass
 
 
 class Unsettled:
@@ -721,9 +732,10 @@ def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], Non
         with lifetimes.using([source] if source is not None else []):  # its file stays open, and follows
             with change.volume.engine.name_sync:
                 _attempt(change, tries, backend, call, replace)
+            gone = change.has_lost_last_name()
             with change.publishing:  # a reconnect waits for its end
                 if claimed := change.claim():
-                    change.publish()
+                    change.publish(gone)
             if claimed:
                 change.release_names()  # the name is fixed: another version under it is another writer's
                 if source is not None and source.owed.owes(FOLLOWING):

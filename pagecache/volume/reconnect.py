@@ -263,7 +263,7 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool, alive: Callabl
         running = {inode.naming: None for inode in cached if inode.naming is not None}
         changes = dict.fromkeys((*running, *volume.unsettled.values()))
     for change in changes:
-        call = partial(change.settle_aborted, backend, fenced)
+        call = partial(change.settle_aborted, backend, fenced, alive)
         job = Job(call, what="stat", key=change.src)
         _wait(volume.engine.runner.submit(NAMES, job), alive)
         if change in running:

@@ -170,7 +170,7 @@ def test_a_missing_source_proves_no_rename(
 
 
 @pytest.mark.parametrize("done", [False, True])
-@pytest.mark.parametrize("name", ["known", "unknown", "a link", "an older one"])
+@pytest.mark.parametrize("name", ["known", "unknown", "unknown, beside another rename", "a link", "an older one"])
 def test_bytes_below_a_directory_are_kept_when_a_kill_meets_its_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, name: str, done: bool
 ) -> None:
@@ -178,14 +178,25 @@ def test_bytes_below_a_directory_are_kept_when_a_kill_meets_its_rename(
     store, rename = tmp_path / "store", DirectoryBackend.rename
     first = {"a link": "out/k", "an older one": "folder/older"}.get(name, "folder/k")
 
-    def killed(*arguments: Any, **options: Any) -> None:
-        if done:
-            rename(*arguments, **options)
-        copy_tier(tmp_path / "first", tmp_path / "kill")
-        raise PermissionError
+    def killed(backend: Any, src: str, *arguments: Any, **options: Any) -> None:
+        if done or src != "folder":
+            rename(backend, src, *arguments, **options)
+        if src == "folder":
+            if name == "unknown, beside another rename":
+                Task(another, volumes.pop()).result()
+            copy_tier(tmp_path / "first", tmp_path / "kill")
+            raise PermissionError
+
+    def another(volume: Volume) -> None:
+        volume.rename("third", "fourth")
+        with volume.open("new", "x+b") as new:
+            new.fsync()
+
+    volumes: list[Volume] = []
 
     def renamed(file: CachedFile) -> None:
         volume = file.volume
+        volumes.append(volume)
         (store / "folder").mkdir(exist_ok=True)
         for other in ("other", "third"):
             (store / other).mkdir()

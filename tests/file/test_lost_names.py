@@ -711,6 +711,58 @@ def test_a_reconnect_goes_on_once_a_rename_that_was_answered_is_published(
     assert (fresh.committed(KEY), fresh.committed("new")) == (None, b"dirty" + DATA[5:])
 
 
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_look_of_a_reconnect_that_was_given_up_changes_no_names(make: Make, *, fenced: bool, whole: bool) -> None:
+    """It answers after the next reconnect, and after later calls for these names. [2.17, 2.20]"""
+    store, file = opened(make, commit_on_close=whole)
+    volume = store.volume
+    store.fails("rename answer", LOST, OSError, volume.rename, KEY, "new", match="no answer")
+    volume.abort()
+    second = store.backend.successor(lose=False)
+    silent, first = at_gate(second.gate("stat answer", "new"), volume.reconnect, second, fenced=fenced)
+    volume.abort()
+    raises(ShutdownError, first.result)
+    volume.reconnect(third := store.backend.successor(lose=False), fenced=fenced)  # it settles the rename
+    file.fsync()
+    volume.rename("new", "third")
+    other = volume.open("new", "xb")
+    other.pwrite(OTHER, 0)
+    file.pwrite(b"later", 0)
+    silent.open()
+    eventually(lambda: volume.engine.runner.naming() == 0)
+    for each in (other, file):
+        each.fsync()
+    other.close()
+    assert (third.committed("new"), third.committed("third")) == (OTHER, b"later" + DATA[5:])
+
+
+@pytest.mark.parametrize("first", ["rename", "look"])
+def test_a_rename_that_returns_beside_the_look_of_a_reconnect_that_was_given_up_is_caught_up_with(
+    make: Make, first: str
+) -> None:
+    """By the next reconnect, whose backend answers. [2.17, 2.20]"""
+    store, file = opened(make)
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
+    store.volume.abort()
+    raises(ShutdownError, renaming.result)
+    second = store.backend.successor(lose=False)
+    silent, reconnecting = at_gate(second.gate("stat", times=9), store.volume.reconnect, second, fenced=True)
+    if first == "rename":
+        gate.open()
+        eventually(lambda: file._inode.naming is None or not file._inode.naming.pending)
+    store.volume.abort()
+    raises(ShutdownError, reconnecting.result)
+    store.volume.reconnect(third := store.backend.successor(lose=False))
+    if first == "look":
+        silent.open()
+        eventually(lambda: store.volume.engine.runner.naming() < 2)
+        gate.open()
+    file.fsync()
+    assert (third.committed(KEY), third.committed("new")) == (None, b"dirty" + DATA[5:])
+    silent.open()
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_rename_that_its_caller_leaves_is_open_before_its_names_are_free_and_not_after(
     make: Make, monkeypatch: Patch, interrupted: bool

@@ -22,6 +22,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
+from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, Key, ObjectBackend, RecordingBackend
 from .rig import FAST, KEY, ONCE, PAGE, Make, Task, at_gate, beside, cut_off, eventually, held, overlay, pattern, raises
@@ -474,6 +475,67 @@ def test_a_link_without_a_known_name_follows_its_directory_beside_a_reconnect(
         assert not volume.failed()
     assert (tmp_path / "moved" / "file").read_bytes() == overlay(OLD, PAGE, MINE)
     assert not (tmp_path / "out" / "link").exists()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_reconnect_beside_a_rename_whose_replaced_file_cannot_be_asked_goes_on_by_the_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fenced: bool
+) -> None:
+    """Its status hangs, after the rename was answered. [2.20, 2.22]"""
+    (tmp_path / "a").write_bytes(OLD)
+    (tmp_path / "b").write_bytes(OTHER)
+    backend = DirectoryBackend(tmp_path, prompt=False)
+    with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+b") as file, file.volume.open("b"):
+        volume = file.volume
+        file.pwrite(MINE, PAGE)
+        gate = cut_off(volume, held(monkeypatch, Inode, "stat_open"), volume.rename, "a", "b")
+        volume.reconnect(DirectoryBackend(tmp_path, prompt=False), fenced=fenced)
+        if fenced:
+            file.fsync()
+        gate.open()
+        eventually(lambda: "a" not in volume.busy and file._inode.naming is None)
+        file.fsync()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": overlay(OLD, PAGE, MINE)}
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_two_files_that_had_one_last_name_follow_the_renames_of_their_directories(tmp_path: Path, first: str) -> None:
+    """Another program has moved the directory of one of them. [2.20, 2.22]"""
+    for name in ("a", "b", "p", "r"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "f").write_bytes(OLD)
+    (tmp_path / "b" / "f").write_bytes(OTHER)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(DirectoryBackend(tmp_path, prompt=False))
+        for name in (first, "b"):
+            volume.open(f"{name}/f").close()
+        with volume.open("a/f", "r+b") as file:
+            file.pwrite(MINE, PAGE)
+            volume.rename("p", "q")  # no name is known since
+            (tmp_path / "b").rename(tmp_path / "old")
+            volume.rename("a", "b")
+            volume.rename("r", "s")
+            volume.rename("b", "c")
+            volume.reconnect(DirectoryBackend(tmp_path, prompt=False))
+            file.fsync()
+    assert (tmp_path / "c" / "f").read_bytes() == overlay(OLD, PAGE, MINE)
+    assert (tmp_path / "old" / "f").read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_a_file_below_a_name_follows_its_rename_behind_a_reconnect(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "folder").mkdir()
+    if kind == "link":
+        (tmp_path / "folder").rename(tmp_path / "real")
+        (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "folder" / "file").write_bytes(OLD)
+    backend = DirectoryBackend(tmp_path, prompt=False)
+    with PageCache("1MiB") as cache, cache.attach(backend).open("folder/file", "r+b") as file:
+        file.pwrite(MINE, PAGE)
+        file.volume.rename("folder", "moved")
+        file.volume.reconnect(DirectoryBackend(tmp_path, prompt=False))
+        file.fsync()
+    assert (tmp_path / "moved" / "file").read_bytes() == overlay(OLD, PAGE, MINE)
 
 
 def test_a_removed_file_whose_call_returns_after_a_reconnect_is_like_any_removed_one(make: Make) -> None:
