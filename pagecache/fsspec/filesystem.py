@@ -545,7 +545,7 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     def end_transaction(self) -> None:
         """End the transaction that was begun last."""
-        self._transaction.complete()
+        self._transaction.__exit__(None, None, None)  # it ends, whatever interrupts that
 
     # -- bytes
 

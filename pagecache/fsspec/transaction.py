@@ -23,7 +23,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from weakref import ReferenceType, ref
 
 from fsspec.transaction import Transaction
@@ -95,6 +95,16 @@ class Deferral(Transaction):
             self._begun.append({})
             self.fs._intrans = True
 
+    def __enter__(self) -> Self:
+        depth = len(self._begun)
+        try:
+            self.start()
+            return self
+        except BaseException:  # an interrupt: the body is not entered
+            if len(self._begun) > depth:
+                self.complete(commit=False)
+            raise
+
     def add(self, file: DeferredFile) -> bool:
         """Make a file a part of the innermost transaction; False: all have ended."""
         with self.lock:
@@ -118,14 +128,14 @@ class Deferral(Transaction):
         """
         files: list[DeferredFile] = []
         try:
-            with self.lock:
+            with self.lock:  # an interrupt strikes after a call: there is none before it has ended
                 begun = self._begun[-1] if self._begun else {}
-                files = list(begun)
+                files = [*begun]
                 del self._begun[-1:]
+                self.fs._intrans = self._begun != []
                 if commit and self._begun:
-                    self._begun[-1].update(begun)
+                    self._begun[-1] |= begun
                     files = []
-                self.fs._intrans = bool(self._begun)
                 for file in files:
                     file.left = commit and not (file.closed or file.is_ours())
                 files = [file for file in files if not file.left]
@@ -137,7 +147,12 @@ class Deferral(Transaction):
                 file.discard()
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        self.complete(commit=t is None)
+        begun = self._begun[-1] if self._begun else None
+        try:
+            self.complete(commit=t is None)
+        finally:
+            if self._begun and self._begun[-1] is begun:  # an interrupt struck before it had ended
+                self.complete(commit=False)
 
 
 class DeferredFile(io.FileIO):

@@ -556,23 +556,34 @@ def test_a_file_that_is_dropped_in_a_transaction_is_stored_at_its_end(
 def test_an_interrupted_end_of_a_transaction_publishes_no_part_of_a_file(
     fs: PageCacheFileSystem, below: Any, root: str, *, commit: bool
 ) -> None:
-    """Ctrl-C at each place of it, and then the files are closed. An end that discards publishes nothing."""
-    path = f"{root}/file"
+    """Ctrl-C at each place of it, and then the files are closed. An end that discards publishes nothing. It ends, so
+    that a later file is stored, unless Ctrl-C strikes before the first line of it.
+    """
+    path, later = f"{root}/file", f"{root}/later"
 
     def within(frame: FrameType) -> bool:
         return frame.f_code.co_filename == transaction.__file__
 
+    def end() -> None:
+        with contextlib.nullcontext() if commit else pytest.raises(OverflowError), fs.transaction:
+            file.append(fs.open(path, "w"))
+            file[0].write("whole")
+            if not commit:
+                raise OverflowError
+
     for nth in itertools.count(1):
         below.pipe_file(path, b"old")
-        fs.start_transaction()
-        file = fs.open(path, "w")
-        file.write("whole")
-        place = interrupted_at(nth, lambda: fs.transaction.complete(commit), within)
+        file: list[Any] = []
+        place = interrupted_at(nth, end, within)
         with contextlib.suppress(ValueError):
-            file.close()
+            for one in file:
+                one.close()
         assert below.cat_file(path) in ((b"old", b"whole") if commit else (b"old",)), place
-        while fs._intrans:
+        if place.endswith("in Deferral.__exit__, call"):
             fs.transaction.complete(commit=False)
+        assert not fs._intrans, place
+        fs.pipe_file(later, b"%d" % nth)
+        assert below.cat_file(later) == b"%d" % nth, place
         if not place:
             break
     assert nth > 5
