@@ -414,6 +414,27 @@ def test_a_commit_that_lands_while_another_one_is_looked_at_is_recognised(
     assert place.content("key") == get(file, 0, 20) == b"two moreent"
 
 
+@pytest.mark.parametrize("look", ["commit", "rollback", "recognises"])
+def test_an_object_that_is_removed_while_it_is_looked_at_is_no_commit(
+    place: Place, monkeypatch: Patch, look: str
+) -> None:
+    """Between the look at its version and that at its bytes. [2.19]"""
+    if isinstance(place, S3Place):
+        pytest.skip("the look has the mark")
+    place.put("key", b"old content")
+    file = place.written(b"one")
+    sent_late(place, file, monkeypatch)()
+    other = place.backend.open("key")
+    beside(monkeypatch, FsspecObject, "_mark_of", partial(place.take_away, "key"))
+    if look == "commit":
+        assert raises(OSError, file.commit).errno == errno.ESTALE
+    elif look == "rollback":
+        file.rollback()
+    else:
+        assert not other.recognises(file.unanswered)
+    assert place.content("key") is None
+
+
 def test_a_commit_of_unknown_result_beside_a_client_that_always_writes_is_a_conflict(
     place: Place, monkeypatch: Patch
 ) -> None:

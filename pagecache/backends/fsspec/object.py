@@ -202,6 +202,8 @@ class FsspecObject(SpooledFile[ObjectStat]):
             while at < stored.size and (done := reader.read(at, [room[: stored.size - at]])):
                 total.update(room[:done])
                 at += done
+        except FileNotFoundError:
+            return None  # it was removed meanwhile
         finally:
             reader.close()
         return (at, total.digest()) if self._store.same(self._calls.found(self.name), stored) else None
