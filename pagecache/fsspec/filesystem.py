@@ -711,6 +711,7 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     def sync(self, timeout: float | None = None) -> None:
         """Wait until everything written through this file system is committed; see `Volume.sync`."""
+        self._transaction.settle()
         volume = self._wanted.open_volume()
         if volume is not None:
             volume.sync(timeout)
@@ -724,6 +725,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         Raises:
             UnsavedDataError: not everything could be saved; nothing is lost, and the file system stays usable.
         """
+        self._transaction.settle()
         return self._wanted.close(timeout, on_failed)
 
 
