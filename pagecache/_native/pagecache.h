@@ -286,7 +286,8 @@ void pc_read_anew(struct pc_inode *i);
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need);
 void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
-size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size);
+void pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, bool cut_size);
+size_t pc_discarded(struct pc_inode *i, uint64_t *ranges, size_t n);
 
 void pc_base_requested(struct pc_inode *i);
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);

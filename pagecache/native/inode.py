@@ -507,12 +507,9 @@ class NativeInode:
         lib.pc_punch(self._i, pos, end, uncommitted)
 
     def discard(self, pos: int = 0, end: int = END, cut_size: bool = True) -> list[tuple[int, int]]:
-        usage = self.usage()
-        # A folio has eight extents besides its blocks; what the spool has may be in none.
-        room = 64 + 9 * usage["folios"] + usage["local"] // 4096 + len(self.local_ranges())
-        pairs = ffi.new("uint64_t[]", room * 2)
-        found = min(room, int(lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
-        return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
+        """Give local bytes up, and return all that were since the last list."""
+        lib.pc_discard(self._i, pos, end, cut_size)
+        return ranges(lib.pc_discarded, self._i)
 
     base_requested = _call("base_requested")
     """Announce a read of the size that `rebase` takes."""

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import errno
 import gc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pagecache import DataLossError, FailedRange, LostRange, WritebackError
 from pagecache.native import STAMP_MAX, SYNC_FAILED, NativeInode
+from pagecache.native import inode as native_inode
+from pagecache.native.extension import lib
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, SAVES, Log, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, SAVES, Log, Make, Patch, Rig, Task, at_gate, beside, eventually, pattern, raises
 
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
@@ -89,6 +92,22 @@ def test_discard_answers_what_was_lost(dirty: Rig) -> None:
     assert dirty.volume.discard(KEY) == []  # all is clean
     dirty.handles[0].fsync()
     assert dirty.synced() == b""
+
+
+def test_discard_lists_a_burst_of_writes_beside_it(dirty: Rig, monkeypatch: Patch) -> None:
+    """All bytes that it gives up are on its list, however many ranges come after its begin. [2.18, E12]"""
+    (file,), pages = dirty.handles, range(8, 1000, 2)
+    library = SimpleNamespace(**{name: getattr(lib, name) for name in dir(lib)})
+
+    def burst() -> None:
+        for page in pages:
+            file.pwrite(bytes(PAGE), page * PAGE)
+
+    beside(monkeypatch, library, "pc_discard", lambda: Task(burst).result())
+    monkeypatch.setattr(native_inode, "lib", library)
+    lost = [(item.offset, item.length) for item in dirty.volume.discard(KEY)]
+    assert lost == [(0, len(DATA)), *((page * PAGE, PAGE) for page in pages)]
+    assert dirty.volume.discard(KEY) == []
 
 
 def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:

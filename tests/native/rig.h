@@ -651,7 +651,8 @@ static MAYBE size_t file_discard(struct file *f, u64 pos, u64 end, u64 *ranges, 
 {
 	take_token(f);
 	EQUAL(pc_views_cut(f->inode, pos, end, true), 0);
-	size_t used = pc_discard(f->inode, pos, end, ranges, n, true);
+	pc_discard(f->inode, pos, end, true);
+	size_t used = pc_discarded(f->inode, ranges, n);
 	pc_token_release(f->inode);
 	return used;
 }

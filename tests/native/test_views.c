@@ -165,7 +165,8 @@ TEST(check_a_view_comes_while_a_part_is_discarded)
 	EQUAL(pc_views_cut(file->inode, PAGE, 3 * PAGE, true), 0);
 	struct pc_pin p = pin(PAGE, 100);
 	u64 ranges[8];
-	RANGES(ranges, pc_discard(file->inode, PAGE, 3 * PAGE, ranges, 4, true), 2 * PAGE, 3 * PAGE);
+	pc_discard(file->inode, PAGE, 3 * PAGE, true);
+	RANGES(ranges, pc_discarded(file->inode, ranges, 4), 2 * PAGE, 3 * PAGE);
 	pc_token_release(file->inode);
 	SOUND(&rig);
 	CHECK(!pc_pin_detached(rig.cache, &p));

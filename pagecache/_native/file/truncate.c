@@ -220,17 +220,23 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 	pc_section_end(i);
 }
 
-/* Add the valid bytes of [from, to) of a folio to the list, after the staged bytes before them. */
-static void list_valid(const struct pc_inode *i, const struct pc_folio *f, u64 from, u64 to, struct pc_ranges *out,
-		       u64 *staged)
+/* Put [pos, end) on the list. Without memory for one more range, the bytes up to the first one, or since it, join it. */
+static void list_lost(struct pc_inode *i, u64 pos, u64 end)
 {
-	const struct pc_cache *c = i->cache;
-	u64 start = pc_folio_pos(c, f);
+	struct pc_range first;
+	bool added = pos >= end || pc_map_add(i->cache, &i->lost, pos, end, UINT32_MAX);
+	if (!added && pc_map_next(&i->lost, 0, &first))
+		added = pc_map_add(i->cache, &i->lost, pc_min(first.pos, pos), pc_max(first.end, end), UINT32_MAX);
+	PC_ASSERT(added); /* without a few KiB for the first range the process is at its end */
+}
+
+/* Put the valid bytes of [from, to) of a folio on the list. */
+static void list_valid(struct pc_inode *i, const struct pc_folio *f, u64 from, u64 to)
+{
+	u64 start = pc_folio_pos(i->cache, f);
 	u32 at = (u32)(from - start);
-	for (u32 end; from < to && pc_valid_run(c, f, &at, (u32)(to - start), &end); at = end) {
-		pc_ranges_staged(i, out, staged, start + at, false);
-		pc_ranges_add(out, start + at, start + end);
-	}
+	for (u32 end; from < to && pc_valid_run(i->cache, f, &at, (u32)(to - start), &end); at = end)
+		list_lost(i, start + at, start + end);
 }
 
 /* Record that [pos, end) is given up and may be on the backend, uncommitted: the next commit may or may not store it.
@@ -241,14 +247,13 @@ static void note_given_up(struct pc_inode *i, u64 pos, u64 end)
 	pc_undone_merge(&i->undone, &(struct pc_undone){.lowest = UINT64_MAX, .gone_pos = pos, .gone_end = end});
 }
 
-/* [E12] Give up L and S of [pos, end), to whole blocks; @ranges receives (offset, length) pairs of lost bytes.
- * @cut_size: reduce the size if a local tail goes. Context: token. Return: number of pairs, which may exceed n. */
-size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size)
+/* [E12] Give up L and S of [pos, end), to whole blocks, for the list of pc_discarded(). @cut_size: reduce the size if a local
+ * tail goes. Context: token. */
+void pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, bool cut_size)
 {
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1, tail = 0;
-	struct pc_ranges out = {.out = ranges, .n = n};
-	u64 staged = pos & ~(u64)(c->page_size - 1), staged_end = last >> c->page_shift << c->page_shift;
+	u64 staged_end = last >> c->page_shift << c->page_shift;
 	pc_inode_leaf_lock(i);
 	u64 size;
 	bool locked;
@@ -265,7 +270,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			/* A view that pc_views_cut did not cut: its stores are later writes. */
 			if (to <= pos || from >= end || pc_set_count(c, f, PC_P, b, b + 1))
 				continue;
-			list_valid(i, f, from, pc_min(to, size), &out, &staged);
+			list_valid(i, f, from, pc_min(to, size));
 			if (pc_may_be_stored(i, from, to)) {
 				note_given_up(i, from, to);
 				cover(i, f);
@@ -283,12 +288,11 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	}
 	u64 remote = atomic_load(&i->remote_size); /* both are read now: they may have grown since the last folio */
 	size = atomic_load(&i->size);
-	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size), false);
-	pc_ranges_flush(&out);
 	struct pc_range kept;
 	for (u64 from = pos & ~(u64)(c->page_size - 1);
 	     pc_map_next(&i->staged.map, from, &kept) && kept.pos < staged_end;) {
 		note_given_up(i, pc_max(kept.pos, from), pc_min(kept.end, staged_end));
+		list_lost(i, pc_max(kept.pos, from), pc_min(pc_min(kept.end, staged_end), size));
 		cut_staged(i, from, pc_min(kept.end, staged_end));
 	}
 	pc_invalidate_folios(i, pos, end); /* also what a read has brought back from S beside the walk */
@@ -299,6 +303,21 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 		pc_set_size(i, pc_min(size, pc_max(remote, tail)));
 	}
 	pc_section_end(i);
+}
+
+/* Take the (offset, length) pairs of all bytes given up since the last list. Context: token. Return: how many there are; more than
+ * n: they stay. */
+size_t pc_discarded(struct pc_inode *i, uint64_t *ranges, size_t n)
+{
+	struct pc_ranges out = {.out = ranges, .n = n};
+	struct pc_range r;
+	pc_inode_leaf_lock(i);
+	for (u64 at = 0; pc_map_next(&i->lost, at, &r); at = r.end)
+		pc_ranges_add(&out, r.pos, r.end);
+	pc_ranges_flush(&out);
+	if (out.used <= n)
+		pc_map_clear(i->cache, &i->lost);
+	pc_inode_leaf_unlock(i);
 	return out.used;
 }
 
@@ -316,7 +335,7 @@ int pc_inode_end(struct pc_inode *i)
 	if (used)
 		return -EBUSY;
 	if (give_up) {
-		pc_discard(i, 0, UINT64_MAX, NULL, 0, true);
+		pc_discard(i, 0, UINT64_MAX, true);
 		pc_inode_forget(i, PC_FORGET_ALL);
 		pc_inode_leaf_lock(i);
 		pc_token_pass_on(i);

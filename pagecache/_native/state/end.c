@@ -79,6 +79,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	if (busy)
 		return -EBUSY;
 	pc_direct_clear(i);
+	pc_map_clear(c, &i->lost);
 	pc_unlogged_cut(i, 0, UINT64_MAX);
 	if (!gone)
 		leave_table(i);
@@ -131,6 +132,7 @@ void pc_cache_destroy(struct pc_cache *c)
 			pc_written_clear(c->inodes[k]);
 			pc_map_clear(c, &c->inodes[k]->beside_unwritten);
 			pc_direct_clear(c->inodes[k]);
+			pc_map_clear(c, &c->inodes[k]->lost);
 			pc_map_clear(c, &c->inodes[k]->unlogged);
 			pc_map_clear(c, &c->inodes[k]->borrowed);
 		}

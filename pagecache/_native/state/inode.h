@@ -86,6 +86,7 @@ struct pc_inode {
 	struct pc_inval inval_ring[PC_INVAL_RING];
 	u64 stamp_m, stamp_m_moved;
 	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
+	struct pc_rangemap lost; /* by discards, and not listed yet */
 	struct pc_direct direct; /* direct writes since the last commit */
 	u32 nr_direct; /* the direct-I/O count: direct writes that run */
 	u32 nr_direct_left; /* of these, whose caller has gone */

@@ -178,13 +178,13 @@ static void act_discard(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
 	struct file *f = world.files[file];
-	u64 at, n, ranges[2 * 32];
+	u64 at, n;
 	range(self, &at, &n);
 	take_token(f);
 	if (pc_views_cut(f->inode, at * CELL, (at + n) * CELL, true) == 0) {
 		u64 first = at * CELL / PAGE * (PAGE / CELL);
 		set_all(c->lost, first, CELLS, LOSING); /* discarding a local end takes the size along */
-		pc_discard(f->inode, at * CELL, (at + n) * CELL, ranges, 32, true);
+		pc_discard(f->inode, at * CELL, (at + n) * CELL, true);
 		set_all(c->lost, first, CELLS, c->version);
 	}
 	pc_token_release(f->inode);
