@@ -253,9 +253,16 @@ void pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, bool cut_size)
 {
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1, tail = 0;
-	u64 staged_end = last >> c->page_shift << c->page_shift;
+	u64 first = index << c->page_shift, staged_end = last >> c->page_shift << c->page_shift;
 	pc_inode_leaf_lock(i);
-	u64 size;
+	u64 size = atomic_load(&i->size);
+	struct pc_range kept;
+	for (u64 from = first; pc_map_next(&i->staged.map, from, &kept) && kept.pos < staged_end; from = kept.end) {
+		note_given_up(i, pc_max(kept.pos, first), pc_min(kept.end, staged_end));
+		list_lost(i, pc_max(kept.pos, first), pc_min(pc_min(kept.end, staged_end), size));
+	}
+	cut_staged(i, first, staged_end);
+	pc_invalidate_folios(i, pos, end); /* a write beside the walk would keep what a page has of S */
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last >> c->page_shift, &locked));) {
 		size = atomic_load(&i->size); /* the leaf lock was released: the file may have grown */
@@ -288,14 +295,6 @@ void pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, bool cut_size)
 	}
 	u64 remote = atomic_load(&i->remote_size); /* both are read now: they may have grown since the last folio */
 	size = atomic_load(&i->size);
-	struct pc_range kept;
-	for (u64 from = pos & ~(u64)(c->page_size - 1);
-	     pc_map_next(&i->staged.map, from, &kept) && kept.pos < staged_end;) {
-		note_given_up(i, pc_max(kept.pos, from), pc_min(kept.end, staged_end));
-		list_lost(i, pc_max(kept.pos, from), pc_min(pc_min(kept.end, staged_end), size));
-		cut_staged(i, from, pc_min(kept.end, staged_end));
-	}
-	pc_invalidate_folios(i, pos, end); /* also what a read has brought back from S beside the walk */
 	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
 		index = 0;
 		for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
