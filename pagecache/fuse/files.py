@@ -93,7 +93,7 @@ class OpenFile:
             return self.file.pwrite(data, offset)
 
     def write_now(self, data: Any, offset: int) -> int | None:
-        """Write without waiting; None: the call would have to wait or to report a failure, and nothing was done."""
+        """Write without waiting; None: the call would have to wait or to report a failure, and not all was done."""
         if self._has_to_report():
             return None
         with self.changing():

@@ -358,8 +358,8 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 	return (int64_t)done;
 }
 
-/* Write all of [pos, pos + len), or nothing, without a wait. @reserve: other threads may write beside the copy, so dirty
- * budget is reserved first. @closed: the handle's byte, which becomes nonzero when it is unusable. */
+/* pc_write_whole() without a wait. @reserve: other threads may write beside the copy, so dirty budget is reserved first. @closed:
+ * the handle's byte, which becomes nonzero when it is unusable. Return: whether all was written. */
 bool pc_write_try(struct pc_inode *i, u64 pos, const void *from, u64 len, bool reserve, const u8 *closed)
 {
 	struct pc_need need;

@@ -388,7 +388,8 @@ static PyMethodDef methods[] = {
 	{"pwritev", (PyCFunction)(void (*)(void))handle_pwritev, METH_FASTCALL,
 	 "pwritev($self, buffers, offset, /)\n--\n\nWrite several buffers, one after another."},
 	{"try_pwrite", (PyCFunction)(void (*)(void))handle_try_pwrite, METH_FASTCALL,
-	 "try_pwrite($self, data, offset, /)\n--\n\nLike pwrite, or None if it would wait or call the backend."},
+	 "try_pwrite($self, data, offset, /)\n--\n\nLike pwrite, or None if it would wait or call the backend. A first "
+	 "part may be written then if memory runs out or storage changes meanwhile."},
 	{"append", (PyCFunction)(void (*)(void))handle_append, METH_VARARGS | METH_KEYWORDS,
 	 "append($self, data)\n--\n\nWrite atomically at the end; returns the offset."},
 	{"read", (PyCFunction)(void (*)(void))handle_read, METH_FASTCALL,

@@ -237,7 +237,7 @@ static int check_try(struct handle *h, u64 pos, u64 len)
 	return pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");
 }
 
-/* Return: len; None: nothing was written; NULL. */
+/* Return: len; None: not all was written; NULL. */
 PyObject *pc_try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
 	if (PC_UNLIKELY(len && check_try(h, pos, len)))
