@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, Event, RetryPolicy, WritebackError
+from pagecache import DataLossError, Event, RetryPolicy, ShutdownError, WritebackError
 from pagecache.engine import failures
+from pagecache.engine.commit import overdue
 from pagecache.engine.failures import Failure, Failures
 from pagecache.engine.file import EngineFile
+from pagecache.engine.io.barrier import FileSync
 from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, WRITEBACK, NativeInode
 
-from ..stores import failing_commit, short
+from ..stores import RecordingBackend, failing_commit, short
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, beside, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, beside, eventually, held, pattern, raises
 from .test_interrupts import interrupted_at
 
 OLD, NEW = pattern(8 * PAGE), pattern(8 * PAGE, seed=1)
@@ -77,6 +79,26 @@ def test_a_commit_that_fails_for_good_leaves_waiting_bytes_their_retry(make: Mak
 def store_the_first_page(rig: Rig) -> None:
     rig.backend.fault("write_from", short(PAGE))
     rig.fails("write_from", FULL, WritebackError, rig.handles[0].fsync)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_reconnect_makes_up_the_save_of_a_sync_that_an_abort_has_ended(
+    make: Make, monkeypatch: Patch, planned: bool
+) -> None:
+    """The kept error of the sync keeps the sync, too. A signal handler comes before or after it has `planned` the next
+    commit. [2.14, 2.22]
+    """
+    rig = make({KEY: OLD}, retry=RetryPolicy(attempts=5, first_delay=3600.0, max_delay=3600.0))
+    rig.dirtied(NEW, 0)
+    rig.backend.fault("commit", failing_commit(PASSING))
+    fresh: list[RecordingBackend] = []
+    due = held(monkeypatch, overdue, "due")
+    beside(monkeypatch, FileSync, "_pause", lambda: fresh.append(rig.reconnect()), after=planned)
+    with rig.volume.engine._advancing:  # not the flusher advances it
+        error = raises(ShutdownError, rig.volume.sync, 20)
+    due.open()
+    eventually(lambda: fresh[0].committed(KEY) == NEW)
+    assert error.__traceback__ is not None
 
 
 # What ends the failure of some pages, and the pages that have failed still.

@@ -81,6 +81,7 @@ class Commits:
         """Forget failures of an earlier backend. A save that is overdue stays so, and is tried at once."""
         if self.failed:
             self.error, self.attempts, self.round, self.not_before = None, 0, 0, 0.0
+            self.callers.clear()  # they have ended: who has their error may keep them
         if self.failing_since is not None:
             self.next_try = 0.0
 

@@ -200,11 +200,14 @@ class FileSync:
         return self._version is None or self._version.finished()
 
     def _pause(self, until: float) -> None:
-        """Make the next commit at this time; 0.0: at any time."""
+        """Make the next commit at this time; 0.0: at any time. After an abort there is none: a reconnect may have
+        forgotten the callers.
+        """
         self.not_before = until
-        with self.file.lock:
-            callers = self.file.commits.callers
-            (callers.add if until else callers.discard)(self)
+        file, volume = self.file, self.file.volume
+        with file.lock:
+            lives = not volume.aborted and volume.reconnects == self._began  # in this order
+            (file.commits.callers.add if until and lives else file.commits.callers.discard)(self)
 
     def _report(self) -> None:
         """Raise the error of the failed bytes, unless a later attempt has succeeded, or they are about to go."""
