@@ -7,8 +7,11 @@ import errno
 import math
 import os
 import random
+import signal
+import threading
 import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from pagecache.native import LOCK, TOKEN
 from tests.disk.test_durability import World, clean
 from tests.file.rig import Task, at_gate, beside, eventually, held, overlay, quiet, raises, side_by_side
 from tests.file.test_interrupts import interrupted_at
+from tests.file.test_prompt import handled
 from tests.stores import ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D1", "D3", "D6")
@@ -661,6 +665,41 @@ def test_an_interrupt_anywhere_in_a_spill_loses_nothing(world: Spilling) -> None
             file.fsync(durability="backend", timeout=30)
             assert (world.saved() or b"")[1000:11000] == data
     assert number > 30
+
+
+@pytest.mark.parametrize("verb", ["append", "zero_range"])
+@pytest.mark.parametrize("call", ["fsync", "discard"])
+def test_a_signal_handler_in_the_spill_of_a_writer_with_the_lock_ends(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch, verb: str, call: str
+) -> None:
+    """It runs after a part of the spill, and finds no lock of it. [2.25]"""
+    file, genuine, sent = world.volume.open("k", "r+b"), Spool.write_all, threading.Event()
+    calls: dict[str, Callable[[], object]] = {
+        "fsync": partial(file.fsync, durability="backend", timeout=20),
+        "discard": partial(world.volume.discard, "k"),
+    }
+    ran: list[str] = []
+    file.truncate(20 * 300_000)
+
+    def write_all(spool: Spool, offset: int, buffers: Any) -> None:
+        genuine(spool, offset, buffers)
+        if threading.current_thread() is threading.main_thread() and not sent.is_set():
+            sent.set()
+            signal.raise_signal(signal.SIGUSR1)
+
+    def handler(*_: object) -> None:
+        assert not file._inode.staging._lock.locked(), "the call would hang"
+        calls[call]()
+        ran.append(call)
+
+    monkeypatch.setattr(Spool, "write_all", write_all)
+    with handled(signal.SIGUSR1, handler):
+        for k in range(20):
+            file.append(bytes(300_000)) if verb == "append" else file.zero_range(k * 300_000, 300_000)
+    assert ran == [call]
+    if call == "discard":
+        raises(DataLossError, file.fsync)
+    file.close()
 
 
 def test_bytes_of_writable_views_stay(world: Spilling) -> None:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from ...native import LOCK
+from ...native import LOCK, uninterrupted
 from ..report.notices import cause
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class Spills:
 
     def _of(self, file: EngineFile, most: int, *, locked: bool) -> int:
         done: list[int] = []
-        if locked:
-            done.append(self._spill(file, most))
+        if locked:  # a signal handler would not count as inside an operation, and could wait for this thread
+            done.append(uninterrupted(partial(self._spill, file, min(most, PIECE))))
         else:
             file.run_if_free(LOCK, "holding", lambda: done.append(self._spill(file, most)))
         return sum(done)
