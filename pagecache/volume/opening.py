@@ -632,32 +632,36 @@ def free_descriptors(volume: Volume, tries: Attempts) -> bool:
     """Close idle files of the backend, when out of file descriptors; return whether there were any. Those with unsaved
     bytes are saved only if there are no others: a commit may need descriptors.
     """
+    return _close_idle(volume, tries) or _close_saved(volume, tries)
 
-    def close() -> None:
+
+def _close_idle(volume: Volume, tries: Attempts) -> bool:
+    """Close idle files; return whether there were any. One call takes and closes them: nothing comes between."""
+
+    def close() -> bool:
+        taken = volume.engine.take_idle(0, turn=None)
         for backend_file in taken:
             with contextlib.suppress(Exception):  # it is not about the file that is opened
                 close_backend_file(backend_file)
+        return bool(taken)
 
-    taken = volume.engine.take_idle(0, turn=None) or _take_saved(volume, tries)
-    if taken:
-        tries.repeated(close, again=False)
-    return bool(taken)
+    return tries.repeated(close, what="close", again=False, whole=True)
 
 
-def _take_saved(volume: Volume, tries: Attempts) -> list[BackendFile]:
-    """Save idle files, until one can be closed or none can be saved; return those to close. The others stay unsaved."""
+def _close_saved(volume: Volume, tries: Attempts) -> bool:
+    """Save idle files, until one is closed or none can be saved; return whether one is. The others stay unsaved."""
     engine = volume.engine
     syncs = [FileSync(f) for f in engine.idle_files() if f.has_local() and not f.limits().commit_on_close]
 
-    def save() -> list[BackendFile]:
-        left, taken = syncs, engine.take_idle(0, turn=None)
-        while left and not taken:
+    def save() -> bool:
+        left, closed = syncs, _close_idle(volume, tries)
+        while left and not closed:
             tries.alive()
             left = [sync for sync in left if not _is_over(sync)]
-            taken = engine.take_idle(0, turn=None)
-            if left and not taken:
+            closed = _close_idle(volume, tries)
+            if left and not closed:
                 left[0].wait(tries.deadline)
-        return taken
+        return closed
 
     try:
         return during(Reason("a file that can be closed", engine.native, key=tries.key), save)

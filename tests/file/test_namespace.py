@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,26 @@ import pytest
 
 from pagecache import CommitError, FileStat, ObjectStat, PageCache, ShutdownError, Volume, WritebackError
 from pagecache.engine.io.barrier import FileSync
+from pagecache.engine.volume import EngineVolume
 
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, beside, held, pattern, raises, run_program, stored
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    beside,
+    eventually,
+    held,
+    pattern,
+    raises,
+    run_program,
+    stored,
+)
 
 DATA = pattern(3 * PAGE)
 
@@ -319,6 +339,21 @@ def test_an_open_without_a_descriptor_makes_nothing_in_a_store_that_a_reconnect_
         raises(ShutdownError, rig.volume.open, "new", "xb")
     assert len(earlier.seen("open", "new")) == 1
     rig.backend = later
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("how", ["an abort", "an interrupt"])
+def test_idle_files_that_an_open_takes_are_closed_though_it_ends(
+    make: Make, monkeypatch: Patch, how: str, prompt: bool
+) -> None:
+    """It is short of a descriptor. [2.20, 2.22, T-51]"""
+    rig = make({KEY: DATA, "other": DATA}, limits={"prompt": prompt})
+    left_open(rig, "other")
+    rig.backend.fault("open", OSError(errno.EMFILE, "too many open files"), key=KEY)
+    ends = rig.volume.abort if how == "an abort" else partial(signal.pthread_kill, threading.get_ident(), signal.SIGINT)
+    beside(monkeypatch, EngineVolume, "take_idle", ends, after=True)
+    raises((ShutdownError, KeyboardInterrupt), rig.open, "rb")
+    eventually(lambda: rig.backend.seen("file_close", "other"))
 
 
 def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:
