@@ -418,6 +418,7 @@ def open_backend(
     read = read and not create and not bits & os.O_TRUNC
     began, backend = volume.engine.reconnects, volume.engine.backend
     made = False
+    first: BaseException | None = None
 
     def make() -> BackendFile:
         nonlocal made
@@ -426,11 +427,13 @@ def open_backend(
         return backend_file
 
     def attempt() -> tuple[BackendFile, ObjectStat, bool]:
-        opened = None
+        nonlocal first
+        opened, tries.first = None, first  # `repeated` has forgotten it
         try:
             opened = found_or_made()
             return opened
         finally:
+            first = tries.first
             if volume.recovery is not None and (made or tries.doubtful or (opened is not None and opened[2])):
                 volume.recovery.give_up(key, by=tries)
 
@@ -455,14 +458,17 @@ def open_backend(
         close_backend_file(result[0])
 
     freed = True
-    while True:
-        try:
-            return tries.repeated(attempt, undo)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not freed:
-                raise
-            freed = free_descriptors(volume, tries)  # one more attempt in any case: others may have let go of some
-            tries.alive(began)
+    try:
+        while True:
+            try:
+                return tries.repeated(attempt, undo)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not freed:
+                    raise
+                freed = free_descriptors(volume, tries)  # one more attempt in any case: others may have let go of some
+                tries.alive(began)
+    finally:
+        first = None  # as in `repeated`
 
 
 def follow(inode: Inode, earlier: BackendFile | None) -> None:

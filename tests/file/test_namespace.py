@@ -341,6 +341,16 @@ def test_an_open_without_a_descriptor_makes_nothing_in_a_store_that_a_reconnect_
     rig.backend = later
 
 
+def test_an_exclusive_open_raises_its_first_error_also_after_one_without_a_descriptor(make: Make) -> None:
+    """Its own creation had no answer; FileExistsError would say that another program has made the object. [2.14]"""
+    rig = make({KEY: DATA, "other": DATA})
+    left_open(rig, "other")
+    rig.backend.fault("open answer", OSError(errno.ETIMEDOUT, "no answer"), key="new")
+    rig.backend.fault("open", OSError(errno.EMFILE, "too many open files"), key="new").skip = 1
+    assert raises(OSError, rig.open, "x+b", key="new").errno == errno.ETIMEDOUT
+    assert rig.backend.seen("file_close", "other")
+
+
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("how", ["an abort", "an interrupt"])
 def test_idle_files_that_an_open_takes_are_closed_though_it_ends(
