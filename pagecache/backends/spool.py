@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -137,6 +138,20 @@ class Spool:
         while done < length:
             with revoked(parts_of_buffers(buffers, done, length)) as parts:
                 done += self.write(offset + done, parts)
+
+    def take(self, other: Spool) -> None:
+        """Write what another one has, without its holes."""
+        at, size = 0, os.fstat(other.fd).st_size
+        while at < size:
+            try:
+                at = os.lseek(other.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # a hole is last
+            part = memoryview(os.pread(other.fd, min(os.lseek(other.fd, at, os.SEEK_HOLE) - at, 1 << 20), at))
+            self.write_all(at, (part,))
+            at += len(part)
 
     def zero(self, begin: int, end: int) -> None:
         """Zero the bytes of [begin, end), without space if the file system can."""

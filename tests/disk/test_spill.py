@@ -20,11 +20,12 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.spool import Spool
+from pagecache.disk.device import OS
 from pagecache.engine.commit import overlay as laying
 from pagecache.engine.commit.staging import Staging
 from pagecache.native import LOCK, TOKEN
 from tests.disk.test_durability import World, clean
-from tests.file.rig import Task, at_gate, beside, eventually, held, overlay, quiet, raises, side_by_side
+from tests.file.rig import Task, at_gate, beside, eventually, held, overlay, quiet, raises, raising, side_by_side
 from tests.file.test_interrupts import interrupted_at
 from tests.file.test_prompt import handled
 from tests.stores import ObjectBackend, RecordingBackend
@@ -521,6 +522,60 @@ def test_on_a_full_disk_clean_data_gives_way_to_a_spool_in_its_directory(
         file.fsync(durability="backend", timeout=30)
     assert world.saved() == b"a" * 8192 + OLD[8192:]
     assert world.read("big") == big
+
+
+def fill_disk(world: Spilling, monkeypatch: pytest.MonkeyPatch, error: int = errno.ENOSPC) -> None:
+    """Have the disk of the tier take no byte more, of spools and of the journal."""
+    write = Spool.write
+
+    def full(spool: Spool, *arguments: Any) -> int:
+        if os.readlink(spool.path).startswith(str(world.tier)):
+            raise OSError(error, os.strerror(error))
+        return write(spool, *arguments)
+
+    monkeypatch.setattr(Spool, "write", full)
+    for call in ("fallocate", "pwritev"):
+        monkeypatch.setattr(OS, call, raising(OSError(error, os.strerror(error))))
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("length", [2 * MIB, 16 * MIB])
+def test_a_tier_whose_disk_takes_nothing_keeps_no_byte_from_the_store(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch, length: int, error: int
+) -> None:
+    """[D5]"""
+    with world.volume.open("k", "r+b") as file:
+        fill_disk(world, monkeypatch, error)
+        data = written(file, length)
+        file.fsync(timeout=30)
+        assert file.pread(length, 0) == data
+    assert world.saved() == data
+    world.volume.detach()
+
+
+def test_bytes_in_a_spool_whose_disk_fills_up_go_to_another_one(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a request that is not acknowledged yet: CORE does not count them as staged. [D5]"""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 8192, MIB)
+        assert world.spill(file) == 8192
+        staging = file._inode.staged()
+        staging.put(staging.epoch, 0, [memoryview(b"b" * 4096)])
+        reading = held(monkeypatch, Spool, "fill")
+        world.volume.drop_clean("k")
+        gate, read = at_gate(reading, file.pread, 8192, MIB)
+        fill_disk(world, monkeypatch)
+        staging.put(staging.epoch, 3 * MIB, [memoryview(b"c" * 4096)])
+        assert read.result(opening=gate) == b"a" * 8192
+        spool = staging._spool
+        assert spool is not None
+        for at, byte in ((0, b"b"), (MIB, b"a"), (3 * MIB, b"c")):
+            spool.fill(at, [memoryview(found := bytearray(4096))])
+            assert found == byte * 4096
+        assert os.stat(spool.path).st_blocks * 512 <= 16384
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == OLD + b"a" * 8192
 
 
 def test_a_version_of_another_client_is_not_overwritten_behind_a_rename_of_spilled_bytes(world: Spilling) -> None:

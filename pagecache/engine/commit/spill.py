@@ -60,6 +60,14 @@ class Spills:
         """Return whether clean data has made room for a spool on a full disk."""
         return self._volume.spool == self._tier.described.path and self._tier.gives_way(error)
 
+    def may_leave(self, error: OSError) -> bool:
+        """Return whether a spool that the disk of the tier does not take may be elsewhere, and say so."""
+        if self._volume.spool != self._tier.described.path:
+            return False
+        what = f"the disk tier does not take it: {cause(error)}"
+        self._volume.say(logging.WARNING, "the spool", what, "it goes to the directory of temporary files")
+        return True
+
     def make_room(self, file: EngineFile, *, locked: bool) -> int:
         """Spill dirty bytes of a file, or of others; return how many. `locked`: the caller has the inode lock of it."""
         most = min(TURN, self.room())

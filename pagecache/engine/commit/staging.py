@@ -86,7 +86,22 @@ class Staging:
         with self._lock:
             if epoch != self.epoch:
                 raise ShutdownError("the volume was aborted", self._file.key)
-            self._put(offset, buffers)
+            try:
+                self._put(offset, buffers)
+            except OSError as error:
+                spills = self._file.volume.spills
+                if spills is None or not spills.may_leave(error):
+                    raise
+                self._named(partial(self._put_elsewhere, offset, buffers))
+
+    def _put_elsewhere(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Go on in the directory of temporary files, with all that the spool has: that of the tier takes no more."""
+        other = Spool(None)
+        if self._spool is not None:
+            other.take(self._spool)
+        other.write_all(offset, buffers)
+        self._spool = other
+        self._freed += 1  # last: reads of the former one are planned again
 
     def _put(self, offset: int, buffers: Sequence[memoryview]) -> None:
         if self._spool is None:
@@ -157,7 +172,7 @@ class Staging:
         Raises:
             NotStagedError: they are not staged any longer. OSError: the spool cannot be read; names the directory.
         """
-        spool, freed = self._spool, self._freed  # first: see the top of this file
+        freed, spool = self._freed, self._spool  # first: see the top of this file
         found = None if spool is None else self._file.staged_from(offset)
         if spool is None or found is None or found[0] > offset:
             raise NotStagedError(errno.EAGAIN, "the bytes are not staged any longer")
