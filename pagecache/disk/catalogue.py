@@ -45,6 +45,8 @@ PLACE_AT = 60
 CACHED_KIB = 4096
 DESCRIPTORS = 8
 """More than SQLite opens."""
+ROOM = 1 << 17
+"""Free bytes below which the disk is full: SQLite maps an index, and dies of SIGBUS if a store to it finds no block."""
 LOG = "wal_autocheckpoint = 64"  # of 4 KiB: it is a part of the size of a small tier
 
 
@@ -100,15 +102,15 @@ class Catalogue:
         self._saving, self._reading = threading.Lock(), threading.Lock()
         self._size, self._ended = 0, False
         self.next, self.last = int.from_bytes(os.urandom(7), "little"), 0  # also if it is older than the segments
-        self.damaged = False
-        """What it says cannot be read, until `begin_anew`."""
+        self.damaged = self.full = False
+        """What it says cannot be read, until `begin_anew`; because the disk is full."""
         _check_descriptors(folder)
         try:
             with self._errors():
                 self._check_place()
                 self._open()
-        except OSError:  # the disk may be full, or read-only after an error
-            self.damaged = True
+        except OSError as error:  # the disk may be read-only after an error
+            self.damaged, self.full = True, error.errno == errno.ENOSPC
 
     def begin_anew(self) -> None:
         """Replace a damaged catalogue by an empty one."""
@@ -136,14 +138,17 @@ class Catalogue:
 
     def _open(self) -> None:
         """The locks are held."""
+        found = os.statvfs(os.path.dirname(self._path))
+        if found.f_bavail * found.f_frsize < ROOM:
+            raise sqlite3.OperationalError("the disk is full")
         self._saver = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         os.chmod(self._path, 0o600)
         for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}", LOG):
             self._saver.execute(f"PRAGMA {text}")
         self._saver.executescript(TABLES)
         (known,), place = self._saver.execute("PRAGMA user_version").fetchone(), place_of(self._path)
+        self._saver.execute(f"PRAGMA user_version = {place}")  # always: a write takes the index's blocks
         if known != place:
-            self._saver.execute(f"PRAGMA user_version = {place}")
             self._saver.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # into its header
         self.last = max(self._last(table) for table in ("copies", "chunks"))
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)

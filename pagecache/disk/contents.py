@@ -126,7 +126,8 @@ def contents(
 
 def _add_held(found: Contents, path: str, catalogue: Catalogue, progress: Callable[[int], None] | None) -> None:
     """Add the copies of objects. `progress`: verify every checksum."""
-    segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None, last=catalogue.last)
+    segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None)
+    segments.begin_behind(catalogue.last)
     room, seen, damaged = memoryview(bytearray(PIECE)), 0, 0
     for volume, number, chunk, ranges in catalogue.all():
         held = found.volumes.setdefault(volume, Held())

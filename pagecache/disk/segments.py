@@ -70,7 +70,6 @@ class Segments:
         others: returns the bytes of other files of the tier.
         report: called with a failure, and with None when writing goes on after one.
         rescue: called with a number before that segment goes.
-        last: the highest number in an address that is known, whether or not that segment was ever made.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class Segments:
         others: Callable[[], int],
         report: Callable[[OSError | None], None],
         rescue: Callable[[int], object] = lambda _: None,
-        last: int = 0,
     ) -> None:
         self.folder, self.size, self.segment, self.aligned = folder, size, segment, aligned
         self._others, self._report, self._rescue = others, report, rescue
@@ -103,10 +101,15 @@ class Segments:
                 self._live[number] = os.stat(self._path(number)).st_size
         self._live = dict(sorted(self._live.items()))
         self._total = sum(self._live.values())
-        self._made = max([last, *self._live])  # the highest number of a segment that was made, or never will be
+        self._made = max(self._live, default=0)  # the highest number of a segment that was made, or never will be
         self._next, self._used = self._made + 1, segment  # where `append` goes on; full: a new one
         self._current = 0
         self.work: Callable[[], object] = lambda: None  # wakes the writer
+
+    def begin_behind(self, last: int) -> None:
+        """Make no segment up to the highest number in an address that is known, whether or not that was ever made."""
+        self._made = max(self._made, last)
+        self._next = self._made + 1
 
     def _path(self, number: int) -> str:
         return os.path.join(self.folder, f"{number:016x}.clean")

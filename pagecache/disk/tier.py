@@ -190,7 +190,6 @@ class Tier:
                 self._open_journal()
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
-            self._catalogue: Catalogue = Catalogue(path)
             self._segments = Segments(
                 path,
                 described.size,
@@ -199,14 +198,19 @@ class Tier:
                 others=self._size_of_others,
                 report=self._report,
                 rescue=self._rescue,
-                last=self._catalogue.last,
             )
+            self._catalogue: Catalogue = Catalogue(path)
+            while self._catalogue.full and self._segments.drop_oldest():
+                self._catalogue.close()
+                self._catalogue = Catalogue(path)
+            self._segments.begin_behind(self._catalogue.last)
             if self._catalogue.damaged or not self._catalogue.last:
                 self._segments.clear()  # nothing leads to them, and a full disk needs the room
             if self._catalogue.damaged:
                 with contextlib.suppress(OSError):  # the writer tries it again
                     self._catalogue.begin_anew()
-                what = "the catalogue was damaged, or could not be read; the tier begins empty"
+                why = "the disk is full" if self._catalogue.full else "the catalogue was damaged, or could not be read"
+                what = f"{why}; the tier begins empty"
                 self._count(OSError(errno.EIO, what, path))
             self._next = self._catalogue.next
             self._segments.work = self._wake

@@ -712,6 +712,35 @@ def test_a_part_of_the_file_system_is_left_to_others(
     kept(tier, store, "o3")
 
 
+@pytest.mark.parametrize("left", [2, 0])
+def test_a_start_on_a_full_disk_drops_what_it_needs_and_opens_no_database_before(
+    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """SQLite would map an index for which there is no block: SIGBUS. `left`: segments that leave room for it."""
+    store, connect, opened = ObjectBackend({f"o{k}": content(3 * MIB, seed=k) for k in range(3)}), sqlite3.connect, []
+    for key in ("o0", "o1", "o2"):
+        read_once(tier, store, key)
+
+    def full(path: object) -> SimpleNamespace:
+        return SimpleNamespace(f_blocks=100, f_frsize=MIB, f_bavail=10 * (0 < len(segments(folder)) <= left))
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        opened.append(len(segments(folder)))
+        return connect(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", full)
+        patch.setattr(sqlite3, "connect", counted)
+        with on_tier(tier, store) as volume:
+            assert len(segments(folder)) == left
+            assert volume.stats().disk_errors == (0 if left else 1)
+            assert read(volume, "o2") == content(3 * MIB, seed=2)
+            assert (volume.stats().disk_hits > 0) == (left > 0)
+    assert set(opened) == ({left} if left else set())
+    assert read_once(tier, store, "o2") == content(3 * MIB, seed=2)
+    kept(tier, store, "o2")
+
+
 def test_a_catalogue_that_fails_is_left_alone_for_a_while(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each second has a line in the log."""
     monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 0.0)
