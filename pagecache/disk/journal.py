@@ -103,8 +103,11 @@ class _File:
         """Runs of content records that one sync is for: LSN, segment, and last content there and size before it."""
         self.released = False
 
+    def written(self) -> int:
+        return max(list(self.content.values()), default=0)
+
     def is_live(self) -> bool:
-        return max(self.content.values(), default=0) > self.state.saved
+        return self.written() > self.state.saved
 
 
 class _Attempt:
@@ -281,13 +284,13 @@ class Journal:
                 raise OSError(errno.EBADF, "the volume has ended, and appends nothing more", self._folder)
             file = self._files.get(record.file)
             if record.kind == Kind.FILE:
-                file = file or _File(FileState(record.file))
+                file = file or _File(FileState(record.file, saved=self._counts))  # no lost record is of it
                 volume, key, base, created, renaming, removing, identity = record.values
                 name = {"key": key, "renaming": renaming, "removing": removing, "gone": False, "identity": identity}
                 state = replace(file.state, volume=volume, **name)
                 if not file.is_live():
                     state = replace(state, base=base, created=created, size=record.offset)
-                record = state.record()
+                record = state.record(file.written())
             elif file is None and record.kind in SETTLING:
                 return self._counts  # the journal has nothing of it
             elif file is None:
@@ -361,7 +364,7 @@ class Journal:
     def _stating(self, file: _File) -> list[tuple[Record, bytes]]:
         """Return the records that state a file in a segment, and their bodies."""
         state = file.state
-        stating = [state.record()]
+        stating = [state.record(file.written())]
         if state.stored is not None and state.number in self._restates:
             stating.append(saved(state.number, state.saved, state.base, state.stored))
         return [(record, packed(record.values)) for record in stating]
@@ -696,7 +699,7 @@ class Journal:
     def written(self, number: int) -> int:
         """Return the LSN of the last content record of a file; 0: it has none."""
         file = self._files.get(number)  # without the lock: an interrupted call asks, beside one that hangs
-        return 0 if file is None else max(list(file.content.values()), default=0)
+        return 0 if file is None else file.written()
 
     def unsaved_size(self, number: int) -> int | None:
         """Return the size that the unsaved records of a file lead to; None: it has none."""

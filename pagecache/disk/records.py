@@ -36,6 +36,8 @@ COPIES = (0, 512)
 """Positions of START: two sectors."""
 DATA_MAX = 1 << 20
 """Bytes of a DATA record."""
+FLAGS = 3
+"""Bits of FILE before the LSN of an earlier record."""
 MARKS_MAX = 64
 """Attempts of a commit that are kept for one file."""
 
@@ -199,10 +201,10 @@ class FileState:
     gone: bool = False
     identity: str | None = None
 
-    def record(self) -> Record:
-        """Return the FILE record of this state."""
+    def record(self, written: int) -> Record:
+        """Return the FILE record of this state. `written`: LSN of its last content record before this."""
         marks = [part for lsn, mark in self.saving for part in (lsn, mark)]
-        flags = self.created | self.removing << 1 | self.gone << 2
+        flags = self.created | self.removing << 1 | self.gone << 2 | written << FLAGS
         values = (self.volume, self.key, self.base, flags, self.saved, self.renaming, *marks, self.identity)
         return Record(Kind.FILE, self.number, self.size, 0, values)
 

@@ -68,11 +68,10 @@ class Unsaved:
     state: FileState
     content: list[Content] = field(default_factory=list)
     base_size: int = 0
-    suspect: bool = False
-    """A lost record may belong to it."""
+    suspect: int = 0
+    """LSN of the last lost record that may belong to it; END: unknown."""
     pieces: list[Piece] = field(default_factory=list)
     """What to lay over the version `state.base`, cut to `base_size` and then extended to `state.size`."""
-    first: int = 0
     recovered: Recovered | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -88,6 +87,16 @@ class Unsaved:
     def damaged(self) -> list[tuple[int, int]]:
         """(offset, length) of confirmed bytes that cannot be read."""
         return self._joined(is_damaged=True)
+
+    @property
+    def doubtful(self) -> list[tuple[int, int]]:
+        """(offset, length) of bytes that lost records may have: all but those of later ones."""
+        found = Ranges()
+        found.add(0, self.state.size if self.suspect else 0)
+        for piece in self.pieces:
+            if piece.head is not None and piece.head.lsn > self.suspect:
+                found.cut(piece.begin, piece.end)
+        return [(begin, end - begin) for begin, end, inside in found.pieces(0, self.state.size) if inside]
 
     @property
     def is_cut(self) -> bool:
@@ -436,10 +445,10 @@ class Recovered:
             file = files.get(head.file)
             values = records.unpacked(body)
             if head.kind == Kind.FILE:
-                file = file or files.setdefault(
-                    head.file, Unsaved(FileState(head.file), first=head.lsn, recovered=self)
-                )
+                file = file or files.setdefault(head.file, Unsaved(FileState(head.file), recovered=self))
                 live = bool(file.content)
+                if not live:  # unless that is saved, the oldest segment is gone
+                    file.suspect = max(file.suspect, values[3] >> records.FLAGS)
                 file.state.restore(head.offset, values, live=live)
                 if not live:
                     file.base_size = 0 if file.state.created else file.state.size
@@ -455,9 +464,12 @@ class Recovered:
                 file.base_size = head.offset
             elif head.kind == Kind.SAVED and len(values) > 1:
                 file.lie_over(values[1])
+        last = max((lost.last or END for lost in self.lost), default=0)
         for file in files.values():
+            if file.suspect > file.state.saved:
+                self._lose(1, file.suspect, self.segments[0][0])
+            file.suspect = lost if (lost := max(last, file.suspect)) > file.state.saved else 0
             if file.content and not file.state.gone:
-                file.suspect = any(lost.last > file.first or not lost.last for lost in self.lost)
                 file.finish()
                 self.files.append(file)
 

@@ -25,7 +25,7 @@ from functools import partial
 from io import FileIO
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakValueDictionary, ref
 
 from .. import loglines
@@ -181,6 +181,7 @@ class Tier:
         self._ranges = 0  # that copies have loaded, roughly: a thread may miss another's addition
         self._hits: dict[int, dict[int, tuple[Copy, int, int]]] = {}  # of segments: address -> copy, chunk, length
         self._logged = -LOGGED_EVERY
+        self._lost: dict[str, Any] = {}  # what volumes that are attached later are told
         path = described.path
         self._journal: Journal | None = None
         self._opening_journal = threading.Lock()
@@ -327,7 +328,8 @@ class Tier:
         """Report that a reading of the journal has found confirmed records that cannot be read."""
         self.errors += 1
         what = f"{self.described.path}: records of the journal are lost, perhaps of files that are not listed"
-        self._tell(what, OSError(errno.EIO, "other bytes than were written"), "")
+        self._lost = {"error": OSError(errno.EIO, "other bytes than were written"), "message": what, "next": ""}
+        self._tell(what, self._lost["error"], "")
 
     def unsaved(self, volume: str) -> dict[int, int]:
         """Return what `Journal.unsaved` does."""
@@ -604,6 +606,8 @@ class Tier:
         """Report failures of the disk to a volume, until `detached`, and count its spools."""
         with self._lock:
             self._volumes = (*self._others(volume), ref(volume))
+        if self._lost:
+            volume.emit("disk", **self._lost)
 
     def detached(self, volume: Told) -> None:
         with self._lock:

@@ -994,10 +994,12 @@ def _journal(volume: Volume) -> VolumeJournal:
 
 
 def _report_damage(volume: Volume, inode: Inode, unsaved: Unsaved) -> None:
-    if unsaved.suspect:
-        what = "records of the journal are lost, perhaps some of this file"
-        volume.engine.say(logging.ERROR, "recovered bytes", what, key=inode.key)
-    damaged = [LostRange(inode.key, begin, length, errno.EIO, volume.name) for begin, length in unsaved.damaged]
-    if damaged:
-        what = f"the disk tier has other bytes than were written at {spans(unsaved.damaged)}"
-        inode.report_loss(damaged, what)
+    damaged, doubtful = unsaved.damaged, unsaved.doubtful
+    for ranges, what in (
+        (damaged, f"the disk tier has other bytes than were written at {spans(damaged)}"),
+        (doubtful, "records of the journal are lost, perhaps some of this file"),
+    ):
+        if ranges:
+            error = OSError(errno.EIO, what)
+            volume.engine.emit("disk", inode.key, tuple(ranges), error, what, "each handle raises DataLossError once")
+            inode.report_loss([LostRange(inode.key, *each, errno.EIO, volume.name) for each in ranges], what)

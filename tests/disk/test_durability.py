@@ -24,6 +24,7 @@ from pagecache import (
     ConflictError,
     DataLossError,
     DiskTier,
+    Event,
     PageCache,
     RetryPolicy,
     UnsavedDataError,
@@ -493,13 +494,48 @@ def damage(world: World, part: bytes) -> None:
         opened.write(b"!")
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_segment_that_is_gone_is_a_loss_and_an_event(world: World, place: int) -> None:
+    file, piece = world.open(), 1 << 18  # three in a segment
+    for at in range(12):
+        file.pwrite(bytes([at + 1]) * piece, at * piece)
+        file.fsync()
+    segments = sorted((world.tier / "journal").iterdir())
+    assert len(segments) == 4
+    segments[place].unlink()
+    events: list[Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PageCache, "attach", noting(events, PageCache.attach))
+        after = world.crash(on_recovery="hold")
+    assert after.cache.stats().disk_errors == 1
+    file = after.open()
+    error = raises(DataLossError, file.fsync)
+    lost = (0, (place + 1) * 3 * piece)
+    assert [(entry.offset, entry.length, entry.errno) for entry in error.ranges] == [(*lost, errno.EIO)]
+    assert file.pread(6 * piece, 6 * piece) == b"".join(bytes([at + 1]) * piece for at in range(6, 12))
+    eventually(
+        lambda: [(each.key, each.ranges) for each in events if each.kind == "disk"] == [(None, ()), ("k", (lost,))]
+    )
+
+
+def noting(events: list[Event], attach: Callable[..., Volume]) -> Callable[..., Volume]:
+    def attached(cache: PageCache, *arguments: Any, **options: Any) -> Volume:
+        cache.subscribe(events.append)
+        return attach(cache, *arguments, **options)
+
+    return attached
+
+
 def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
     file = world.synced(b"a" * 4096 + b"b" * 4096 + b"c" * 4096)
     file.pwrite(b"last", 15000)
     file.fsync()
     damage(world, b"b" * 4096)
     after = world.crash(on_recovery="hold")
+    events: list[Event] = []
+    after.cache.subscribe(events.append)
     raises(DataLossError, after.read, match="4096 bytes of 'k'")
+    eventually(lambda: [(each.kind, each.key, each.ranges) for each in events] == [("disk", "k", ((4096, 4096),))])
     found = after.read()
     assert found[:4096] + found[8192:12288] + found[15000:15004] == b"a" * 4096 + b"c" * 4096 + b"last"
     assert found[4096:8192] == OLD[4096:8192]

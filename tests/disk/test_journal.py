@@ -240,9 +240,27 @@ def test_a_segment_that_is_gone_is_a_loss() -> None:
     for _ in range(5):
         journal.confirm(journal.append(records.data(number, 0, 4000), [bytes(4000)]))
     disk.unlink("j/00000002.journal")
+    later = opened(journal, "later")
+    journal.confirm(journal.append(records.data(later, 0, 10), [bytes(10)]))
     found = recover("j", disk)
     assert found.lost
-    assert found.files[0].suspect
+    assert [file.doubtful for file in found.files] == [[], []]  # a later record has all of its bytes
+    assert [bool(file.suspect) for file in found.files] == [True, False]
+
+
+def test_an_oldest_segment_that_is_gone_is_a_loss_of_the_files_that_go_on() -> None:
+    disk, journal, number = begun()
+    for at in range(3):
+        journal.confirm(journal.append(records.data(number, at * 4000, 3000), [bytes(3000)]))
+    assert not recover("j", disk).lost
+    disk.unlink("j/00000001.journal")
+    later = opened(journal, "later")
+    last = journal.append(records.data(later, 0, 10), [bytes(10)])
+    journal.confirm(last)
+    found = recover("j", disk)
+    assert [file.doubtful for file in found.files] == [[(0, 8000)], []]
+    journal.append(records.saved(number, last, "v2"))
+    assert [file.number for file in recover("j", disk).files] == [later]
 
 
 def test_small_records_go_to_places_that_were_written_before() -> None:
@@ -520,5 +538,5 @@ def test_files_of_the_first_format_have_no_identity() -> None:
     assert (state.identity, state.saving, state.size) == (None, [(5, b"mark")], 10)
     again = records.FileState(1)
     state.identity = "7:1"
-    again.restore(10, state.record().values, live=False)
+    again.restore(10, state.record(0).values, live=False)
     assert (again.identity, again.saving) == ("7:1", [(5, b"mark")])
