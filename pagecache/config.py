@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import operator
 import re
@@ -123,6 +124,7 @@ def _share_or_size(value: object, what: str) -> float | int:
 
 
 Options = TypeVar("Options", bound="DataclassInstance")
+Described = TypeVar("Described")
 
 
 def unknown_option(kind: str, name: str, known: Collection[str]) -> TypeError:
@@ -134,13 +136,13 @@ def unknown_option(kind: str, name: str, known: Collection[str]) -> TypeError:
     return TypeError(f"{kind} has no option {name!r}; did you mean {meant}?")
 
 
-def named_options(cls: type[Options]) -> type[Options]:
-    """Class decorator for dataclasses: a keyword that is no field is a TypeError with the nearest field."""
+def named_options(cls: type[Described]) -> type[Described]:
+    """Class decorator: a keyword that the constructor does not have is a TypeError with the nearest one."""
     init = cls.__init__
-    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    known = [*inspect.signature(cls).parameters]
 
     @functools.wraps(init)
-    def checked(self: Options, *args: Any, **values: Any) -> None:
+    def checked(self: Described, *args: Any, **values: Any) -> None:
         for name in values:
             if name not in known:
                 raise unknown_option(cls.__name__, name, known)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakValueDictionary, ref
 
 from .. import loglines
-from ..config import Size, parse_size
+from ..config import Size, named_options, parse_size
 from ..native import uninterrupted
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy, below
@@ -53,7 +53,8 @@ SAVE_EVERY = 1.0
 """Seconds between two saves of the catalogue."""
 JOURNAL = "journal"
 """Folder of the journal, made with the first unsaved bytes."""
-JOURNAL_SEGMENT_MIN = 1 << 16
+JOURNAL_MIN = SEGMENTS_MIN << 16
+"""Of four segments, 64 KiB each."""
 SAVED_AT_ONCE = 256
 RANGES_MAX = 1 << 20
 """Loaded ranges beyond which copies let go of saved chunks: 24 bytes each."""
@@ -67,6 +68,7 @@ PASSING = frozenset({"tmpfs", "ramfs"})
 REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.s3fs", "fuse.rclone"})
 
 
+@named_options
 class DiskTier:
     """A directory on a local disk that keeps clean data, and data that the store does not have yet.
 
@@ -76,7 +78,7 @@ class DiskTier:
     Args:
         path: of the directory, made with mode 0700 if it does not exist. Files of others in it are left alone.
         size: most bytes of it, metadata included.
-        journal_limit: most bytes of it that are not saved in a store; None: half of `size`.
+        journal_limit: most bytes of it that are not saved in a store, at least 256 KiB; None: half of `size`.
         segment: bytes of one file of it, from 1 MiB to 4 GiB, at most a quarter of `size`.
         direct_io: read it past the page cache of the kernel, which then keeps no second copy.
 
@@ -102,6 +104,8 @@ class DiskTier:
             raise TypeError(f"path must be a str or an os.PathLike of str, not {type(path).__name__}")
         if not found:
             raise ValueError("path: '' names no directory")
+        if "\0" in found:
+            raise ValueError(f"path: {found!r} contains a null character")
         if not isinstance(direct_io, bool):
             raise TypeError(f"direct_io must be True or False, not {direct_io!r}")
         self.path = os.path.abspath(found)
@@ -115,12 +119,14 @@ class DiskTier:
             raise ValueError(f"size: {size!r} is less than {SEGMENTS_MIN} segments of {self.segment} bytes, {least}")
         if self.journal_limit > self.size:
             raise ValueError(f"journal_limit: {journal_limit!r} is more than the size of the tier, {self.size}")
+        if self.journal_limit < JOURNAL_MIN:
+            raise ValueError(f"journal_limit: {journal_limit!r} is less than 256 KiB")
 
     def __repr__(self) -> str:
         return f"DiskTier({self.path!r}, size={self.size})"
 
-    def _rules(self) -> tuple[int, int, int, bool]:
-        return self.size, self.journal_limit, self.segment, self.direct_io
+    def _rules(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("size", "journal_limit", "segment", "direct_io")}
 
 
 def _least(copy: Copy) -> int:
@@ -230,7 +236,7 @@ class Tier:
         """Return the running tier of a directory, or start it. It runs until `close` was called for each user.
 
         Raises:
-            ValueError: another cache of this process uses the directory with other sizes, or the file system is remote.
+            ValueError: another cache of this process uses it with other options, or the file system is remote.
             OSError: EBUSY: another process has it; EACCES, ENOSPC, ...: the directory cannot be used.
         """
         place = os.path.realpath(described.path)
@@ -252,8 +258,10 @@ class Tier:
             if found is None:
                 found = cls(described, place)
             elif found.described._rules() != described._rules():
-                what = f"disk: {described.path!r} is used by another cache of this process with other sizes"
-                raise ValueError(f"{what} ({found.described!r}); give both caches the same DiskTier")
+                ours, theirs = described._rules(), found.described._rules()
+                other = [f"{name} {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]]
+                what = f"disk: {described.path!r} is used by another cache of this process with {', '.join(other)}"
+                raise ValueError(f"{what}; give both caches the same DiskTier")
             found._users.add(user)
             return found
 
@@ -291,7 +299,7 @@ class Tier:
         """Return the journal of bytes that no store has; it is opened, or made, by the first call.
 
         Raises:
-            OSError: of the disk, or it has a later format. ValueError: the tier leaves no room for one.
+            OSError: of the disk, or it has a later format.
         """
         while self._journal is None:
             uninterrupted(self._open_journal)  # a signal handler may ask for it as well
@@ -308,9 +316,6 @@ class Tier:
             if self._journal is None:
                 limit, path = self.described.journal_limit, self.described.path
                 segment = min(self.described.segment, limit // SEGMENTS_MIN)
-                if segment < JOURNAL_SEGMENT_MIN:
-                    least = SEGMENTS_MIN * JOURNAL_SEGMENT_MIN
-                    raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
                 folder, device, room = os.path.join(path, JOURNAL), self.described._device, self._journal_room
                 grown, gives_way = self.others_grow, self.gives_way
                 self._journal = Journal(

@@ -193,6 +193,8 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
     config.check_fits(resolved)
     seen = with_overrides(DEFAULTS, _among(options, VOLUME_OPTIONS))
     disk = _among(options, DISK_OPTIONS)
+    if disk.get("disk_size") is not None and disk.get("disk") is None:
+        raise ValueError(f"disk_size: {disk['disk_size']!r} without the option disk")
     _tier(**disk)  # raises the error of an invalid value
     durability = options.get("durability", "backend")
     if durability not in ("backend", "disk") or (durability == "disk" and "disk" not in disk):

@@ -1477,9 +1477,6 @@ def test_a_wrong_level_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="durability: 'cloud'"):
             volume.sync(durability="cloud")  # type: ignore[arg-type]
         assert volume.recovered() == []
-    tier = DiskTier(tmp_path / "t", size="64MiB", segment="4MiB", journal_limit=1000)
-    with PageCache("4MiB", disk=tier) as cache, pytest.raises(ValueError, match="journal_limit: 1000 bytes"):
-        cache.attach(RecordingBackend(), durability="disk")
 
 
 def test_a_single_call_may_choose_the_level(make: Make) -> None:

@@ -646,7 +646,7 @@ def test_a_second_process_is_refused_with_the_first_one_s_number(folder: Path, t
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
         assert "another process uses the tier" in done.stderr
         assert f"process {os.getpid()}" in done.stderr
-        with PageCache("1MiB", disk=tier), pytest.raises(ValueError, match="other sizes"):
+        with PageCache("1MiB", disk=tier), pytest.raises(ValueError, match="with size 67108864, not 1073741824, jour"):
             PageCache("1MiB", disk=DiskTier(folder, size="1GiB"))
     PageCache("1MiB", disk=folder).close()
 
@@ -665,6 +665,8 @@ def test_a_newer_format_is_refused_with_a_sentence(folder: Path, tier: DiskTier)
         ({"size": "100MiB"}, r"size: '100MiB' is less than 4 segments of 67108864 bytes, 268435456"),
         ({"segment": "4KiB"}, r"segment: '4KiB' is not from 1 MiB to 4 GiB"),
         ({"size": "1GiB", "journal_limit": "2GiB"}, r"journal_limit: '2GiB' is more than the size of the tier"),
+        ({"journal_limit": "0"}, r"journal_limit: '0' is less than 256 KiB"),
+        ({"journal_limit": "255KiB"}, r"journal_limit: '255KiB' is less than 256 KiB"),
     ],
 )
 def test_impossible_sizes_are_refused(folder: Path, options: dict[str, str], message: str) -> None:
@@ -678,6 +680,8 @@ def test_a_path_that_cannot_be_a_tier_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "open" / "file").write_text("")
     raises(PermissionError, PageCache, "1MiB", disk=tmp_path / "open", match="chmod 700")
+    raises(ValueError, DiskTier, "a\0b", match="contains a null character")
+    raises(TypeError, DiskTier, "a", siz="1GiB", match="DiskTier has no option 'siz'; did you mean 'size'")
     with pytest.raises(TypeError, match="disk must be"):
         PageCache("1MiB", disk=1)  # type: ignore[arg-type]
 

@@ -828,6 +828,8 @@ def test_a_file_system_of_fsspec_gives_its_store_the_name_that_it_is_told(tmp_pa
         fsspec.filesystem("pagecache", fs=store, disk=disk, volume_id="")
     with pytest.raises(ValueError, match="size: '1MiB' is less than 4 segments"):
         fsspec.filesystem("pagecache", fs=store, disk=disk, disk_size="1MiB")
+    with pytest.raises(ValueError, match=r"disk_size: '1GiB' without the option disk"):
+        fsspec.filesystem("pagecache", fs=store, disk_size="1GiB")
 
 
 @pytest.mark.parametrize("base", [PassingBackend, DirectoryBackend, MemoryBackend])
