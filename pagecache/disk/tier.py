@@ -242,7 +242,8 @@ class Tier:
         place = os.path.realpath(described.path)
         try:
             return cls._opened(described, place, user)
-        except BaseException:
+        except BaseException as error:
+            _name_path(error, described.path)
             found = _running.get(place)
             if found is not None:  # an interrupt may have left it without a user that closes it
                 found.close(user)
@@ -323,6 +324,9 @@ class Tier:
                 )
                 if self._journal.recovered.lost:
                     self.tell_lost()
+        except OSError as error:
+            _name_path(error, self.described.path)
+            raise
         finally:
             self._opening_journal.release()
 
@@ -736,6 +740,11 @@ class Tier:
 
 
 # -- the directory
+
+
+def _name_path(error: BaseException, path: str) -> None:
+    if isinstance(error, OSError) and error.filename is None:  # of a call with a descriptor
+        error.filename = path
 
 
 def _file_system(path: str) -> str:

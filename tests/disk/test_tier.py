@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -684,6 +685,18 @@ def test_a_path_that_cannot_be_a_tier_is_refused(tmp_path: Path) -> None:
     raises(TypeError, DiskTier, "a", siz="1GiB", match="DiskTier has no option 'siz'; did you mean 'size'")
     with pytest.raises(TypeError, match="disk must be"):
         PageCache("1MiB", disk=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_a_disk_that_is_full_at_the_first_use_is_named(
+    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with PageCache("1MiB", disk=folder.with_name("other")) as cache, monkeypatch.context() as patch:
+        patch.setattr(os, call, raising(OSError(errno.ENOSPC, "No space left on device")))
+        raises(OSError, PageCache, "1MiB", disk=tier, match=f"No space left on device: '{folder}'")
+        if call == "fsync":
+            raises(OSError, cache.attach, "memory:", durability="disk", volume_id="m", match="on device: '.*/other'")
+    PageCache("1MiB", disk=tier).close()
 
 
 def test_a_volume_may_leave_the_tier_alone(tier: DiskTier) -> None:
