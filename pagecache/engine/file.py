@@ -865,7 +865,7 @@ class EngineFile(NativeInode):
     def conflict_error(self) -> ConflictError:
         base, remote = self.conflict or (self.versions.base, self.dispute.remote)
         return ConflictError(
-            f"{self.key!r}: the stored object is another version than that under this one",
+            "the stored object is another version than the one below the unsaved bytes",
             self.key,
             base=base,
             remote=remote,

@@ -73,8 +73,10 @@ def resolve(inode: Inode, how: Literal["force", "rebase", "discard"]) -> list[Lo
         try:
             _fill_all(inode)
         except ConflictError as error:
-            error.add_note("force needs every byte of our version, and some can be read no longer: rebase or discard")
-            raise
+            what = "force needs every byte of our version, and some can be read no longer: rebase or discard"
+            raise ConflictError(
+                what, error.filename, base=error.base, remote=error.remote, ranges=error.ranges
+            ) from error
     settle = remote.force if how == "force" else remote.rebase
 
     while True:

@@ -39,9 +39,8 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     """Uncached parts of the local version can no longer be read, so only rebase and discard are possible. [2.19]"""
     rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).written(MINE, PAGE)
     rig.backend.change_remotely(KEY, OTHER)
-    raises(ConflictError, file.fsync)
-    (note,) = raises(ConflictError, rig.volume.resolve, KEY, "force").__notes__
-    assert "rebase or discard" in note
+    raises(ConflictError, file.fsync, match=f"^[^']*the one below the unsaved bytes: {KEY!r}$")
+    raises(ConflictError, rig.volume.resolve, KEY, "force", match=f"be read no longer: rebase or discard: {KEY!r}$")
     raises(ConflictError, file.fsync)
     rig.volume.resolve(KEY, "rebase")
     assert rig.saved(file) == over(OTHER)
