@@ -54,6 +54,13 @@ def test_everything_saved_is_exit_status_0(serve: Serve) -> None:
     assert server.requests[-1] == "POST /v1/sync?volume=odd & name"
 
 
+def test_no_size_is_told_where_none_is_known(serve: Serve) -> None:
+    """Recovered bytes are not local when the sync begins."""
+    server = serve()
+    server.sync = lambda _poll: (200, ticket(**DONE | {"total": 0}))
+    assert call(server.path).stdout == "cache-1 (process 4711): saved: all that was written before, in 2.5s\n"
+
+
 def test_what_could_not_be_saved_is_listed(serve: Serve) -> None:
     """The list has volume, key, range, errno, the backend's words without their control characters, and the
     next step.

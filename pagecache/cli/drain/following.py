@@ -187,7 +187,8 @@ def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
 def _verdict(outcome: Outcome) -> str:
     remaining, total = size_text(outcome.sync["remaining"]), size_text(outcome.sync["total"])
     if outcome.saved:
-        return f"saved: all that was written before, {total} in {duration_text(outcome.sync['seconds'])}"
+        total = f"{total} " if outcome.sync["total"] else ""  # nothing, or recovered bytes, which it has not
+        return f"saved: all that was written before, {total}in {duration_text(outcome.sync['seconds'])}"
     if outcome.unknown:
         seen = f"; the last that was seen is {remaining} of {total} left" if outcome.sync["total"] else ""
         return f"NOT KNOWN: {outcome.unknown}{seen}"
