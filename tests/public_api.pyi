@@ -131,7 +131,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning"]
+    kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning", "disk"]
     volume: str
     key: Key | None = None
     ranges: tuple[tuple[int, int], ...] = ()                              # (offset, length)

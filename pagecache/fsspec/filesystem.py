@@ -710,7 +710,7 @@ class PageCacheFileSystem(ChainedFileSystem):
     # -- the whole file system
 
     def sync(self, timeout: float | None = None) -> None:
-        """Wait until everything written through this file system is committed; see `Volume.sync`."""
+        """Wait until everything written here is committed, or in the journal (durability "disk"); see `Volume.sync`."""
         self._transaction.settle()
         volume = self._wanted.open_volume()
         if volume is not None:
@@ -719,8 +719,8 @@ class PageCacheFileSystem(ChainedFileSystem):
     def close(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
     ) -> list[LostRange]:
-        """Save everything and free the memory; the next use begins with an empty cache. This affects all file systems
-        of this process with an equal target and equal options.
+        """Save everything, as `sync` does, and free the memory; the next use begins with an empty cache. This affects
+        all file systems of this process with an equal target and equal options.
 
         Raises:
             UnsavedDataError: not everything could be saved; nothing is lost, and the file system stays usable.

@@ -106,6 +106,7 @@ class Deferral(Transaction):
         # not know the order in which those are to be closed.
         self._begun: list[dict[DeferredFile, Any]] = []
         self._left: dict[DeferredFile, Any] = {}  # likewise, by their transactions
+        self._process = os.getpid()
         self.lock = threading.RLock()  # a signal handler may open a file
 
     def start(self) -> None:
@@ -173,6 +174,8 @@ class Deferral(Transaction):
             atexit.register(self._at_exit)
 
     def _at_exit(self) -> None:
+        if self._process != os.getpid():
+            return  # a fork: the files are the parent's
         try:
             self.settle()
         finally:
