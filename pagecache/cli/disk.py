@@ -1,5 +1,6 @@
 """The command `pagecache disk`: options, help and exit status. The work is done in `pagecache.disk.contents`."""
 
+import re
 from dataclasses import asdict
 
 import click
@@ -24,7 +25,7 @@ def disk(path: str, check: bool, export: str | None, as_json: bool) -> None:
     try:
         found = contents(path, check=check, export=export)
     except (OSError, ValueError) as error:
-        raise WrongUsage(str(error)) from None
+        raise WrongUsage(re.sub(r"^(\[Errno \d+\] )?disk: ", r"\1", str(error))) from None
     except KeyboardInterrupt:
         interrupted("nothing was changed")
     damaged = sum(held.damaged for held in found.volumes.values())

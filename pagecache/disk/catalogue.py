@@ -102,15 +102,16 @@ class Catalogue:
         self._saving, self._reading = threading.Lock(), threading.Lock()
         self._size, self._ended = 0, False
         self.next, self.last = int.from_bytes(os.urandom(7), "little"), 0  # also if it is older than the segments
-        self.damaged = self.full = False
+        self.damaged, self.full, self.why = False, False, ""
         """What it says cannot be read, until `begin_anew`; because the disk is full."""
         _check_descriptors(folder)
         try:
             with self._errors():
                 self._check_place()
                 self._open()
-        except OSError as error:  # the disk may be read-only after an error
+        except OSError as error:  # the disk may be full, or read-only after an error
             self.damaged, self.full = True, error.errno == errno.ENOSPC
+            self.why = str(error.__cause__ or error.strerror)
 
     def begin_anew(self) -> None:
         """Replace a damaged catalogue by an empty one."""

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 from urllib.parse import quote
 
@@ -98,7 +99,9 @@ def contents(
         ValueError: it is no tier, or of another format.
     """
     if not os.path.isdir(path):
-        raise FileNotFoundError(2, "no such directory", path)
+        if os.path.lexists(path):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
+        raise FileNotFoundError(errno.ENOENT, "no such directory", path)
     mark = occupy(path, make=False)
     try:
         folder = os.path.join(path, JOURNAL)
@@ -106,19 +109,18 @@ def contents(
         files, troubles = _unsaved([] if left is None else left.files, export)
         catalogue = Catalogue(path)
         found = Contents(_size(path), {}, sum(file.bytes for file in files), files, troubles)
-        failed = catalogue.damaged
+        why = catalogue.why
         try:
-            if not failed:
+            if not catalogue.damaged:
                 _add_held(found, path, catalogue, progress if check else None)
-        except OSError:
-            failed = True
+        except OSError as error:
+            why = str(error.__cause__ or error.strerror)
         finally:
             catalogue.close()
         if left is not None and left.lost:
             found.troubles.append("records of the journal are lost, perhaps of files that are not listed")
-        if failed:
-            what = "the catalogue is damaged, or cannot be read: clean data may be read from the stores again"
-            found.troubles.append(what)
+        if why:
+            found.troubles.append(f"the catalogue is of no use ({why}): clean data may be read from the stores again")
         return found
     finally:
         leave(mark)
@@ -167,7 +169,7 @@ def _unsaved(left: list[Unsaved], export: str | None) -> tuple[list[UnsavedFile]
     several = len({unsaved.state.volume for unsaved in left}) > 1
     found, troubles = [], []
     if export is not None:
-        make_folders(export)
+        make_folders(export, 0o700)
     for unsaved in left:
         state, path, lost = unsaved.state, None, Ranges()
         key = state.key if isinstance(state.key, str) else os.fsdecode(state.key)
@@ -245,7 +247,7 @@ def _quoted(name: str) -> str:
 
 def _new(path: str) -> BinaryIO:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    return open(path, "xb")
+    return open(path, "xb", opener=partial(os.open, mode=0o600))
 
 
 def _size(path: str) -> int:

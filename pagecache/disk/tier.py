@@ -22,6 +22,7 @@ import os
 import threading
 from collections.abc import Callable
 from functools import partial
+from glob import escape, glob
 from io import FileIO
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -768,7 +769,7 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
     if make:
         with contextlib.suppress(FileExistsError):
             make_folders(path, mode=0o700)
-    elif not os.path.exists(os.path.join(path, MARK)):
+    elif not (os.path.exists(os.path.join(path, MARK)) or glob(os.path.join(escape(path), JOURNAL, "*.journal"))):
         raise ValueError(f"disk: {path!r} has no file {MARK!r}, so it is not the directory of a tier")
     found = os.stat(path)
     if not os.path.isdir(path):
@@ -783,9 +784,9 @@ def occupy(path: str, *, make: bool = True) -> FileIO:
     kind = _file_system(os.path.realpath(path))
     if kind in REMOTE:
         raise ValueError(f"disk: {path!r} is on a file system of type {kind}; a tier needs a local disk")
-    if kind in PASSING:
+    if make and kind in PASSING:
         what = "%s: on %s, the tier does not survive a restart of the machine"
-        loglines.say(log, logging.INFO, what, path, kind)
+        loglines.say(log, logging.WARNING, what, path, kind)
     place = os.path.join(path, MARK)
     try:
         fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DiskTier, Event, PageCache, Volume
+from pagecache import DiskTier, Event, PageCache, Volume, loglines
 from pagecache.backends import DirectoryBackend
 from pagecache.disk import records
 from pagecache.disk import tier as module
@@ -1176,3 +1176,13 @@ def test_a_late_remove_of_an_ended_volume_leaves_the_catalogue_of_the_next_tier(
             gate.open()
             assert dropped.wait(60)
     kept(tier, RecordingBackend({"a": content(MIB)}), "a")  # fails: the next start removes all segments
+
+
+def test_a_tier_in_memory_is_warned_of(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_file_system", lambda _path: "tmpfs")
+    PageCache("1MiB", disk=tier).close()
+    loglines.outlast(10)
+    said = [record.levelname for record in caplog.records if "does not survive a restart" in record.message]
+    assert said == ["WARNING"]

@@ -7,6 +7,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -94,7 +95,7 @@ def test_the_command_reports_a_damaged_catalogue_and_leaves_it_to_the_next_start
     for _ in range(2):
         status, text = disk(str(folder))
         assert status == 1
-        assert "the catalogue is damaged" in text
+        assert "the catalogue is of no use" in text
         assert place.read_bytes() == damaged
     tier = Tier.open(DiskTier(folder, size="64MiB", segment="4MiB"), "test")
     assert tier.errors == 1
@@ -108,7 +109,7 @@ def test_the_command_lists_stores_up_to_a_damaged_row(folder: Path) -> None:
     status, text = disk(str(folder))
     assert status == 1
     assert "my store: 1 objects" in text
-    assert "the catalogue is damaged" in text
+    assert "the catalogue is of no use" in text
 
 
 @pytest.mark.parametrize("change", ["chunks SET ranges = zeroblob(length(ranges))", "copies SET version = x'00'"])
@@ -126,8 +127,8 @@ def test_damaged_rows_are_found_by_the_command_and_counted_by_a_program(tmp_path
 
 
 def read_only(path: Any, flags: int, *more: Any, real: Callable[..., int] = os.open, **options: Any) -> int:
-    """As os.open, on a file system that is read-only."""
-    if flags & os.O_ACCMODE != os.O_RDONLY:
+    """As os.open, on a file system that is read-only, but for the folder `saved`."""
+    if flags & os.O_ACCMODE != os.O_RDONLY and "/saved/" not in str(path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
     return real(path, flags, *more, **options)
 
@@ -159,8 +160,25 @@ def test_the_command_lists_unsaved_files_though_the_catalogue_cannot_be_read(
     status, text = disk(left.path, "--export", str(tmp_path / "saved"))
     assert status == 1
     assert "k: 9 bytes unsaved of 9" in text
-    assert "the catalogue is damaged, or cannot be read" in text
+    assert "the catalogue is of no use (" in text
     assert (tmp_path / "saved" / "k").read_bytes() == b"confirmed"
+
+
+@pytest.mark.contract("D12")
+def test_the_command_finds_unsaved_files_without_the_mark_and_exports_them_for_their_owner(
+    left: DiskTier, tmp_path: Path
+) -> None:
+    os.unlink(f"{left.path}/tier")
+    status, text = disk(left.path, "--export", str(tmp_path / "saved"))
+    assert (status, "k: 9 bytes unsaved of 9" in text) == (1, True)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "saved", tmp_path / "saved" / "k")] == [0o700, 0o600]
+
+
+def test_the_command_says_of_a_copy_that_it_is_one(tmp_path: Path) -> None:
+    with PageCache("1MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")):
+        shutil.copytree(tmp_path / "tier", tmp_path / "copy")
+    status, text = disk(str(tmp_path / "copy"))
+    assert (status, "(it was copied while a process used it)" in text) == (1, True)
 
 
 @pytest.mark.contract("D7")
@@ -178,13 +196,17 @@ def test_a_command_that_can_only_read_the_disk_has_the_directory(
 
 def test_the_command_says_why_it_cannot_look(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name, why in (("missing", "no such directory"), ("empty", "it is not the directory of a tier")):
+    (tmp_path / "file").touch()
+    reasons = {"missing": "no such directory", "empty": "it is not the directory of a tier", "file": "not a directory"}
+    for name, why in reasons.items():
         status, text = disk(str(tmp_path / name))
         assert status == 2
         assert why in text
+        assert "disk: disk:" not in text
     with PageCache("1MiB", disk=folder):
         status, text = disk(str(folder))
     assert status == 2
+    assert "] disk:" not in text
     assert f"another process uses the tier (process {os.getpid()})" in text
 
 
