@@ -92,6 +92,7 @@ class Segments:
         self._unwritten: set[int] = set()  # addresses
         self._queued = 0
         self._paused_until = 0.0
+        self._failing = self._sound = False  # it was reported; it is the size that leaves no room now
         self._file: int | None = None  # descriptor of the segment that is written
         self._number = 0  # of it; 0: none
         for name in os.listdir(folder):
@@ -243,6 +244,7 @@ class Segments:
             with self._lock:
                 oldest = next(iter(self._live), None)
             if oldest is None:
+                self._sound = not self._fits(self.segment)  # the journal and spools have all of it
                 raise OSError(errno.ENOSPC, "no space is left for a segment", self.folder)
             self._rescue(oldest)
             self.remove(oldest)
@@ -257,7 +259,7 @@ class Segments:
         with self._lock:
             self._live[number], self._made = self.segment, number
             self._total += self.segment
-            went_on, self._paused_until = self._paused_until > 0, 0.0
+            went_on, self._failing = self._failing, False
         if went_on:
             self._report(None)
 
@@ -299,7 +301,10 @@ class Segments:
             self._paused_until = monotonic() + PAUSE
         self.end()
         self.remove(number)
-        self._report(error)
+        sound, self._sound = self._sound, False
+        if not sound:
+            self._failing = True
+            self._report(error)
 
     def remove(self, number: int) -> bool:
         """Remove a segment; return whether it was there."""

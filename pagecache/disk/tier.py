@@ -638,13 +638,20 @@ class Tier:
         """Return the volumes that are attached. Takes no lock: the journal asks within an append."""
         return tuple(volume for each in self._volumes if (volume := each()) is not None)
 
-    def _count(self, error: OSError) -> None:
-        """Record bytes that cannot be read."""
+    def refused(self, error: BaseException) -> None:
+        """Record that the journal took nothing: unless it is full or has ended, the disk fails."""
+        from .journal import JournalFull
+
+        if isinstance(error, OSError) and not isinstance(error, JournalFull) and error.errno != errno.EBADF:
+            self._count(error, "fsync saves in the store for a while")
+
+    def _count(self, error: OSError, next: str = "they are read from the store") -> None:
+        """Record bytes that cannot be read, or are not taken."""
         self.errors += 1
         if monotonic() - self._logged >= LOGGED_EVERY:
             self._logged = monotonic()
             what = f"{self.described.path}: {error.strerror or error} (failure {self.errors})"
-            self._tell(what, error, "they are read from the store")
+            self._tell(what, error, next)
 
     def _report(self, error: OSError | None) -> None:
         if error is not None:

@@ -182,7 +182,7 @@ class EngineVolume:
         """Let fsyncs end at the journal of a tier: those that ask for it, or by default. Then spools are in its folder,
         unless the program has named another one.
         """
-        self.journal = VolumeJournal(self, tier.journal, volume_id, begin_saving)
+        self.journal = VolumeJournal(self, tier.journal, tier.refused, volume_id, begin_saving)
         self.durability = durability
         if durability == "disk":
             self.spool = tier.described.path if self.spool == "" else self.spool

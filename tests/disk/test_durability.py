@@ -404,6 +404,35 @@ def test_truncates_extensions_and_holes_are_recovered_in_their_order(world: Worl
 # -- saved
 
 
+def test_a_journal_that_fails_is_an_event_once_and_counted(world: World) -> None:
+    events: list[Event] = []
+    world.cache.subscribe(events.append)
+    file = world.open()
+    with disk_fails("pwritev", "fallocate", error=errno.ENOSPC):
+        for data in (b"first", b"again"):
+            file.pwrite(data, 0)
+            file.fsync()
+    assert world.saved() == b"again" + OLD[5:]
+    assert world.cache.stats().disk_errors >= 2
+    eventually(lambda: "disk" in [each.kind for each in events])
+    (event,) = (each for each in events if each.kind == "disk")
+    assert (event.error is not None, event.next) == (True, "fsync saves in the store for a while")
+    assert event.error is not None
+    assert event.error.errno == errno.ENOSPC
+
+
+def test_a_full_journal_is_no_failure_of_the_disk(make: Make) -> None:
+    world = make(journal_limit="1MiB", size="8MiB")
+    events: list[Event] = []
+    world.cache.subscribe(events.append)
+    file = world.open("new", "w+b")
+    for at in range(8):
+        file.pwrite(bytes([at]) * (1 << 18), at << 18)
+        file.fsync()
+    assert world.cache.stats().disk_errors == 0
+    assert "disk" not in [each.kind for each in events]
+
+
 def test_what_is_due_is_saved_while_the_disk_fails(make: Make) -> None:
     world = make(dirty_expire=0.5)
     other = world.open("other", "x+b")

@@ -38,6 +38,21 @@ def taken(segments: Segments, copy: int = 1) -> int | None:
     return segments.append(copy, 0, [memoryview(content(SIZE, copy))], SIZE, 0)
 
 
+def test_a_size_that_the_journal_takes_is_no_failure_of_the_disk(tmp_path: Path) -> None:
+    taken_by_others, told = [4 << 20], list[OSError | None]()
+    made = Segments(
+        str(tmp_path), 4 << 20, 1 << 20, aligned=False, others=lambda: taken_by_others[0], report=told.append
+    )
+    assert taken(made) is not None
+    assert made.write_next()
+    assert taken(made) is None  # for a while
+    made._paused_until, taken_by_others[0] = 0.0, 0
+    assert taken(made) is not None
+    assert made.write_next()
+    assert told == []
+    made.end()
+
+
 def test_an_extent_of_another_copy_is_not_delivered(segments: Segments) -> None:
     address = taken(segments, 1)
     assert address is not None

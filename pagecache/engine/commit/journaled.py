@@ -79,11 +79,12 @@ class VolumeJournal:
         self,
         volume: EngineVolume,
         open_journal: Callable[[], Journal],
+        refused: Callable[[BaseException], object],
         volume_id: str,
         begin_saving: Callable[[list[EngineFile]], Any],
     ) -> None:
         self.volume, self.volume_id, self.begin_saving = volume, volume_id, begin_saving
-        self._open = open_journal
+        self._open, self._refuses = open_journal, refused
         self._journal: Journal | None = None
         self.numbers: set[int] = set()
         self.ended = False
@@ -158,6 +159,7 @@ class VolumeJournal:
         """Report that bytes are saved in the store because the journal cannot take them."""
         what = f"the journal took nothing more: {cause(error)}"
         self.volume.say(logging.WARNING, "the journal", what, "fsync saves in the store for a while")
+        self._refuses(error)
 
     # -- fsync
 
