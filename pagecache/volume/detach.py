@@ -339,6 +339,7 @@ def _drop(volume: Volume, inode: Inode, lost: list[LostRange], deadline: Deadlin
             inode.report_to_handles(found, seen=True)
 
         inode.drop_local(op, (0, END, record, deadline.at is None, forgotten))
+        inode.journaled.given_up()
         if changed and not (inode.removed or inode.abandoned):  # it has no bytes, so it is no loss of the drop
             _lose(inode, sent or ([] if len(lost) > known else [(inode.size, 0)]), lost)
 

@@ -433,6 +433,25 @@ def test_a_full_journal_is_no_failure_of_the_disk(make: Make) -> None:
     assert "disk" not in [each.kind for each in events]
 
 
+@pytest.mark.parametrize("key", ["new", "k"])
+@WHOLE
+def test_what_an_end_gives_up_is_listed_by_no_attach(make: Make, key: str) -> None:
+    """Neither its creation nor its size."""
+    world = make(durability="backend")
+    file = world.open(key, "w+b" if key == "new" else "r+b")
+    file.pwrite(b"n" * 5000, 0)
+    file.truncate(20000)
+    file.fsync(durability="disk")
+    if key == "k":
+        world.store.put("k", b"other")  # a conflict
+    world.store.fault("commit", OSError(errno.ENOSPC, "full"), times=1000)
+    lost = world.volume.detach(on_failed="discard")
+    assert [entry.key for entry in lost] == [key]
+    after = world.crash()
+    assert after.left() == []
+    after.settles(None if key == "new" else b"other", key)
+
+
 def test_what_is_due_is_saved_while_the_disk_fails(make: Make) -> None:
     world = make(dirty_expire=0.5)
     other = world.open("other", "x+b")

@@ -733,6 +733,12 @@ class Journaled:
                     self._end(self._owner.journal())
             return dropped
 
+    def given_up(self) -> None:
+        """Record that nothing of it will be saved, its creation and size included: the volume ends."""
+        with self._lock:
+            if self._marks and self.note(lambda number: records.discarded(number, self.file.size)):
+                self._end(self._owner.journal())
+
     def confirm_dropped(self) -> None:
         """Wait for the device: a crash must not bring back what was given up. The journal owes what is refused."""
         owner = self._owner
