@@ -647,6 +647,8 @@ class Tier:
 
     def _count(self, error: OSError, next: str = "they are read from the store") -> None:
         """Record bytes that cannot be read, or are not taken."""
+        if self._mark.closed:  # a call has outlasted it
+            return
         self.errors += 1
         if monotonic() - self._logged >= LOGGED_EVERY:
             self._logged = monotonic()

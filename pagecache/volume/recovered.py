@@ -593,7 +593,7 @@ class Recovery:
         self._hurry.wait(min(PAUSE, self._volume.cache.config.flush_interval))
         while True:
             self._hurry.clear()
-            failed = False
+            failed, called = False, list[int]()
             for each in self._left:
                 if self._stops():
                     return
@@ -601,8 +601,10 @@ class Recovery:
                     continue
                 slow = {job: other for job, other in slow.items() if not job.finished()}
                 try:
-                    busy = each.laying in slow or self._tier.is_left_busy(each.unsaved.number)
-                    if busy or not self._has_room(each, slow):
+                    if self._tier.is_left_busy(each.unsaved.number):
+                        called.append(each.unsaved.number)
+                        failed = True
+                    elif each.laying in slow or not self._has_room(each, slow):
                         failed = True
                     else:
                         self._lay(each, self._tries(each, VISIT))
@@ -623,7 +625,17 @@ class Recovery:
                 if not failed and not any(each.waits() for each in self._left):
                     self._thread = None
                     return
-            self._hurry.wait(AGAIN)
+            self._pause(called)
+
+    def _pause(self, called: list[int]) -> None:
+        """Wait until files are tried again: at once if a call of an ended volume on one of those that are `called`
+        returns.
+        """
+        clock = self._volume.engine.clock
+        until = clock.now() + AGAIN
+        while not self._hurry.wait(SLICE if called else AGAIN) and called and clock.now() < until:
+            if not all(map(self._tier.is_left_busy, called)):
+                return
 
     def _has_room(self, each: _Left, slow: dict[Job[None], _Left]) -> bool:
         """Return whether the thread may lay a file beside slow ones: they take no more than a half of the volume's

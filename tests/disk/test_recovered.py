@@ -21,6 +21,7 @@ from pagecache.disk import records
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.disk.tier import Tier
 from pagecache.engine import runner
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.commit.overlay import Overlay
@@ -1080,6 +1081,41 @@ def test_a_running_call_of_a_volume_that_has_ended_lands_before_later_bytes(worl
         file.pwrite(b"newer", 0)
         file.fsync(durability="backend")
     world.settles(changed(0, b"newer"))
+
+
+def test_a_sync_goes_on_when_the_call_of_a_volume_that_has_ended_returns(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recovered, "AGAIN", 3600.0)
+    monkeypatch.setattr(recovered, "PAUSE", 0.0)
+    gate = world.store.gate("commit", times=1)
+    world.synced(b"first").close()
+    gate.wait_entered()
+    world.cache.close(timeout=0.5, on_failed="discard")
+    world = World(world.folder, world.store)
+    syncing = Task(world.volume.sync, durability="backend", timeout=20.0)
+    recovery = world.volume.recovery
+    assert recovery is not None
+    (left,) = recovery._left
+    looks: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tier, "is_left_busy", noting(looks, Tier.is_left_busy))
+        recovery._hurry.set()
+        eventually(lambda: bool(looks) and not recovery._hurry.is_set())
+    gate.open()
+    syncing.result()
+    assert left.over
+    world.settles(changed(0, b"first"))
+    assert "made anew" not in caplog.text
+
+
+def noting(looks: list[int], is_left_busy: Callable[[Tier, int], bool]) -> Callable[[Tier, int], bool]:
+    def noted(tier: Tier, number: int) -> bool:
+        busy = is_left_busy(tier, number)
+        looks.append(number)
+        return busy
+
+    return noted
 
 
 @IN_PLACE
