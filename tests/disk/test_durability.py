@@ -443,6 +443,7 @@ def test_what_an_end_gives_up_is_listed_by_no_attach(make: Make, key: str) -> No
     file.truncate(20000)
     file.fsync(durability="disk")
     if key == "k":
+        assert isinstance(world.store, ObjectBackend)
         world.store.put("k", b"other")  # a conflict
     world.store.fault("commit", OSError(errno.ENOSPC, "full"), times=1000)
     lost = world.volume.detach(on_failed="discard")
