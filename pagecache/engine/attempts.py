@@ -162,6 +162,7 @@ class Attempts(Tries):
         """
         volume, key, what = self.volume, self.key, what or self.what
         job: Job[T] | None = None
+        raised: Exception | None = None
         here = file is None and volume.prompt
         if here and whole and threading.current_thread() is threading.main_thread():
             here = not waits
@@ -195,7 +196,9 @@ class Attempts(Tries):
                     return result
                 self._pause(began, file)
         finally:
-            self._judged = self.first = None  # errors keep frames, which keep errors
+            if job is not None:
+                job.error = None
+            self._judged = self.first = raised = None  # errors keep frames, which keep errors
 
     def here(self, call: Callable[[], T]) -> T:
         """Make the call on this thread, with retries; no deadline ends it while the call runs."""
@@ -234,9 +237,9 @@ def insisting(file: EngineFile, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            delay, raised = tries.judge(error), as_os_error(error, file.key)
-            if raised is not error:
-                raise raised from error
+            delay = tries.judge(error)
+            if as_os_error(error, file.key) is not error:
+                raise as_os_error(error, file.key) from error
             if delay is None:
                 raise
         file.volume.sleep(file, delay, since=since)

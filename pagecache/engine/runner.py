@@ -279,7 +279,7 @@ class ThreadRunner:
         finally:
             del self._running[job]
             if job.thread is not None:
-                self._volume.cache.trace_call(job.what, job.key, job.file, job.began, job.error is not None)
+                self._volume.cache.trace_call(job.what, job.key, job.file, job.began, not job._finished)
 
     def hung(self, now: float, limit: float) -> tuple[list[Job[object]], float]:
         """Return jobs that have run for `limit` seconds, each only once, and the time of the next check. For the

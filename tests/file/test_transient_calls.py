@@ -6,8 +6,11 @@ Failing calls take 20 ms, as those of a store do. `done=True`: the call was carr
 from __future__ import annotations
 
 import errno
+import gc
 import io
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +352,22 @@ def test_a_name_is_busy_between_two_tries_of_a_remove(clock: HandClock, make: Ma
     raises(TimeoutError, task.result, match="EIO")
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("remove")) == 1
+
+
+@pytest.mark.parametrize("call", ["open", "stat", "remove", "rename"])
+def test_a_call_that_fails_keeps_nothing_of_its_caller(make: Make, call: str) -> None:
+    """Files that the caller drops are closed at once, not at the next collection."""
+    volume, _ = make()
+
+    def caller() -> weakref.ref[Any]:
+        own = MemoryBackend()
+        with suppress(FileNotFoundError):
+            getattr(volume, call)("absent", *(["other"] if call == "rename" else []))
+        return weakref.ref(own)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert caller()() is None
+    finally:
+        gc.enable()

@@ -330,6 +330,19 @@ def test_an_object_that_must_be_new_replaces_none(make: Make, tmp_path: Path, ho
     assert below.cat_file("/new") == (b"" if how == "touch" else b"new")
 
 
+def test_a_text_file_that_is_dropped_behind_a_failed_open_is_stored_whole(fs: PageCacheFileSystem, root: str) -> None:
+    """The error keeps the frame no longer than the program does: a collection would close the lower file first."""
+
+    def save() -> None:
+        with pytest.raises(FileNotFoundError):
+            fs.open(f"{root}/absent", "rb")
+        text = fs.open(f"{root}/new", "w")
+        text.write("whole")
+
+    save()
+    assert fs.cat_file(f"{root}/new") == b"whole"
+
+
 @pytest.mark.parametrize(("mode", "compression"), [("wb", None), ("wt", None), ("wb", "gzip")])
 def test_the_second_close_of_a_file_waits_for_the_first(
     make: Make, monkeypatch: pytest.MonkeyPatch, mode: str, compression: str | None

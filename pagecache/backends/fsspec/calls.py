@@ -201,7 +201,10 @@ def about(key: Key, name: str) -> Iterator[None]:
         better = translated(error, key, name)
         if better is error:
             raise
-        raise better from error
+        try:
+            raise better from error
+        finally:
+            del better  # it keeps this frame
 
 
 # -- calls
