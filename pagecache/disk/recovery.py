@@ -467,7 +467,7 @@ class Recovered:
         last = max((lost.last or END for lost in self.lost), default=0)
         for file in files.values():
             if file.suspect > file.state.saved:
-                self._lose(1, file.suspect, self.segments[0][0])
+                self._lose(1, file.suspect, 0)
             file.suspect = lost if (lost := max(last, file.suspect)) > file.state.saved else 0
             if file.content and not file.state.gone:
                 file.finish()
