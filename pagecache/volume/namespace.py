@@ -552,15 +552,16 @@ class NameChange:
                 elif claimed:
                     self._keep_names()
             finally:
-                self._give_back(fenced)
+                self._give_back(fenced, alive)
         finally:
             if locked:
                 self.publishing.release()
 
-    def _give_back(self, fenced: bool) -> None:
+    def _give_back(self, fenced: bool, alive: Callable[[], None]) -> None:
         """Record that the names are fixed; those of a running attempt if it is `fenced`."""
         with self.volume.inodes_lock:
             self.close()
+            alive()  # else the attempt opens the files that the next reconnect has left, as it returns
             for inode in (*self.files, *self.beneath) if fenced else ():
                 inode.naming = None
         with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices

@@ -763,6 +763,27 @@ def test_a_rename_that_returns_beside_the_look_of_a_reconnect_that_was_given_up_
     silent.open()
 
 
+@pytest.mark.parametrize("step", ["publish", "_give_back"])
+def test_a_fenced_reconnect_that_is_given_up_as_it_publishes_leaves_the_file_to_its_rename(
+    make: Make, monkeypatch: Patch, step: str
+) -> None:
+    """The next reconnect has left it closed. [2.17, 2.20]"""
+    store, file = opened(make)
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
+    store.volume.abort()
+    raises(ShutdownError, renaming.result)
+    second = store.backend.successor(lose=False)
+    window, first = at_gate(held(monkeypatch, NameChange, step), store.volume.reconnect, second, fenced=True)
+    store.volume.abort()
+    raises(ShutdownError, first.result)
+    store.volume.reconnect(third := store.backend.successor(lose=False))
+    window.open()
+    eventually(lambda: store.volume.engine.runner.naming() < 2)
+    gate.open()
+    file.fsync()
+    assert (third.committed(KEY), third.committed("new")) == (None, b"dirty" + DATA[5:])
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_rename_that_its_caller_leaves_is_open_before_its_names_are_free_and_not_after(
     make: Make, monkeypatch: Patch, interrupted: bool
