@@ -711,7 +711,6 @@ class PageCacheFileSystem(ChainedFileSystem):
 
     def sync(self, timeout: float | None = None) -> None:
         """Wait until everything written here is committed, or in the journal (durability "disk"); see `Volume.sync`."""
-        self._transaction.settle()
         volume = self._wanted.open_volume()
         if volume is not None:
             volume.sync(timeout)
@@ -725,7 +724,6 @@ class PageCacheFileSystem(ChainedFileSystem):
         Raises:
             UnsavedDataError: not everything could be saved; nothing is lost, and the file system stays usable.
         """
-        self._transaction.settle()
         return self._wanted.close(timeout, on_failed)
 
 

@@ -6,23 +6,19 @@ closed, by writing and closing it; otherwise under another name beside it, which
 opened for changes (r+, a) must not have been changed by another writer since, stored or not.
 
 Files of one transaction are put in place one after another. If that fails, the earlier ones are in place, and the
-others are discarded. The end closes files that its thread has opened, and those that the program has dropped. Other
-threads may be writing theirs: these leave the transaction, and are put in place when they are closed, or, dropped
-unclosed, by the next end, sync or close, or at exit.
+others are discarded. The end closes files that its thread has opened. Other threads may be writing theirs: these leave
+the transaction, and are put in place when they are closed.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
-import gc
 import hashlib
 import io
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import uuid
@@ -84,17 +80,6 @@ def _behind_links(backend: Any, key: str) -> str:
     return key
 
 
-def _in_use(files: dict[DeferredFile, Any]) -> set[DeferredFile]:
-    """Return those that are open, and that not only this refers to: another thread may be writing to them."""
-    one, two = object(), object()  # the variable refers to each, too
-    known: tuple[dict[Any, Any], ...] = ({one: one, 0: two}, files)
-    same, other, *counts = [sys.getrefcount(whole) for each in known for whole in each.values()]
-    pairs = zip(files.items(), counts, strict=True)
-    shared = [file for (file, whole), count in pairs if count >= (same if whole is file else other)]
-    detached = [file for file, whole in files.items() if getattr(whole, "buffer", whole) is None]
-    return {file for file in shared + detached if not file.closed and (file.left or not file.is_ours())}
-
-
 class Deferral(Transaction):
     """The transactions of a file system. One inside another is a part of it: the end of the outermost one puts the
     files of all in place. That one is over before its end is processed, so that later writes are not part of it.
@@ -105,8 +90,6 @@ class Deferral(Transaction):
         # Of each that has not ended, the innermost last: its files, with what the program writes to. A collection does
         # not know the order in which those are to be closed.
         self._begun: list[dict[DeferredFile, Any]] = []
-        self._left: dict[DeferredFile, Any] = {}  # likewise, by their transactions
-        self._process = os.getpid()
         self.lock = threading.RLock()  # a signal handler may open a file
 
     def start(self) -> None:
@@ -135,53 +118,9 @@ class Deferral(Transaction):
     def keep(self, file: DeferredFile, whole: Any) -> None:
         """Keep what the program writes to until the end of the transaction of a file, if that has one."""
         with self.lock:
-            for files in (*self._begun, self._left):
+            for files in self._begun:
                 if file in files:
                     files[file] = whole
-
-    def forget(self, file: DeferredFile) -> None:
-        """Keep a file no longer that has left its transaction: it is in place, or discarded."""
-        with self.lock:
-            self._left.pop(file, None)
-
-    def settle(self) -> None:
-        """Put the files in place that have left their transactions and were dropped since.
-
-        Raises:
-            OSError: of the first that could not be stored; it is discarded.
-        """
-        self._collect()
-        with self.lock:
-            used = _in_use(self._left)
-            dropped = [file for file in self._left if file not in used]
-        for file in dropped:
-            file.commit()
-
-    def _collect(self) -> None:
-        """Drop garbage that refers to files: an error of a look keeps the frames in which it was raised."""
-        with self.lock:
-            used = [*map(_in_use, (*self._begun[:1], self._left))]
-        if any(used):
-            gc.collect()
-
-    def _leave(self, begun: dict[DeferredFile, Any]) -> None:
-        """Let the files leave that other threads may be writing to."""
-        for file in _in_use(begun):
-            self._left[file] = begun[file]
-            file.left = True
-            del begun[file]
-            atexit.unregister(self._at_exit)  # if it is
-            atexit.register(self._at_exit)
-
-    def _at_exit(self) -> None:
-        if self._process != os.getpid():
-            return  # a fork: the files are the parent's
-        try:
-            self.settle()
-        finally:
-            for file in [*self._left]:
-                log.error("%r was open as the process ended, after its transaction: it is not stored", file.path)
-                file.discard()
 
     def complete(self, commit: bool = True) -> None:
         """End the innermost transaction: put its files in place, one after another, or leave them to the one around it;
@@ -190,26 +129,25 @@ class Deferral(Transaction):
         Raises:
             OSError: of the first file that could not be stored; it and the later ones are discarded.
         """
-        begun: dict[DeferredFile, Any] = {}
-        if commit:
-            self._collect()
+        files: list[DeferredFile] = []
         try:
             with self.lock:  # an interrupt strikes after a call: there is none before it has ended
-                begun = self._begun[-1] if self._begun else begun
+                begun = self._begun[-1] if self._begun else {}
+                files = [*begun]
                 del self._begun[-1:]
                 self.fs._intrans = self._begun != []
                 if commit and self._begun:
                     self._begun[-1] |= begun
-                    begun = {}
-                if commit:
-                    self._leave(begun)
-            for file in begun if commit else ():
-                file.commit()  # or discards it
+                    files = []
+                for file in files:
+                    file.left = commit and not (file.closed or file.is_ours())
+                files = [file for file in files if not file.left]
+            while commit and files:
+                files[0].commit()  # or discards it
+                files.pop(0)
         finally:
-            for file in begun:
+            for file in files:
                 file.discard()
-        if commit:
-            self.settle()
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         begun = self._begun[-1] if self._begun else None
@@ -399,7 +337,6 @@ class DeferredFile(io.FileIO):
         self._ended = True
         self.close()
         self._scratch.close()
-        self.fs._transaction.forget(self)
 
     def close(self) -> None:
         """Close; `discard` if an exception left a `with fsspec.open(...)`; `commit` if its transaction has left it."""
@@ -411,6 +348,8 @@ class DeferredFile(io.FileIO):
             self.commit()
 
     def __del__(self) -> None:
+        if self.left and not (self.closed or self._ended):
+            log.error("%r: dropped unclosed after the end of its transaction: it is not stored", self.path)
         self._ended = True  # nothing is published of a file that was collected unclosed
         super().__del__()
 
