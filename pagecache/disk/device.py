@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Device(Protocol):

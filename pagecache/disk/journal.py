@@ -16,8 +16,7 @@ Nothing reads the log while the process lives. `recovery.py` reads it at the nex
                               Next segments begin with the state of each file that a lost record was about, or a
                               rename, remove or discard that could not be appended: it has happened
     a full folder             raises; records that settle bytes have a reserve
-    a full disk               others give way, and the append is tried once more. If it was to say that the stores have
-                              all of the log, that is removed
+    a full disk               others give way, and the append is tried once more
 
 A segment is removed only if the device has confirmed the records that settle its bytes, and the folder is synced after
 each: if a crash undid the removal of a segment and not that of a later one, saved bytes would come back as unsaved.
@@ -45,7 +44,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..native import uninterrupted
 from . import records
-from .device import FULL, OS, Device
+from .device import OS, Device
 from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, packed, saved, span, summed
 from .recovery import Recovered, name_of, recover
 
@@ -92,7 +91,7 @@ class _Segment:
 class _File:
     """A file of the journal: its state, and its last content record in each segment."""
 
-    __slots__ = ("changed", "content", "released", "segment", "state", "stated", "undo", "unrecorded")
+    __slots__ = ("changed", "content", "released", "segment", "state", "stated", "undo")
 
     def __init__(self, state: FileState) -> None:
         self.state = state
@@ -103,16 +102,12 @@ class _File:
         self.undo: deque[tuple[int, int, int, int]] = deque()
         """Runs of content records that one sync is for: LSN, segment, and last content there and size before it."""
         self.released = False
-        self.unrecorded: Record | None = None  # a SAVED for which the disk had no room
 
     def written(self) -> int:
         return max(list(self.content.values()), default=0)
 
     def is_live(self) -> bool:
         return self.written() > self.state.saved
-
-    def is_stored(self) -> bool:
-        return self.unrecorded is not None and max(self.content.values(), default=0) <= self.unrecorded.offset
 
 
 class _Attempt:
@@ -304,13 +299,10 @@ class Journal:
             file.changed = next(self._changes)
             try:
                 lsn = self._write(file, record, buffers, settles)
-            except OSError as error:
+            except OSError:
                 if record.kind in STATED:
                     self._owe(file, record)
-                file.unrecorded = record if record.kind == Kind.SAVED else file.unrecorded
-                if record.kind not in SETTLING or error.errno not in FULL or not self._emptied():
-                    raise
-                return self._counts
+                raise
             self._files[record.file] = file
             self._drop(file)
             return lsn
@@ -321,34 +313,6 @@ class Journal:
         if file.content:
             self._restates.add(record.file)
             self._end_current()
-
-    def _emptied(self) -> bool:
-        """Remove the log if the stores have all of it; return whether it went. A crash within is one before a SAVED."""
-        files = list(self._files.values())
-        if self._current or self._unsynced or self._readers or self._counts > self._confirmed:
-            return False
-        if any(file.is_live() and not file.is_stored() for file in files):
-            return False
-        while self._segments:
-            going = self._segments[0].going
-            if not going.acquire(blocking=False):
-                return False
-            try:
-                with suppress(FileNotFoundError):
-                    self._device.unlink(self._segments[0].path)
-                self._device.sync_folder(self._folder)
-                self._segments.popleft()
-            finally:
-                going.release()
-        for file in files:
-            if file.unrecorded is not None:
-                file.state.apply(file.unrecorded, self._lsn)
-            file.unrecorded = None
-            file.content.clear()
-            self._drop(file)
-        self._restates.clear()
-        self._may_return = False
-        return True
 
     def _write(self, file: _File, record: Record, buffers: Sequence[Any], settles: bool) -> int:
         body = [packed(record.values)] if record.kind != Kind.DATA else buffers

@@ -213,28 +213,6 @@ def world(make: Make) -> World:
     return make()
 
 
-def test_what_was_left_is_over_when_the_store_has_it_though_the_disk_is_full(make: Make) -> None:
-    """The journal has no room to say so, and goes. [D5]"""
-    world = make()
-    world.synced(b"new", 100)
-    world.synced(b"other", 0, "other", "x+b")
-    world = world.crash()
-    with disk_fails("fallocate", error=errno.ENOSPC):
-        world.volume.sync(durability="backend")
-        world.open().fsync(durability="backend")
-        assert world.left() == []
-        for file in world.files:
-            file.close()
-        world.volume.detach()
-    assert world.saved() == changed(100, b"new")
-    assert world.saved("other") == b"other"
-    assert not list((world.tier / "journal").iterdir())
-    world = world.copied()
-    assert world.left() == []
-    world.synced(b"newer", 100)
-    assert world.crash().left() == ["k"]
-
-
 @contextlib.contextmanager
 def losing_a_sync(world: World) -> Iterator[list[int]]:
     """Context in which the first sync of the journal fails, and loses the records of it."""

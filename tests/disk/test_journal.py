@@ -98,38 +98,6 @@ def test_bad_input_is_refused() -> None:
         journal.append(records.data(number, 0, 9000), [bytes(9000)])
 
 
-def test_a_log_that_is_saved_goes_if_there_is_no_room_to_say_so() -> None:
-    """D5."""
-    disk, journal, first = begun()
-    second = opened(journal, "other")
-    while len(journal._segments) < 3:
-        last = journal.append(records.data(first, 0, 3000), [bytes(3000)])
-    later = journal.append(records.data(second, 0, 9), [bytes(9)])
-    journal.confirm(later)
-    journal = Journal("j", segment=8192, device=disk)
-    disk.fault = lambda name, count: errno.ENOSPC if name == "fallocate" else 0
-    saving = raises(OSError, journal.append, records.saved(first, last, "v2"), match="cannot begin a segment")
-    assert saving.errno == errno.ENOSPC
-    assert journal.unsaved("store:").keys() == {first, second}  # the store lacks the other one
-    unlinks = iter([0, 0, errno.EIO])  # of the segment that does not begin, and of two others
-
-    def fault(name: str, count: int) -> int:
-        return errno.ENOSPC if name == "fallocate" else next(unlinks, 0) if name == "unlink" else 0
-
-    disk.fault = fault
-    raises(OSError, journal.append, records.saved(second, later, "v2"))
-    assert len(journal._segments) == 2
-    assert len(recover("j", disk).files) == 2
-    journal.append(records.saved(second, later, "v2"))
-    assert not journal._segments
-    assert recover("j", disk).files == []
-    disk.fault = None
-    journal.append(records.saved(first, last, "v2"))  # again: there is room now
-    third = opened(journal, "third")
-    journal.confirm(journal.append(records.data(third, 0, 3), [b"abc"]))
-    assert [file.number for file in recover("j", disk).files] == [third]
-
-
 def test_a_full_journal_names_the_files_to_save() -> None:
     disk = SimulatedDisk()
     journal = Journal("j", segment=8192, limit=3 * 8192, device=disk)

@@ -733,9 +733,7 @@ def test_a_call_for_the_name_of_a_gone_object_whose_result_is_unknown_gives_its_
     assert after.read() == b""
 
 
-@pytest.mark.parametrize(
-    "first", ["an open", "an open beside other bytes", "a rename", "a remove that was carried out"]
-)
+@pytest.mark.parametrize("first", ["an open", "a rename", "a remove that was carried out"])
 def test_a_full_disk_fails_no_call_that_gives_bytes_up(world: World, first: str) -> None:
     """A later start looks again. [D5]"""
     world.open("o", "x+b").fsync(durability="backend")
@@ -743,20 +741,14 @@ def test_a_full_disk_fails_no_call_that_gives_bytes_up(world: World, first: str)
     if first == "a remove that was carried out":
         file._inode.journaled.removing()
         file.fsync()
-    if first == "an open beside other bytes":
-        world.synced(b"other", key="o")
     after = world.crash(on_recovery="hold")
     after.store.objects.pop("k")
     with disk_fails("fallocate", "pwritev", "fdatasync", error=errno.ENOSPC):
         raises(FileNotFoundError, after.open)
-        if first.startswith("an open"):
+        if first == "an open":
             made = after.open(mode="x+b")
             made.write(FOREIGN)
-            if first == "an open":
-                made.fsync(durability="backend")  # the journal is gone, with the old bytes
-                assert after.copied().left() == []
-            else:
-                raises(OSError, made.fsync, durability="backend")  # a crash might bring the old bytes back
+            raises(OSError, made.fsync, durability="backend")  # a crash might bring the old bytes back
         elif first == "a rename":
             after.volume.rename("o", "k")
         assert after.volume.exists("k") == (not first.startswith("a remove"))

@@ -244,8 +244,7 @@ class VolumeJournal:
         """Record what the store has, and wait for the device: a crash must not bring bytes back that were saved since.
         Return the error.
         """
-        refused = [file for file in list(self._waiting) if file.settle(NEVER) is not None]
-        for file in refused:  # again: the last of them may have removed the log, on a full disk
+        for file in list(self._waiting):
             if (error := file.settle(NEVER)) is not None:
                 return error
         return self.confirm_all()
