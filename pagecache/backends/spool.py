@@ -13,7 +13,7 @@ import bisect
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..native.names import punch_hole
@@ -139,10 +139,11 @@ class Spool:
             with revoked(parts_of_buffers(buffers, done, length)) as parts:
                 done += self.write(offset + done, parts)
 
-    def take(self, other: Spool) -> None:
-        """Write what another one has, without its holes."""
+    def take(self, other: Spool, alive: Callable[[], None]) -> None:
+        """Write what another one has, without its holes; `alive` raises to end that."""
         at, size = 0, os.fstat(other.fd).st_size
         while at < size:
+            alive()
             try:
                 at = os.lseek(other.fd, at, os.SEEK_DATA)
             except OSError as error:

@@ -22,7 +22,6 @@ import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from glob import escape, glob
 from io import FileIO
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -187,7 +186,7 @@ class Tier:
         self._swept = 0
         self._ranges = 0  # that copies have loaded, roughly: a thread may miss another's addition
         self._hits: dict[int, dict[int, tuple[Copy, int, int]]] = {}  # of segments: address -> copy, chunk, length
-        self._logged = -LOGGED_EVERY
+        self._logged = self._refused = -LOGGED_EVERY
         self._lost: dict[str, Any] = {}  # what volumes that are attached later are told
         path = described.path
         self._journal: Journal | None = None
@@ -643,7 +642,10 @@ class Tier:
         """Record that the journal took nothing: unless it is full or has ended, the disk fails."""
         from .journal import JournalFull
 
-        if isinstance(error, OSError) and not isinstance(error, JournalFull) and error.errno != errno.EBADF:
+        if not isinstance(error, OSError) or isinstance(error, JournalFull) or error.errno == errno.EBADF:
+            return
+        if monotonic() - self._refused >= PAUSE:  # each file that is saved asks again
+            self._refused = monotonic()
             self._count(error, "fsync saves in the store for a while")
 
     def _count(self, error: OSError, next: str = "they are read from the store") -> None:
@@ -773,12 +775,20 @@ def _file_system(path: str) -> str:
     return kind
 
 
+def _has_journal(path: str) -> bool:
+    from .recovery import NAME
+
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return any(map(NAME.fullmatch, os.listdir(os.path.join(path, JOURNAL))))
+    return False
+
+
 def occupy(path: str, *, make: bool = True) -> FileIO:
     """Make the directory ready, and lock it; return the file that holds the lock. Not `make`: it is a tier."""
     if make:
         with contextlib.suppress(FileExistsError):
             make_folders(path, mode=0o700)
-    elif not (os.path.exists(os.path.join(path, MARK)) or glob(os.path.join(escape(path), JOURNAL, "*.journal"))):
+    elif not (os.path.exists(os.path.join(path, MARK)) or _has_journal(path)):
         raise ValueError(f"disk: {path!r} has no file {MARK!r}, so it is not the directory of a tier")
     found = os.stat(path)
     if not os.path.isdir(path):

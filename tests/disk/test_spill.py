@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError
+from pagecache import CachedFile, ConflictError, DataLossError, ShutdownError
 from pagecache.backends.spool import Spool
 from pagecache.disk.device import OS
 from pagecache.engine.commit import overlay as laying
@@ -551,6 +551,44 @@ def test_a_tier_whose_disk_takes_nothing_keeps_no_byte_from_the_store(
         assert file.pread(length, 0) == data
     assert world.saved() == data
     world.volume.detach()
+
+
+def test_a_spool_that_has_moved_is_not_copied_again(world: Spilling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other disk fills up, too. The error names that one. [2.23]"""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 8192, 0)
+        assert world.spill(file) == 8192
+        staging = file._inode.staged()
+        fill_disk(world, monkeypatch)
+        staging.put(staging.epoch, MIB, [memoryview(b"c" * 4096)])
+        with monkeypatch.context() as full:
+            full.setattr(Spool, "write", raising(OSError(errno.ENOSPC, "full")))
+            full.setattr(Spool, "take", raising(AssertionError()))
+            put = partial(staging.put, staging.epoch, 2 * MIB, [memoryview(b"d" * 4096)])
+            assert str(world.tier) not in str(raises(OSError, put, match="the spool in"))
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == b"a" * 8192 + OLD[8192:]
+
+
+def test_a_spill_beside_the_move_of_a_spool_leaves_its_bytes_dirty(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer waits no longer than it may. An abort ends the move."""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * MIB, 0)
+        assert world.spill(file) == MIB
+        staging = file._inode.staged()
+        fill_disk(world, monkeypatch)
+        put = partial(staging.put, staging.epoch, 4 * MIB, [memoryview(b"c" * 4096)])
+        gate, moving = at_gate(held(monkeypatch, Spool, "take"), put)
+        file.pwrite(b"b" * 8192, 0)
+        assert Task(world.spill, file).result() == 0
+        world.volume.abort()
+        gate.open()
+        raises(ShutdownError, moving.result)
+        world.volume.reconnect(world.store)
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == b"b" * 8192 + b"a" * (MIB - 8192)
 
 
 def test_bytes_in_a_spool_whose_disk_fills_up_go_to_another_one(

@@ -174,6 +174,14 @@ def test_the_command_finds_unsaved_files_without_the_mark_and_exports_them_for_t
     assert [path.stat().st_mode & 0o777 for path in (tmp_path / "saved", tmp_path / "saved" / "k")] == [0o700, 0o600]
 
 
+def test_the_command_writes_nothing_into_a_directory_with_journals_of_another_program(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / "system.journal").write_text("mine")
+    tmp_path.chmod(0o700)
+    assert disk(str(tmp_path))[0] == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["journal", "system.journal"]
+
+
 def test_the_command_says_of_a_copy_that_it_is_one(tmp_path: Path) -> None:
     with PageCache("1MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")):
         shutil.copytree(tmp_path / "tier", tmp_path / "copy")

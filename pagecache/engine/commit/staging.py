@@ -62,12 +62,16 @@ class Staging:
     spill beside that.
     """
 
-    __slots__ = ("_file", "_freed", "_growth", "_lock", "_sending", "_spool", "_unsent", "epoch", "writes")
+    __slots__ = (
+        *("_elsewhere", "_file", "_freed", "_growth", "_lock", "_moves", "_sending", "_spool", "_unsent"),
+        *("epoch", "writes"),
+    )
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._spool: Spool | None = None
+        self._elsewhere = self._moves = False  # it has been moved from the directory of a tier, or that has failed
         self._unsent = Ranges()
         self._sending: Op | None = None  # a commit that does nothing but send and commit
         self._freed = 0  # changes when bytes of the spool go
@@ -90,21 +94,29 @@ class Staging:
                 self._put(offset, buffers)
             except OSError as error:
                 spills = self._file.volume.spills
-                if spills is None or not spills.may_leave(error):
+                if self._elsewhere or spills is None or not spills.may_leave(error):
                     raise
-                self._named(partial(self._put_elsewhere, offset, buffers))
+                self._elsewhere = self._moves = True
+                try:
+                    self._named(partial(self._put_elsewhere, offset, buffers))
+                except ShutdownError:
+                    self._elsewhere = False  # it was not tried to its end
+                    raise
+                finally:
+                    self._moves = False
 
     def _put_elsewhere(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Go on in the directory of temporary files, with all that the spool has: that of the tier takes no more."""
         other = Spool(None)
         if self._spool is not None:
-            other.take(self._spool)
+            other.take(self._spool, lambda: self._file.volume.check_alive(self._file.key))
         other.write_all(offset, buffers)
         self._spool = other
         self._freed += 1  # last: reads of the former one are planned again
 
     def _put(self, offset: int, buffers: Sequence[memoryview]) -> None:
         if self._spool is None:
+            self._elsewhere = False
             self._spool = self._named(lambda: Spool(self._file.volume.spool or None))
         self.writes += 1
         spool = self._spool
@@ -118,8 +130,8 @@ class Staging:
         """
         file, sends, end, epoch = self._file, self._sends(), runs[-1][1], self.epoch
         rebases, before, growth = file.rebases, file.remote_size, Growth(self._file, end, sends)
-        if rebases % 2:
-            return 0  # the bytes around written ones may be of either version
+        if rebases % 2 or self._moves:
+            return 0  # the bytes around written ones may be of either version; the move of a spool may take long
         data = [memoryview(bytearray(end - begin)) for begin, end in runs]
         if any(file.read(begin, room) < len(room) for (begin, _), room in zip(runs, data, strict=True)):
             return 0
@@ -192,14 +204,16 @@ class Staging:
             try:
                 return call()
             except OSError as error:
-                if spills is None or not spills.gives_way(error):
+                if self._elsewhere or spills is None or not spills.gives_way(error):
                     raise
             return call()
+        except ShutdownError:
+            raise
         except OSError as error:
             import tempfile  # on first use, as the spool does
 
             code = errno_of(error) if errno_of(error) in KNOWN else errno.EIO
-            folder = self._file.volume.spool or tempfile.gettempdir()
+            folder = ("" if self._elsewhere else self._file.volume.spool) or tempfile.gettempdir()
             raise OSError(code, f"the spool in {folder!r}: {error.strerror or error}", self._file.key) from error
 
     # -- what the backend forgets, under the token or after an abort
