@@ -197,7 +197,7 @@ class Attempts(Tries):
                 self._pause(began, file)
         finally:
             if job is not None:
-                job.error = None
+                job.forget_error()
             self._judged = self.first = raised = None  # errors keep frames, which keep errors
 
     def here(self, call: Callable[[], T]) -> T:

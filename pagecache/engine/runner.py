@@ -87,6 +87,10 @@ class Work(Generic[T]):
         if finished and self._undo is not None:
             self._undo(self._result)  # type: ignore[arg-type]
 
+    def forget_error(self) -> None:
+        """Let go of the error, which the waiter has raised: it keeps the waiter's frames, which keep this."""
+        self.error = None
+
     def cancel(self) -> bool:
         """Give up waiting, unless the call has begun; return whether it has not."""
         with self._lock:

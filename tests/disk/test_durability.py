@@ -391,7 +391,7 @@ def test_a_journal_that_fails_is_an_event_once_and_counted(world: World) -> None
             file.pwrite(data, 0)
             file.fsync()
     assert world.saved() == b"again" + OLD[5:]
-    assert world.cache.stats().disk_errors >= 2
+    assert world.cache.stats().disk_errors >= 1
     eventually(lambda: "disk" in [each.kind for each in events])
     (event,) = (each for each in events if each.kind == "disk")
     assert (event.error is not None, event.next) == (True, "fsync saves in the store for a while")
