@@ -737,16 +737,21 @@ def test_a_look_of_a_reconnect_that_was_given_up_changes_no_names(make: Make, *,
     assert (third.committed("new"), third.committed("third")) == (OTHER, b"later" + DATA[5:])
 
 
+def left_by_its_caller(store: Rig) -> tuple[Gate, RecordingBackend]:
+    """A rename that runs on in a backend that is lost; return its gate, and a backend for a reconnect."""
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
+    store.volume.abort()
+    raises(ShutdownError, renaming.result)
+    return gate, store.backend.successor(lose=False)
+
+
 @pytest.mark.parametrize("first", ["rename", "look"])
 def test_a_rename_that_returns_beside_the_look_of_a_reconnect_that_was_given_up_is_caught_up_with(
     make: Make, first: str
 ) -> None:
     """By the next reconnect, whose backend answers. [2.17, 2.20]"""
     store, file = opened(make)
-    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
-    store.volume.abort()
-    raises(ShutdownError, renaming.result)
-    second = store.backend.successor(lose=False)
+    gate, second = left_by_its_caller(store)
     silent, reconnecting = at_gate(second.gate("stat", times=9), store.volume.reconnect, second, fenced=True)
     if first == "rename":
         gate.open()
@@ -769,10 +774,7 @@ def test_a_fenced_reconnect_that_is_given_up_as_it_publishes_leaves_the_file_to_
 ) -> None:
     """The next reconnect has left it closed. [2.17, 2.20]"""
     store, file = opened(make)
-    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
-    store.volume.abort()
-    raises(ShutdownError, renaming.result)
-    second = store.backend.successor(lose=False)
+    gate, second = left_by_its_caller(store)
     window, first = at_gate(held(monkeypatch, NameChange, step), store.volume.reconnect, second, fenced=True)
     store.volume.abort()
     raises(ShutdownError, first.result)
