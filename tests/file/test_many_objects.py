@@ -119,7 +119,7 @@ def renamed(rig: Rig, count: int, start: int) -> Callable[[], object]:
     ("more", "config", "slack"),
     [
         (cached, {}, 5),
-        (renamed, {}, 5),
+        (renamed, {}, 20),  # how often it asks whether another thread has ended its call
         (counted, {}, 5),
         (left_open, {"limits": {"commit_on_close": True}}, 5),
         (unsaved, {"limits": {"max_inflight": 1}}, 40),  # there is one more ticket
