@@ -47,7 +47,7 @@ LAYERS = [
     ["volume.status"],
     ["volume.reconnect"],
     ["volume.namespace"],
-    ["volume.conflicts", "volume.detach", "volume.ticket"],
+    ["volume.conflicts", "volume.detach", "volume.laying", "volume.ticket"],
     ["volume.volume"],
     ["volume"],
     # The cache.

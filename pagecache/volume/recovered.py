@@ -6,19 +6,9 @@
     a thread that resumes       has the bytes laid over the stored object: they are local, and unsaved like any others
     a save                      the journal forgets them
 
-Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was. Bytes that were laid
-in part, as a store failed or the volume ended, are dropped again.
+Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was.
 
 A call of an ended volume that still runs on the object returns first: it may land over later bytes.
-
-Whether the stored object is the one that they were written over:
-
-    its version is the recorded one                        yes
-    it is stored in place                                  yes: every write of ours has made another version
-    a commit was about to begin, and its bytes are these,
-    or those of that time                                  yes: it was that commit
-    otherwise                                              no: a conflict, and the bytes below are gone
-    there is none, and there was one, or another identity  nothing is laid; they stay listed
 
 No call gets an open file of the object before that, by whatever name: bytes are laid beside no others. A call for the
 name of a gone object, or an open by another one, looks again; without identities its bytes are given up when a call of
@@ -34,7 +24,7 @@ import logging
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -43,28 +33,22 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ..engine.attempts import Attempts
-from ..engine.commit import remote
 from ..engine.foreign import as_os_error
 from ..engine.park import SLICE, Deadline, deadline_error, start_thread
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
 from ..engine.retryer import is_transient
 from ..engine.runner import Job
-from ..engine.throttle import sure_room
 from ..engine.volume import threads_of
 from ..errors import Key, LostRange, ShutdownError
-from ..file.cached import CachedFile
-from ..native import END
 from ..stats import RecoveredFile
-from . import lifetimes, status
 from .keys import is_below
+from .laying import GONE, Left, canonical, journal_of, lay_readable, room_to_lay, take_back, written
 
 if TYPE_CHECKING:
-    from ..backends.protocol import ObjectStat
     from ..disk.records import FileState
     from ..disk.recovery import Unsaved
     from ..disk.tier import Tier
-    from ..engine.commit.journaled import VolumeJournal
     from ..engine.file import EngineFile
     from .inode import Inode
     from .volume import Volume
@@ -73,8 +57,6 @@ if TYPE_CHECKING:
     """Files by number, as they were read: with the number of `Journal.unsaved`; None: they cannot be read."""
     Found = dict[int, Unsaved | None]
 
-GONE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
-"""What a look for an object says if there is none of its name."""
 AGAIN = 5.0
 """Seconds between two tries."""
 PAUSE = 1.0
@@ -85,8 +67,6 @@ LOOKS = 8
 """Maximum failed looks that a round makes again."""
 TICK = 0.02
 """Seconds between two checks whether all is laid."""
-STEP = 1 << 20
-"""Bytes that are laid at a time."""
 
 _taking = threading.RLock()
 """Guards the bytes that recoveries withhold; held briefly, as `Recovery._starting`."""
@@ -101,40 +81,10 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class _Left:
-    """One file that was left."""
-
-    def __init__(self, volume: Volume, unsaved: Unsaved, key: Key, *, held: bool) -> None:
-        self.unsaved, self.key, self.held = unsaved, key, held
-        self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
-        self.laying: Job[None] | None = None  # the last one
-        self.tries: Attempts | None = None  # of that
-        self.laying_error: tuple[int, Exception] | None = None  # of the last failed try while not held; its `tried`
-        self.over = False  # it was laid, or given up
-        self.gone = False  # there was no object, at the last look
-        self.asked, self.missed = 1, 0  # it is looked for without a call: how often, and that all of these found none
-        self.tried = self.since = 0  # `asked`, and `EngineVolume.reconnects`, when the last laying began
-        self.link: Key | None = None  # another name that led to the object when it was opened last
-        self.inode: Inode | None = None
-        self.begun: Inode | None = None  # its bytes may have been laid in part
-        self.size_before = 0  # of that
-        self.resumed: int | None = None  # `_resumes` when a program decided; None: the object was seen
-
-    def has_memory(self) -> bool:
-        """Return whether it has bytes in memory that nothing writes back."""
-        if self.inode is None:
-            return self.held and self.laying is not None and not self.laying.finished()
-        return self.inode.withheld and self.inode.has_local()
-
-    def waits(self) -> bool:
-        """Return whether it is to be laid without a call for it."""
-        return self.asked > self.missed and not (self.held or self.over)
-
-
 class Laying:
     """A file that is laid for a sync: that is over, or fails, after this was made; or the volume is about to end."""
 
-    def __init__(self, left: _Left, stop: threading.Event) -> None:
+    def __init__(self, left: Left, stop: threading.Event) -> None:
         self._left, self.before, self._asked = left, left.laying_error, left.asked
         self.key, self._stop = left.key, stop
         self._error: OSError | None = None
@@ -162,12 +112,12 @@ class Laying:
 class Recovery:
     """The files that were left for one volume."""
 
-    def __init__(self, volume: Volume, tier: Tier, volume_id: str, left: list[_Left]) -> None:
+    def __init__(self, volume: Volume, tier: Tier, volume_id: str, left: list[Left]) -> None:
         self._volume, self._tier, self._volume_id = volume, tier, volume_id
         self._left = left
-        self._names: dict[Key, list[_Left]] = {}
-        self._objects: dict[Hashable | None, list[_Left]] = {}  # by identity
-        self._unseen: dict[_Left, int] = {}  # those without one, and failed looks: `_see` asks for that of this process
+        self._names: dict[Key, list[Left]] = {}
+        self._objects: dict[Hashable | None, list[Left]] = {}  # by identity
+        self._unseen: dict[Left, int] = {}  # those without one, and failed looks: `_see` asks for that of this process
         self._see_at, self._seen = 0.0, volume.engine.reconnects  # when it goes on; by which backend
         self._written: dict[Hashable, int] = {}  # objects opened for writing while looks were left; `_resumes` then
         self._written_before: int | None = None  # the last one by an earlier backend
@@ -178,11 +128,11 @@ class Recovery:
             else:
                 self._unseen[each] = each.resumed = 0
             renaming = each.unsaved.state.renaming
-            for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
+            for name in (each.key,) if renaming is None else (each.key, canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
         self._sorted = sorted(name for name in self._names if isinstance(name, str))
-        self._laid: dict[EngineFile, _Left] = {}
-        self._withheld: list[_Left] = []  # files that were laid, and are held
+        self._laid: dict[EngineFile, Left] = {}
+        self._withheld: list[Left] = []  # files that were laid, and are held
         self._starting = threading.RLock()  # held briefly; signal handlers may make calls in between
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -218,13 +168,13 @@ class Recovery:
 
     def has_draft(self, key: Key) -> bool:
         """Return whether a new object has a name, and is to be laid: a store has nothing of it before a commit."""
-        name, whole = _canonical(self._volume, key), self._volume.engine.backend.limits.commit_on_close
+        name, whole = canonical(self._volume, key), self._volume.engine.backend.limits.commit_on_close
         drafts = (each for each in self._names.get(name, ()) if each.key == name and each.unsaved.state.created)
         return bool(whole) and not all(each.over for each in drafts)
 
     def has_other(self, state: FileState) -> bool:
         """Return whether another file was left of the name: a rename, of which the store has no trace, gave it that."""
-        name = _canonical(self._volume, state.key)
+        name = canonical(self._volume, state.key)
         return any(each.key == name and each.unsaved.state is not state for each in self._names.get(name, ()))
 
     # -- before other calls
@@ -333,10 +283,10 @@ class Recovery:
         late = next((each.late("detach") for each in laying if each.waits()), None) if waits() else None
         return [error for error in (late, *(each.error() for each in laying)) if error is not None]
 
-    def _tries(self, each: _Left, timeout: float | None = None) -> Attempts:
+    def _tries(self, each: Left, timeout: float | None = None) -> Attempts:
         return self._volume._attempts("open", each.key, timeout)
 
-    def _lay(self, each: _Left, tries: Attempts) -> bool:
+    def _lay(self, each: Left, tries: Attempts) -> bool:
         """Have a file laid, and wait for that within the deadline of a call. Return whether another call began it."""
         if each.over:
             return False
@@ -360,7 +310,7 @@ class Recovery:
             raise job.error
         return joins
 
-    def _outlast(self, job: Job[None], each: _Left, tries: Attempts) -> bool:
+    def _outlast(self, job: Job[None], each: Left, tries: Attempts) -> bool:
         """Wait for a laying. False: its thread was not started, by an error or an interrupt, and it will not begin."""
 
         def wait() -> bool:
@@ -372,7 +322,7 @@ class Recovery:
 
         return during(Reason("the recovery of the object", self._volume.engine.native, key=each.key), wait)
 
-    def _lay_or_miss(self, each: _Left) -> None:
+    def _lay_or_miss(self, each: Left) -> None:
         if each.over:
             return
         while self._tier.is_left_busy(each.unsaved.number):
@@ -382,7 +332,7 @@ class Recovery:
         try:
             self._check_room(each)
             each.tries = Attempts(self._volume.engine, "open", each.key)
-            each.inode = _lay_readable(self._volume, each, each.tries)
+            each.inode = lay_readable(self._volume, each, each.tries)
             if each.inode is not None:
                 self._laid[each.inode] = each
                 each.held &= not each.inode.writers  # by another name
@@ -402,7 +352,7 @@ class Recovery:
                 self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
             each.gone, each.missed = True, each.tried
 
-    def _failed(self, each: _Left, error: Exception) -> None:
+    def _failed(self, each: Left, error: Exception) -> None:
         """Tell the syncs that wait for a file. The laying does that: the thread may have left it for the next file."""
         if not each.waits():
             return
@@ -413,7 +363,7 @@ class Recovery:
             next = "they stay in the disk tier, and are tried again"
             self._volume.engine.say(logging.WARNING, "recovered bytes", what, next, each.key)
 
-    def _check_room(self, each: _Left) -> None:
+    def _check_room(self, each: Left) -> None:
         """Take memory for bytes that nothing writes back, as a part of the volume's share of the dirty limit."""
         if not each.held:
             return
@@ -429,7 +379,7 @@ class Recovery:
             engine.withheld_bytes += each.memory
         cache._divide_limit()
 
-    def _count(self, but: _Left | None = None) -> int:
+    def _count(self, but: Left | None = None) -> int:
         """Count the bytes of held files. Saved files, and those that were not laid, have none. `_taking` is held."""
         self._withheld = [one for one in self._withheld if one is not but and one.has_memory()]
         self._volume.engine.withheld_bytes = sum(one.memory for one in self._withheld)
@@ -450,17 +400,17 @@ class Recovery:
                         over, each.over = each.over, True  # none begins
             try:
                 if each.inode is None and each.begun is not None and not each.begun.freed:
-                    _take_back(self._volume, each, each.begun)
+                    take_back(self._volume, each, each.begun)
                 lost += self._forget(each)
             except BaseException:
                 each.over = over
                 raise
         return lost
 
-    def _forget(self, each: _Left) -> list[LostRange]:
+    def _forget(self, each: Left) -> list[LostRange]:
         if each.inode is not None or each.unsaved.number not in self._tier.unsaved(self._volume_id):
             return []
-        _journal(self._volume).forget(each.unsaved.number)
+        journal_of(self._volume).forget(each.unsaved.number)
         ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
         return [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
 
@@ -469,7 +419,7 @@ class Recovery:
         and is busy. `tree`: and those below it. `by`: not those whose laying this is: it makes their object again.
         Takes no lock: what lays them waits for the name, and looks again.
         """
-        name = _canonical(self._volume, key)
+        name = canonical(self._volume, key)
         names = (name, *(self._below(name) if tree and isinstance(name, str) else ()))
         for each in [left for known in names for left in self._names.get(known, ())]:
             if not each.gone or each.tries is by or each.unsaved.state.identity is not None:
@@ -478,14 +428,14 @@ class Recovery:
             try:
                 lost = self._forget(each)
             except OSError as error:  # of the disk, and no error of the call: a next start looks again
-                _journal(self._volume).failed(error)
+                journal_of(self._volume).failed(error)
                 continue
             if lost:
                 what = f"recovered bytes at {spans([(entry.offset, entry.length) for entry in lost])} given up"
                 next = "the object was gone, and its name is that of another one"
                 self._volume.engine.say(logging.ERROR, "data that was given up", what, next, each.key)
 
-    def _named(self, name: Key) -> list[_Left]:
+    def _named(self, name: Key) -> list[Left]:
         """Return the files that were left for an object; the store has the name of one with an unrecorded rename."""
         found = self._names.get(name, [])
         for each in [each for each in found if each.unsaved.state.renaming is not None]:
@@ -510,7 +460,7 @@ class Recovery:
             with _taking:
                 self._count()
 
-    def has_newer(self, each: _Left, inode: Inode) -> bool:
+    def has_newer(self, each: Left, inode: Inode) -> bool:
         """Return whether the object that a laying has opened may have newer bytes than a file, by another name, or may
         get some meanwhile: handles from before ask nobody.
         """
@@ -522,7 +472,7 @@ class Recovery:
             each.resumed = 0  # what they write counts as newer
         return written >= each.resumed
 
-    def has_begun(self, each: _Left, inode: Inode) -> None:
+    def has_begun(self, each: Left, inode: Inode) -> None:
         """Note the object that a file is laid over: that was a look, too."""
         if each in self._unseen and inode.identity is not None:
             self._objects.setdefault(inode.identity, []).append(each)
@@ -589,7 +539,7 @@ class Recovery:
 
     def _run(self) -> None:
         self._said = False
-        slow: dict[Job[None], _Left] = {}  # layings that have outlasted a visit
+        slow: dict[Job[None], Left] = {}  # layings that have outlasted a visit
         self._hurry.wait(min(PAUSE, self._volume.cache.config.flush_interval))
         while True:
             self._hurry.clear()
@@ -637,13 +587,13 @@ class Recovery:
             if not all(map(self._tier.is_left_busy, called)):
                 return
 
-    def _has_room(self, each: _Left, slow: dict[Job[None], _Left]) -> bool:
+    def _has_room(self, each: Left, slow: dict[Job[None], Left]) -> bool:
         """Return whether the thread may lay a file beside slow ones: they take no more than a half of the volume's
         threads, and those with bytes that nothing writes back share the memory for one.
         """
         if not slow:
             return True
-        room = _room(self._volume)
+        room = room_to_lay(self._volume)
         taken = [other.memory for other in (each, *slow.values()) if other.memory <= room]
         return len(slow) < threads_of(self._volume.engine.backend) // 2 and sum(taken) <= room
 
@@ -691,7 +641,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, found: Found, *, hold: bool
     if not found:
         return None
     left = [
-        _Left(volume, replace(unsaved, state=_state(volume, unsaved)), _canonical(volume, unsaved.state.key), held=hold)
+        Left(volume, replace(unsaved, state=_state(volume, unsaved)), canonical(volume, unsaved.state.key), held=hold)
         for unsaved in found.values()
         if unsaved is not None
     ]
@@ -700,7 +650,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, found: Found, *, hold: bool
         volume.engine.say(logging.ERROR, "recovered bytes", what, "they stay there")
     if volume.engine.journal is not None:
         volume.engine.journal.numbers |= found.keys()
-    total = sum(end - begin for each in left for begin, end in _written(each.unsaved, each.unsaved.base_size))
+    total = sum(end - begin for each in left for begin, end in written(each.unsaved, each.unsaved.base_size))
     then = "they wait for Volume.resume" if hold else "they are saved in the background"
     then = "they wait for a volume that may write" if reads else then
     what = f"{len(left)} files with {total} bytes that the store does not have were found in the disk tier"
@@ -715,303 +665,18 @@ def _state(volume: Volume, unsaved: Unsaved) -> FileState:
     return state
 
 
-def _canonical(volume: Volume, key: Key) -> Key:
-    try:
-        return volume._canonical(key)
-    except Exception:  # the first call for it raises that
-        return key
-
-
-def _busy_error(each: _Left) -> OSError:
+def _busy_error(each: Left) -> OSError:
     return OSError(errno.EBUSY, "a call of a volume that has ended still runs on the object", each.key)
 
 
-def _described(left: _Left) -> RecoveredFile:
+def _described(left: Left) -> RecoveredFile:
     unsaved, state = left.unsaved, left.unsaved.state
-    ranges = tuple((begin, end - begin) for begin, end in _written(unsaved, unsaved.base_size) if begin < end)
+    ranges = tuple((begin, end - begin) for begin, end in written(unsaved, unsaved.base_size) if begin < end)
     key = state.key if left.inode is None else left.inode.key
     return RecoveredFile(key=key, size=state.size, ranges=ranges, base=state.base, created=state.created)
-
-
-def _lay_readable(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
-    """Do `_lay`. Bytes that have become unreadable since the start keep no others from being laid."""
-    while True:
-        try:
-            return _lay(volume, each, tries)
-        except OSError as error:
-            if error.errno != errno.EILSEQ or not each.unsaved.check():
-                raise
-
-
-def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
-    """Lay the bytes of a file over the stored object. None: there is nothing to lay. FileNotFoundError: there is no
-    such object, and there was one.
-    """
-    unsaved, handle = each.unsaved, None
-    if each.begun is not None and each.begun.recovering and not each.begun.freed:
-        _take_back(volume, each, each.begun)
-    try:
-        try:
-            handle = _found(volume, unsaved.state, tries)
-        except OSError as error:
-            if error.errno not in GONE or each.link is None:
-                raise
-            handle = _opened(volume, unsaved.state, each.link, tries, created=False)
-        if each.over:
-            return None  # it was given up
-        if handle is None:
-            try:
-                _journal(volume).forget(unsaved.number)
-            except OSError as error:  # of the disk, and no error of the call: the next start looks again
-                _journal(volume).failed(error)
-            return None
-        inode: Inode = handle._inode
-        if not (inode.journaled.is_live() and inode.journaled.number == unsaved.number):
-            _adopt(volume, each, handle, tries)
-        inode.keep_changes()
-        _report_damage(volume, inode, unsaved)
-    finally:
-        if handle is not None:
-            handle._leave()
-    return inode
 
 
 def _release(inode: Inode) -> None:
     """Let the bytes of a file be saved."""
     inode.set_aside(withheld=False)
     inode.journaled.save_soon()
-
-
-def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> None:
-    """Make the bytes local."""
-    inode: Inode = handle._inode
-    unsaved, state = each.unsaved, each.unsaved.state
-    inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
-    each.begun, each.size_before = inode, inode.size
-    newer = False
-    if volume.recovery is not None:
-        volume.recovery.has_begun(each, inode)  # first: an open by another name waits for it
-        newer = volume.recovery.has_newer(each, inode)
-    changed = inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"])
-    if changed or newer:
-        each.begun = None
-        what = "unsaved changes that were made since" if changed else "perhaps newer bytes: close, resume or discard it"
-        raise OSError(errno.EBUSY, f"the object has {what}", state.key)
-    lifetimes.opened(handle._use)  # until here a close beside it saves what its own handle has written
-    inode.set_recovering(True)
-    stored = None if inode.undone()["created"] else inode.versions.base
-    ours = _is_ours(handle, unsaved, stored)
-    large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > _room(volume)
-    inode.set_aside(withheld=each.held or not large)  # nothing is published in between
-    if not ours:  # nothing that the store has is of the version below
-        inode.invalidate_range(0, END)
-        inode.set_sizes(unsaved.base_size, unsaved.base_size)
-    try:
-        _write(handle, unsaved)
-        tries.alive(each.since)  # a reconnect beside bytes that are not local yet compares nothing with them
-    except BaseException:
-        _take_back(volume, each, inode)
-        raise
-    if not ours:
-        inode.versions.replace(state.base, stale=False)
-        remote.replaced(inode, stored)
-    inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
-    inode.set_recovering(False)
-
-
-def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
-    """Drop the bytes that were laid. An error, such as that of an abort, leaves this to the next call: until then
-    nothing saves them.
-    """
-    inode.set_aside(withheld=True)
-    lifetimes.drop_local(volume, inode, 0, END, cut=False)
-    inode.settled(partial(_forget, inode, each.size_before))
-    inode.set_aside(withheld=False)
-    if inode.conflict is not None:
-        inode.settled(partial(remote.take, inode))  # the laying compares again
-    inode.set_recovering(False)
-    each.begun = None
-
-
-def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | None:
-    """Open the object that the bytes belong to: its name was perhaps about to change. None: it was removed."""
-    other, draft = state.renaming, state.created and volume.engine.backend.limits.commit_on_close
-    by_draft = other is not None and volume.recovery is not None and volume.recovery.has_draft(other)
-    if state.removing and other is not None and not by_draft and _has_taken(volume, state, other, tries):
-        return None
-    named = other is None and not state.removing
-    try:
-        return _opened(volume, state, state.key, tries, created=state.created and (draft or named))
-    except FileNotFoundError:
-        if state.removing:
-            return None
-        if other is None:
-            raise
-    try:
-        return _opened(volume, state, other, tries, created=False)
-    except FileNotFoundError:
-        if not state.created:
-            raise
-    return _opened(volume, state, state.key, tries, created=True)
-
-
-def _has_taken(volume: Volume, state: FileState, other: Key, tries: Attempts) -> bool:
-    """Return whether the object of another name, which was about to take that of this one, has it. A missing source
-    alone is no proof.
-    """
-    backend = volume.engine.backend
-    look: Callable[[Key], ObjectStat] = getattr(backend, "lstat", backend.stat)  # links may lead nowhere, or out
-    has_other = volume.recovery is not None and volume.recovery.has_other(state)
-    with suppress(FileNotFoundError):
-        found = tries.repeated(partial(look, state.key))
-        lasting = volume.engine.lasting_identity(found.identity)
-        if lasting is not None and state.identity is not None:
-            same = lasting == state.identity
-        else:
-            same = found.version is not None and found.version == state.base and not has_other
-        if same:
-            return False
-    with suppress(FileNotFoundError):
-        tries.repeated(partial(look, other))
-        return False
-    with suppress(FileNotFoundError):  # a store has nothing of a draft
-        status.of_name(volume, _canonical(volume, other), other, tries)
-        return False
-    return True
-
-
-def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, created: bool) -> CachedFile:
-    """Open the object of a name; `created`: or make it. FileNotFoundError: there is none, or it is another one."""
-    created &= not volume._is_read_only() or bool(volume.engine.backend.limits.commit_on_close)  # that makes none yet
-    window = int(volume.options.read_ahead)
-    make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
-    flags, lasting = os.O_RDWR | (os.O_CREAT if created else 0), volume.engine.lasting_identity
-    other = FileNotFoundError(errno.ENOENT, "another object has its name", key)
-    if state.identity is not None:  # before the open: another writable handle keeps a close from saving
-        try:
-            found = lasting(tries.repeated(partial(volume.engine.backend.stat, key)).identity)
-        except FileNotFoundError:
-            found, flags = state.identity, flags | (os.O_EXCL if created else 0)
-        if found != state.identity:
-            raise other
-    made = flags & os.O_EXCL
-    try:
-        handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True, brief=True)
-    except OSError as error:
-        if made and (tries.doubtful or isinstance(error, ShutdownError)):
-            state.identify(None)  # it may be there
-        raise
-    identity = lasting(handle._inode.identity)
-    if identity != state.identity and not (made or state.identity is None):
-        handle._leave()
-        raise other
-    if identity != state.identity:  # a kill just before this leaves an empty object, and the bytes listed
-        _journal(volume).identified(state, identity)
-        state.identify(identity)
-    return handle
-
-
-def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:
-    """Return whether the stored object is the one that the bytes were written over, or the result of a commit of ours;
-    `stored`: its version, None: there is none.
-    """
-    state = unsaved.state
-    if not handle._inode.limits().commit_on_close or stored == state.base or not (state.base or state.created):
-        return True
-    # Bytes that were written beside the commit may be in it or not.
-    tries = [each for each in (unsaved.until(lsn) for lsn, _ in state.saving) if each.content]
-    made = (unsaved, *tries) if state.saving else ()
-    return any(handle._inode.size == each.state.size and _has(handle, each.ranges, each) for each in made)
-
-
-def _has(handle: CachedFile, ranges: Iterable[tuple[int, int]], unsaved: Unsaved) -> bool:
-    return all(
-        handle.pread(min(STEP, begin + length - at), at) == unsaved.read(at, min(STEP, begin + length - at))
-        for begin, length in ranges
-        for at in range(begin, begin + length, STEP)
-    )
-
-
-def _write(handle: CachedFile, unsaved: Unsaved) -> None:
-    state = unsaved.state
-    cut, size = _is_cut(handle, unsaved), _size_below(handle, unsaved)
-    if cut and handle._inode.size > unsaved.base_size:
-        handle.truncate(unsaved.base_size)
-    for begin, end in _written(unsaved, size):
-        for at in range(begin, end, STEP):
-            handle.pwrite(unsaved.read(at, min(STEP, end - at)), at)
-    short = handle._inode.size < state.size
-    if (cut and handle._inode.size > state.size) or (short and handle._inode.limits().commit_on_close):
-        handle.truncate(state.size)
-    elif short:
-        handle.pwrite(b"\0", state.size - 1)  # a truncate would extend the stored object
-    if state.created:
-        handle._inode.set_uncommitted(created=True)
-    elif unsaved.is_cut:  # in the store it may be done, and not committed
-        handle._inode.set_uncommitted(lowest=min(unsaved.base_size, state.size))
-
-
-def _is_cut(handle: CachedFile, unsaved: Unsaved) -> bool:
-    """Return whether the object ends where the journal says. What another program has appended in place stays, unless
-    the object was cut here, or is another one.
-    """
-    return unsaved.is_cut or unsaved.state.created or handle._inode.limits().commit_on_close
-
-
-def _size_below(handle: CachedFile, unsaved: Unsaved) -> int:
-    """Return the size of the object that the bytes are laid over, as far as they may reach."""
-    if _is_cut(handle, unsaved):
-        return unsaved.base_size
-    return max(unsaved.base_size, min(handle._inode.size, unsaved.state.size))
-
-
-def _written(unsaved: Unsaved, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges that are written: all but zeros behind the end of the object, which has so many bytes, and gaps,
-    where another program may have stored its own.
-    """
-    begin = end = 0
-    for piece in unsaved.pieces:
-        stop = piece.end if piece.head is not None else min(piece.end, size)
-        if piece.is_damaged or piece.is_gap or piece.begin >= stop:
-            continue
-        if piece.begin != end:
-            yield begin, end
-            begin = piece.begin
-        end = stop
-    yield begin, end
-
-
-def _memory(volume: Volume, ranges: Iterable[tuple[int, int]]) -> int:
-    """Return the bytes of the pages that ranges (begin, end) take."""
-    page = int(volume.cache.config.page_size)
-    return page * sum(-(-end // page) - begin // page for begin, end in ranges if begin < end)
-
-
-def _room(volume: Volume) -> int:
-    """Return the memory for a file whose bytes nothing writes back while they are laid."""
-    return min(volume.cache.limits.dirty_limit // 2, sure_room(volume.engine))
-
-
-def _forget(inode: Inode, size: int) -> None:
-    """Forget the cuts of a file that was laid in part, whose bytes are dropped; its token is held. `size`: stored."""
-    inode.owe_instead()
-    inode.base_requested()
-    inode.rebase(size, True)
-
-
-def _journal(volume: Volume) -> VolumeJournal:
-    journal = volume.engine.journal
-    assert journal is not None
-    return journal
-
-
-def _report_damage(volume: Volume, inode: Inode, unsaved: Unsaved) -> None:
-    damaged, doubtful = unsaved.damaged, unsaved.doubtful
-    for ranges, what in (
-        (damaged, f"the disk tier has other bytes than were written at {spans(damaged)}"),
-        (doubtful, "records of the journal are lost, perhaps some of this file"),
-    ):
-        if ranges:
-            error = OSError(errno.EIO, what)
-            volume.engine.emit("disk", inode.key, tuple(ranges), error, what, "each handle raises DataLossError once")
-            inode.report_loss([LostRange(inode.key, *each, errno.EIO, volume.name) for each in ranges], what)

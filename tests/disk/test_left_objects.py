@@ -41,7 +41,7 @@ from pagecache.engine.commit.journaled import Journaled
 from pagecache.errors import Key
 from pagecache.fuse.namespace import namespace_of
 from pagecache.testing import Gate
-from pagecache.volume import lifetimes, opening, recovered
+from pagecache.volume import laying, lifetimes, opening, recovered
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import IN_PLACE, OLD, WHOLE, Make, World, changed, disk_fails, failing, losing_a_sync
@@ -936,7 +936,7 @@ def test_a_new_object_that_is_made_again_is_that_of_the_bytes(
     kill = partial(copy_tier, tmp_path / "second", tmp_path / "third")
     with taken_by_a_power_cut(tmp_path) as volume:
         if when == "a try has failed":
-            beside(monkeypatch, recovered, "_write", failing)
+            beside(monkeypatch, laying, "_write", failing)
             raises(OSError, volume.open, "n")
         assert read(volume, "n") == b"made"
         if when == "its bytes are laid":

@@ -29,7 +29,7 @@ from pagecache.engine.io import barrier
 from pagecache.engine.park import Deadline
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.testing import Gate
-from pagecache.volume import detach, reconnect, recovered
+from pagecache.volume import detach, laying, reconnect, recovered
 from pagecache.volume.namespace import NameChange
 from pagecache.volume.recovered import Recovery
 from tests.disk.test_durability import (
@@ -779,7 +779,7 @@ def test_a_call_that_joins_a_laying_of_before_a_reconnect_gets_no_error_of_the_a
     """The laying has failed, and has not ended yet. [2.17, 2.28]"""
     world.synced(b"new")
     after = world.crash(on_recovery="hold")
-    failed, end, lay = threading.Event(), threading.Event(), recovered._lay
+    failed, end, lay = threading.Event(), threading.Event(), laying._lay
 
     def late(*arguments: Any) -> Any:
         try:
@@ -789,7 +789,7 @@ def test_a_call_that_joins_a_laying_of_before_a_reconnect_gets_no_error_of_the_a
             assert end.wait(WAIT_LIMIT_S)
             raise
 
-    monkeypatch.setattr(recovered, "_lay", late)
+    monkeypatch.setattr(laying, "_lay", late)
     with before_read(lambda offset: after.volume.abort()):
         raises(ShutdownError, after.read)
         assert failed.wait(WAIT_LIMIT_S)
@@ -971,7 +971,7 @@ def test_an_interrupted_end_leaves_the_recovery_going(world: World, monkeypatch:
     ("of", "name", "error"),
     [
         (recovered, "start_thread", BlockingIOError(errno.EAGAIN, "no thread")),
-        (recovered, "_memory", OSError(errno.EIO, "the disk fails")),
+        (laying, "_memory", OSError(errno.EIO, "the disk fails")),
         (Recovery, "start", KeyboardInterrupt()),
         (Journal, "read", KeyboardInterrupt()),
     ],

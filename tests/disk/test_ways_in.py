@@ -39,7 +39,7 @@ from pagecache.fuse import Server, mount
 from pagecache.fuse.mountpoint import CannotMount
 from pagecache.fuse.options import MountOptions
 from pagecache.testing import Gate
-from pagecache.volume import recovered
+from pagecache.volume import laying, recovered
 from tests.commands import call
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import World
@@ -422,7 +422,7 @@ def test_a_listing_of_fsspec_waits_for_one_try_to_recover_a_file(
         raise OSError(errno.EIO, "the store fails")
 
     with Gate() as gate, monkeypatch.context() as patch:
-        patch.setattr(recovered, "_lay", fail)
+        patch.setattr(laying, "_lay", fail)
         for _ in range(2):
             assert [each["size"] for each in Task(files.ls, parent(path)).result(5)] == [0]
         gate.wait_entered()
