@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 GONE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 """What a look for an object says if there is none of its name."""
 STEP = 1 << 20
-"""Bytes that are laid at a time."""
+"""Bytes that are laid, or compared, at a time."""
 
 
 class Left:
-    """One file that was left."""
+    """One file that was left, and what has become of it; `Recovery` says when it is laid."""
 
     def __init__(self, volume: Volume, unsaved: Unsaved, key: Key, *, held: bool) -> None:
         self.unsaved, self.key, self.held = unsaved, key, held
@@ -59,10 +59,10 @@ class Left:
         self.asked, self.missed = 1, 0  # it is looked for without a call: how often, and that all of these found none
         self.tried = self.since = 0  # `asked`, and `EngineVolume.reconnects`, when the last laying began
         self.link: Key | None = None  # another name that led to the object when it was opened last
-        self.inode: Inode | None = None
+        self.inode: Inode | None = None  # its object, once its bytes are local
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
-        self.resumed: int | None = None  # `_resumes` when a program decided; None: the object was seen
+        self.resumed: int | None = None  # `Recovery._resumes` when a program decided; None: the object was seen
 
     def has_memory(self) -> bool:
         """Return whether it has bytes in memory that nothing writes back."""

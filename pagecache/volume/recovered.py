@@ -6,15 +6,14 @@
     a thread that resumes       has the bytes laid over the stored object: they are local, and unsaved like any others
     a save                      the journal forgets them
 
-Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was.
+Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was. How it is laid:
+`laying.py`. A call of an ended volume that still runs on the object returns first: it may land over later bytes.
 
-A call of an ended volume that still runs on the object returns first: it may land over later bytes.
-
-No call gets an open file of the object before that, by whatever name: bytes are laid beside no others. A call for the
-name of a gone object, or an open by another one, looks again; without identities its bytes are given up when a call of
-this cache gives that away. If no look tells which object a file belongs to, all that are opened for writing are noted:
-bytes are laid over none of these, unless a program resumes them by name. A thread of its own lays each file, and
-callers wait for that: no deadline or interrupt of theirs strikes in the middle.
+No call gets an open file of the object before its bytes are laid, by whatever name: they are laid beside no others. A
+call for the name of a gone object, or an open by another one, looks again; without identities its bytes are given up
+when a call of this cache gives that away. If no look tells which object a file belongs to, all that are opened for
+writing are noted: bytes are laid over none of these, unless a program resumes them by name. A thread of its own lays
+each file, and callers wait for that: no deadline or interrupt of theirs strikes in the middle.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class Laying:
+class Awaited:
     """A file that is laid for a sync: that is over, or fails, after this was made; or the volume is about to end."""
 
     def __init__(self, left: Left, stop: threading.Event) -> None:
@@ -249,12 +248,12 @@ class Recovery:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")
         return [*takewhile(lambda each: is_below(each, name), self._sorted[begin:])]
 
-    def hurry(self) -> list[Laying]:
+    def hurry(self) -> list[Awaited]:
         """Have the thread lay all files not held, for a sync; none for that of the end. BlockingIOError: no thread."""
         if self._stop.is_set() and (turn := self._volume.turn) is not None and turn[0] == threading.get_ident():
             return []
         stop = self._stop
-        laying = [Laying(each, stop) for each in self._left if each.waits()]  # first: a failure after this counts
+        laying = [Awaited(each, stop) for each in self._left if each.waits()]  # first: a failure after this counts
         if laying:
             self.start()
             self._hurry.set()

@@ -32,7 +32,7 @@ from . import lifetimes
 
 if TYPE_CHECKING:
     from ..engine.file import EngineFile
-    from .recovered import Laying, Recovery
+    from .recovered import Awaited, Recovery
     from .volume import Volume
 
 WINDOW = 5.0
@@ -117,7 +117,7 @@ class SyncTicket:
         self._timed: set[int] = set()  # those that wait for a time
         self._turn: Iterator[int] = iter(())  # of those that are polled in any case
         self._errors: list[OSError] = [] if failed is None else [failed]
-        self._laying: list[Laying] = []
+        self._laying: list[Awaited] = []
         self._appending: list[Job[list[EngineFile]]] = []
         try:
             self._laying = [] if recovery is None else recovery.hurry()
