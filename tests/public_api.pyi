@@ -210,7 +210,8 @@ class Volume:
     def recovered(self) -> _list[RecoveredFile]:
         """Files whose bytes were found in the tier at attach and are not in the store yet."""
     def resume(self, key: Key | None = None) -> None:
-        """Start to write back what was recovered (`on_recovery="hold"`)."""
+        """Start to write back what was recovered (`on_recovery="hold"`). FileNotFoundError: nothing of the key was found at attach; not
+        if it was saved or discarded meanwhile."""
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> _list[LostRange]:
         """Settle a ConflictError: write our whole version over the new one, lay exactly what we wrote over it, or drop ours.
         Returns what is lost by it: "discard" our bytes, "rebase" the bytes of the new version that ours replace with others (ESTALE)."""

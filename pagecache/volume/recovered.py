@@ -479,7 +479,8 @@ class Recovery:
 
     # -- in the background
 
-    def resume(self, name: Key | None) -> None:
+    def resume(self, name: Key | None) -> bool:
+        """Return whether a file that was left has the name, or had it."""
         found = self._left
         if name is not None:
             self._resumes += 1
@@ -495,6 +496,7 @@ class Recovery:
         with _taking:
             self._count()
         self.start()
+        return bool(found) or name in self._names or any(each.inode and each.inode.key == name for each in self._left)
 
     def start(self) -> None:
         """Have a thread lay the files that are not held."""

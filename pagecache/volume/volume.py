@@ -472,12 +472,14 @@ class Volume:
 
         Raises:
             PermissionError: on a read-only volume.
+            FileNotFoundError: the attach found nothing of the key; not if that was saved or discarded meanwhile.
             OSError: a crash has left the key in a rename, and the store does not tell which object has it.
         """
         self._check_alive(key)
         self._check_may_write(key, os.O_RDWR)
-        if self.recovery is not None:
-            self.recovery.resume(None if key is None else self._canonical(key))
+        name = None if key is None else self._canonical(key)
+        if not (self.recovery is not None and self.recovery.resume(name)) and name is not None:
+            raise FileNotFoundError(errno.ENOENT, "resume: no file that `recovered` has listed has this name", key)
 
     # -- invalidation, failed data
 

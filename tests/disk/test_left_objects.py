@@ -1442,6 +1442,24 @@ def test_a_held_file_is_resumed_by_the_name_that_it_has_now(world: World) -> Non
     assert after.saved("there") == HELD
 
 
+def test_a_resume_of_a_name_that_nothing_was_left_of_raises(world: World) -> None:
+    """What `recovered` has listed may be saved, or given up, before a program resumes it: that is no error."""
+    raises(FileNotFoundError, world.volume.resume, "k", match="no file that `recovered` has listed")
+    world.synced(b"more", 7, key="other", mode="xb")
+    after = held(world)
+    raises(FileNotFoundError, after.volume.resume, "typo", match="no file that `recovered` has listed")
+    assert after.left() == ["other", "k"]
+    after.volume.rename("k", "there")
+    names = after.left()
+    after.volume.discard("other")
+    after.volume.resume()
+    eventually(lambda: not after.left())
+    after.volume.remove("there")
+    for name in names:
+        after.volume.resume(name)
+    assert not after.volume.exists("there")
+
+
 def test_a_read_only_volume_saves_nothing_that_was_left(world: World) -> None:
     world.synced(b"made", key="n", mode="x+b")
     world.store.objects.pop("n", None)  # by a power cut
