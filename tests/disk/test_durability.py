@@ -33,6 +33,7 @@ from pagecache import (
 from pagecache.disk import records
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
+from pagecache.engine.commit import journaled
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
@@ -440,6 +441,48 @@ def test_what_is_due_is_saved_while_the_disk_fails(make: Make) -> None:
         with contextlib.suppress(OSError):
             other.fsync()
         eventually(lambda: world.saved() == changed(0, b"new"))
+
+
+def test_a_disk_that_does_not_take_that_a_file_is_saved_is_left_alone_for_a_while(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the flusher save it again and again; what the journal has of later bytes is saved."""
+    world = make(dirty_expire=0.02)
+    gate = world.store.gate("write_from")
+    file = world.synced(b"new")
+    gate.wait_entered()
+    file.pwrite(b"newer", 100)
+    file.fsync()
+    journal = world.volume.engine.journal
+    assert journal is not None
+    monkeypatch.setattr(journaled, "AGAIN", 3600.0)
+    turns, refused, saves = list[Any](), list[Any](), list[Any]()
+    settle, poll = Journaled.settle, journal.poll
+
+    def noted(calls: list[Any], call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def noting(argument: Any) -> Any:
+            calls.append(argument)
+            return call(argument)
+
+        return noting
+
+    def settles(*arguments: Any) -> OSError | None:
+        if (error := settle(*arguments)) is not None:
+            refused.append(error)
+        return error
+
+    monkeypatch.setattr(journal, "poll", noted(turns, poll))
+    monkeypatch.setattr(journal, "begin_saving", noted(saves, journal.begin_saving))
+    monkeypatch.setattr(Journaled, "settle", settles)
+    with disk_fails("pwritev"):
+        gate.open()
+        eventually(lambda: world.saved() == changed(100, b"newer", changed(0, b"new")))
+        turns.clear()
+        eventually(lambda: len(turns) >= 100)
+        assert len(refused) <= 2
+        assert len(saves) <= 2
+    poll(world.volume.engine.clock.now() + 3600.0)
+    eventually(lambda: not file._inode.journaled.is_live())
 
 
 # -- attach, detach, resume

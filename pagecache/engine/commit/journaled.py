@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 TURN = 64
 """Files of one check by the flusher."""
 AGAIN = 5.0
-"""Seconds between two tries to save files that could not be saved."""
+"""Seconds between two tries to save files that could not be saved, or to record what was."""
 GRACE = 0.01
 """Seconds in which a sync waits for files that calls hold, before threads wait for these."""
 SAVING_MAX = 64
@@ -96,7 +96,7 @@ class VolumeJournal:
         self._turn: deque[Journaled] = deque()
         self._later: dict[EngineFile, Job[list[EngineFile]]] = {}  # that wait for the inode lock
         self._saving: dict[Any, list[Journaled]] = {}  # running tickets
-        self._not_before = self._confirm_at = -1.0
+        self._not_before = self._confirm_at = -1.0  # when the store, and the disk, is tried again
 
     def journal(self) -> Journal:
         """Return the journal; the first call has CORE keep the ranges that are written from now on."""
@@ -313,7 +313,8 @@ class VolumeJournal:
         delay = expire
         for _ in range(min(TURN, len(self._turn))):
             file = self._turn.popleft()
-            file.settle()
+            if now >= self._confirm_at and file.settle() is not None:
+                self._confirm_at = now + AGAIN
             if file.is_live():
                 left = file.due + expire - now
                 if left <= 0 or crowded:
@@ -646,7 +647,7 @@ class Journaled:
 
     def is_saved(self) -> bool:
         """Return whether the store has what its next SAVED is about."""
-        oldest = self._oldest()
+        oldest = self._mark(0)
         return oldest is not None and (self.file.freed or self.file.is_synced(oldest.stamp))
 
     def has_all(self, deadline: Deadline | None = None) -> bool:
@@ -854,16 +855,19 @@ class Journaled:
         a writer has not saved yet of a whole object (contract 2.22).
         """
         file = self.file
+        if self._sent is self._mark(0) or file.freed or file.is_given_up():
+            return False
+        newest = self._mark(-1)  # if the store has that, only the disk lacks a record
         unsaved = file.limits().commit_on_close and file.changed_since(self.asked)
-        return self._sent is not self._oldest() and not (file.freed or file.is_given_up() or unsaved)
+        return newest is not None and not (unsaved or file.is_synced(newest.stamp))
 
     def set_sent(self, sent: bool) -> None:
         """Record that a save of it runs, or has ended."""
-        self._sent = self._oldest() if sent else None
+        self._sent = self._mark(0) if sent else None
 
-    def _oldest(self) -> _Mark | None:
+    def _mark(self, index: int) -> _Mark | None:
         with contextlib.suppress(IndexError):
-            return self._marks[0]
+            return self._marks[index]
         return None
 
     def save_soon(self) -> None:
