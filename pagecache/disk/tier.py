@@ -187,6 +187,7 @@ class Tier:
         self._ranges = 0  # that copies have loaded, roughly: a thread may miss another's addition
         self._hits: dict[int, dict[int, tuple[Copy, int, int]]] = {}  # of segments: address -> copy, chunk, length
         self._logged = self._refused = -LOGGED_EVERY
+        self._journal_failed: list[int] = []  # its last record when that was reported; []: it takes records
         self._lost: dict[str, Any] = {}  # what volumes that are attached later are told
         path = described.path
         self._journal: Journal | None = None
@@ -638,14 +639,22 @@ class Tier:
         """Return the volumes that are attached. Takes no lock: the journal asks within an append."""
         return tuple(volume for each in self._volumes if (volume := each()) is not None)
 
-    def refused(self, error: BaseException) -> None:
-        """Record that the journal took nothing: unless it is full or has ended, the disk fails."""
+    def refused(self, error: BaseException | None) -> None:
+        """Record that the journal took nothing: unless it is full or has ended, the disk fails. None: it took all."""
         from .journal import JournalFull
 
-        if not isinstance(error, OSError) or isinstance(error, JournalFull) or error.errno == errno.EBADF:
-            return
-        if monotonic() - self._refused >= PAUSE:  # each file that is saved asks again
+        journal = self._journal
+        if error is None:
+            for last in self._journal_failed[:]:
+                if journal is not None and journal.last > last and not journal.is_behind():
+                    with contextlib.suppress(ValueError):  # another thread tells it
+                        self._journal_failed.remove(last)
+                        self._tell(f"the journal in {self.described.path!r} is written again", None, "")
+        elif not isinstance(error, OSError) or isinstance(error, JournalFull) or error.errno == errno.EBADF:
+            pass
+        elif monotonic() - self._refused >= PAUSE:  # each file that is saved asks again
             self._refused = monotonic()
+            self._journal_failed[:] = [0 if journal is None else journal.last]
             self._count(error, "fsync saves in the store for a while")
 
     def _count(self, error: OSError, next: str = "they are read from the store") -> None:

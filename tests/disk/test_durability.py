@@ -383,7 +383,7 @@ def test_truncates_extensions_and_holes_are_recovered_in_their_order(world: Worl
 # -- saved
 
 
-def test_a_journal_that_fails_is_an_event_once_and_counted(world: World) -> None:
+def test_a_journal_that_fails_is_an_event_once_and_counted_and_so_is_its_next_success(world: World) -> None:
     events: list[Event] = []
     world.cache.subscribe(events.append)
     file = world.open()
@@ -398,6 +398,14 @@ def test_a_journal_that_fails_is_an_event_once_and_counted(world: World) -> None
     assert (event.error is not None, event.next) == (True, "fsync saves in the store for a while")
     assert event.error is not None
     assert event.error.errno == errno.ENOSPC
+    for data in (b"third", b"fourth"):
+        file.pwrite(data, 0)
+        file.fsync()
+    eventually(lambda: len([each for each in events if each.kind == "disk"]) > 1)
+    file.fsync()
+    (again,) = (each for each in events if each.kind == "disk" and each is not event)
+    assert again.error is None
+    assert again.message == f"the journal in {str(world.tier)!r} is written again"
 
 
 def test_a_full_journal_is_no_failure_of_the_disk(make: Make) -> None:

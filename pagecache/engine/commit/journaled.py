@@ -79,7 +79,7 @@ class VolumeJournal:
         self,
         volume: EngineVolume,
         open_journal: Callable[[], Journal],
-        refused: Callable[[BaseException], object],
+        refused: Callable[[BaseException | None], object],
         volume_id: str,
         begin_saving: Callable[[list[EngineFile]], Any],
     ) -> None:
@@ -233,6 +233,7 @@ class VolumeJournal:
         except OSError as error:
             self.failed(error)
             return error
+        self._refuses(None)
         return None
 
     def lacks_saved(self) -> bool:
