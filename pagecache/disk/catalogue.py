@@ -22,7 +22,7 @@ from typing import Any
 from ..native.names import status
 from .copies import Chunk, Copy, below
 from .device import OS
-from .segments import NUMBERS
+from .segments import FULL, NUMBERS
 
 NAME = "catalogue.db"
 TABLES = """
@@ -69,6 +69,16 @@ def _check_descriptors(folder: str) -> None:
             opened.callback(os.close, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
+def _check_room(path: str) -> None:
+    """Raise OSError (ENOSPC, EDQUOT) if the disk is full, by a try: `statvfs` has no quota, nor what root may use."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, ROOM)
+    finally:
+        os.close(fd)
+        os.unlink(path)
+
+
 def _sealed(content: bytes, *parts: bytes | int) -> bytes:
     """Return the content of a row with a checksum over it and the names of the row: SQLite has none."""
     crc = zlib.crc32(content)
@@ -110,7 +120,7 @@ class Catalogue:
                 self._check_place()
                 self._open()
         except OSError as error:  # the disk may be full, or read-only after an error
-            self.damaged, self.full = True, error.errno == errno.ENOSPC
+            self.damaged, self.full = True, error.errno in FULL
             self.why = str(error.__cause__ or error.strerror)
 
     def begin_anew(self) -> None:
@@ -139,9 +149,7 @@ class Catalogue:
 
     def _open(self) -> None:
         """The locks are held."""
-        found = os.statvfs(os.path.dirname(self._path))
-        if found.f_bavail * found.f_frsize < ROOM:
-            raise sqlite3.OperationalError("the disk is full")
+        _check_room(f"{self._path}-room")
         self._saver = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         os.chmod(self._path, 0o600)
         for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}", LOG):

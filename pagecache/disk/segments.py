@@ -42,6 +42,7 @@ RESCUED_MAX = 16 << 20
 FREE_SHARE, FREE_MAX = 20, 10 << 30
 """What is left to others: one part in so many of the file system, at most so many bytes."""
 NAME = re.compile(r"([0-9a-f]{16})\.clean")
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 NUMBERS = 1 << 30
 """Numbers of segments are below: no tier comes so far, and files of others with such names are left alone."""
 

@@ -34,7 +34,7 @@ from ..native import uninterrupted
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy, below
 from .device import OS, Device, make_folders
-from .segments import PAUSE, RESCUED, RESCUED_MAX, Segments
+from .segments import FULL, PAUSE, RESCUED, RESCUED_MAX, Segments
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue
@@ -48,7 +48,6 @@ MARK, SIGN = "tier", "pagecache disk tier, format "
 MARK_SIZE = 128
 SEGMENT_MIN, SEGMENT_MAX = 1 << 20, 1 << 32
 SEGMENTS_MIN = 4
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 SAVE_EVERY = 1.0
 """Seconds between two saves of the catalogue."""
 JOURNAL = "journal"

@@ -730,23 +730,28 @@ def test_a_part_of_the_file_system_is_left_to_others(
 
 
 @pytest.mark.parametrize("left", [2, 0])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 def test_a_start_on_a_full_disk_drops_what_it_needs_and_opens_no_database_before(
-    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch, left: int
+    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch, left: int, error: int
 ) -> None:
-    """SQLite would map an index for which there is no block: SIGBUS. `left`: segments that leave room for it."""
+    """SQLite would map an index for which there is no block: SIGBUS. `left`: segments that leave room for it. What
+    `statvfs` says does not count: for root there may be more, and less below a quota.
+    """
     store, connect, opened = ObjectBackend({f"o{k}": content(3 * MIB, seed=k) for k in range(3)}), sqlite3.connect, []
     for key in ("o0", "o1", "o2"):
         read_once(tier, store, key)
 
-    def full(path: object) -> SimpleNamespace:
-        return SimpleNamespace(f_blocks=100, f_frsize=MIB, f_bavail=10 * (0 < len(segments(folder)) <= left))
+    def full(*_arguments: object) -> None:
+        if not 0 < len(segments(folder)) <= left:
+            raise OSError(error, "full")
 
     def counted(*arguments: Any, **options: Any) -> Any:
         opened.append(len(segments(folder)))
         return connect(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "statvfs", full)
+        patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=100, f_frsize=MIB, f_bavail=0))
+        patch.setattr(os, "posix_fallocate", full)
         patch.setattr(sqlite3, "connect", counted)
         with on_tier(tier, store) as volume:
             assert len(segments(folder)) == left
