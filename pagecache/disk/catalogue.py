@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 from ..native.names import status
 from .copies import Chunk, Copy, below
@@ -104,10 +105,10 @@ def _row(number: int, volume: str, key: bytes, version: str, high: int) -> tuple
 
 class Catalogue:
     """The database in a directory, which only this process opens. OSError of EMFILE, ENFILE: the process has too many
-    open files. Any other error is damage.
+    open files. Any other error is damage. `reads`: nothing is changed, as the disk is perhaps read-only.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, reads: bool = False) -> None:
         self._path = os.path.join(folder, NAME)
         self._saving, self._reading = threading.Lock(), threading.Lock()
         self._size, self._ended = 0, False
@@ -118,7 +119,7 @@ class Catalogue:
         try:
             with self._errors():
                 self._check_place()
-                self._open()
+                (self._open_to_read if reads else self._open)()
         except OSError as error:  # the disk may be full, or read-only after an error
             self.damaged, self.full = True, error.errno in FULL
             self.why = str(error.__cause__ or error.strerror)
@@ -163,6 +164,13 @@ class Catalogue:
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._reader.execute(f"PRAGMA cache_size = -{CACHED_KIB}")
         self._size = self._measured()
+
+    def _open_to_read(self) -> None:
+        how = "mode=ro&readonly_shm=1" if os.path.exists(f"{self._path}-wal") else "immutable=1"  # a log needs an index
+        name = f"file:{quote(os.fsencode(self._path))}?{how}" if os.path.exists(self._path) else "file::memory:"
+        self._saver = self._reader = sqlite3.connect(name, uri=True)
+        self._reader.executescript(TABLES)
+        self.last = max(self._last(table) for table in ("copies", "chunks"))
 
     def _last(self, table: str) -> int:
         """Return the highest number of a segment that a table leads to."""

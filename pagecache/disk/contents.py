@@ -107,7 +107,7 @@ def contents(
         folder = os.path.join(path, JOURNAL)
         left = recover(folder) if os.path.isdir(folder) else None
         files, troubles = _unsaved([] if left is None else left.files, export)
-        catalogue = Catalogue(path)
+        catalogue = Catalogue(path, reads=True)
         found = Contents(_size(path), {}, sum(file.bytes for file in files), files, troubles)
         why = catalogue.why
         try:

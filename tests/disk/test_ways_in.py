@@ -76,6 +76,25 @@ def test_the_command_lists_stores_and_verifies_their_bytes(folder: Path) -> None
     assert (status, "all verified" in text) == (0, True)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_command_lists_clean_data_without_a_change(folder: Path, tmp_path: Path, *, killed: bool) -> None:
+    """So it does on a disk that is read-only after an error."""
+    if killed:
+        with on_tier(DiskTier(folder, size="64MiB", segment="4MiB"), ObjectBackend()):
+            copy_tier(folder, tmp_path / "copy")
+        folder = tmp_path / "copy"
+    assert (folder / "catalogue.db-wal").exists() == killed
+
+    def files() -> dict[str, tuple[int, bytes]]:
+        return {
+            each.name: (each.stat().st_mtime_ns, each.read_bytes()) for each in folder.iterdir() if each.name != "tier"
+        }
+
+    before = files()
+    assert "my store: 2 objects, 3.0 MiB, all verified" in disk(str(folder), "--check")[1]
+    assert files() == before
+
+
 def test_the_command_finds_each_damaged_block(folder: Path) -> None:
     with next(folder.glob("*.clean")).open("r+b") as segment:
         segment.seek(100_000)
@@ -154,7 +173,7 @@ def test_the_command_lists_unsaved_files_though_the_catalogue_cannot_be_read(
     if disk_is == "damaged":
         monkeypatch.setattr(Catalogue, "all", raising(OSError(errno.EIO, "disk I/O error")))
     else:
-        monkeypatch.setattr(Catalogue, "_open", raising(sqlite3.OperationalError("database or disk is full")))
+        monkeypatch.setattr(Catalogue, "_open_to_read", raising(sqlite3.OperationalError("database or disk is full")))
     if disk_is == "read-only":
         monkeypatch.setattr(os, "open", read_only)
     status, text = disk(left.path, "--export", str(tmp_path / "saved"))
