@@ -17,8 +17,11 @@ __all__ = ["ordinary_chain", "started"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make the tests of `place` in the kinds of stores that `PLACES` of their module names, by default file systems."""
-    if "place" in metafunc.fixturenames:
+    """Make the tests of `place` in the kinds of stores that they name, or `PLACES` of their module does, by default
+    file systems.
+    """
+    named = any(mark.args[0] == "place" for mark in metafunc.definition.iter_markers("parametrize"))
+    if "place" in metafunc.fixturenames and not named:
         metafunc.parametrize("place", getattr(metafunc.module, "PLACES", FILE_SYSTEMS), indirect=True)
 
 

@@ -18,11 +18,13 @@ from pagecache.backends.fsspec.object import FsspecObject
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.backends.objects.draft import Draft
 from tests.file.rig import Patch, at_gate, attached, beside, held, raises, raising
-from tests.fsspec_below.place import EVERYWHERE, LARGE, OLD, Place, S3Place, get, put
+from tests.fsspec_below.place import EVERYWHERE, FILE_SYSTEMS, LARGE, OLD, Place, S3Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole, once
 from tests.stores import WAIT_LIMIT_S
 
 PLACES = EVERYWHERE
+LOOKS_TWICE = pytest.mark.parametrize("place", FILE_SYSTEMS, indirect=True)
+"""For the version, and for the mark of a commit; on S3 one look has both."""
 # ------------------------------------------------------------------------------------------ other clients
 
 
@@ -386,13 +388,12 @@ def two_late(place: Place, monkeypatch: Patch) -> tuple[Any, Any]:
     return file, reader
 
 
+@LOOKS_TWICE
 @pytest.mark.parametrize("look", ["read", "commit", "rollback", "recognises"])
 def test_a_commit_that_lands_while_another_one_is_looked_at_is_recognised(
     place: Place, monkeypatch: Patch, look: str
 ) -> None:
     """It is no version of another client, and its bytes are not mixed with those of the first. [2.19]"""
-    if isinstance(place, S3Place):
-        pytest.skip("the look has the mark")
     file, reader = two_late(place, monkeypatch)
     if look == "commit":
         put(file, 4, b"more")
@@ -414,13 +415,12 @@ def test_a_commit_that_lands_while_another_one_is_looked_at_is_recognised(
     assert place.content("key") == get(file, 0, 20) == b"two moreent"
 
 
+@LOOKS_TWICE
 @pytest.mark.parametrize("look", ["commit", "rollback", "recognises"])
 def test_an_object_that_is_removed_while_it_is_looked_at_is_no_commit(
     place: Place, monkeypatch: Patch, look: str
 ) -> None:
     """Between the look at its version and that at its bytes. [2.19]"""
-    if isinstance(place, S3Place):
-        pytest.skip("the look has the mark")
     place.put("key", b"old content")
     file = place.written(b"one")
     sent_late(place, file, monkeypatch)()
@@ -435,12 +435,11 @@ def test_an_object_that_is_removed_while_it_is_looked_at_is_no_commit(
     assert place.content("key") is None
 
 
+@LOOKS_TWICE
 def test_a_commit_of_unknown_result_beside_a_client_that_always_writes_is_a_conflict(
     place: Place, monkeypatch: Patch
 ) -> None:
     """As long as the mark of a version cannot be read, the look at the next one is repeated, but not for ever."""
-    if isinstance(place, S3Place):
-        pytest.skip("the look has the mark")
     place.put("key", b"old content")
     file = place.written(b"one")
     sent_late(place, file, monkeypatch)
