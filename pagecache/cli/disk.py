@@ -43,6 +43,8 @@ def disk(path: str, check: bool, export: str | None, as_json: bool) -> None:
             where = f", exported to {printable(file.path)}" if file.path is not None else ""
             what = f"{file.bytes} bytes unsaved of {file.size}{more}{where}"
             click.echo(f"  {printable(file.volume)}: {printable(file.key)}: {what}")
+        if found.files and export is None:
+            click.echo("  attach(url, volume_id=name) saves the files of that name, at any URL; --export copies them")
         for trouble in found.troubles:
             click.echo(f"  {trouble}")
     if damaged or found.files or found.troubles:

@@ -183,6 +183,18 @@ def test_the_command_lists_unsaved_files_though_the_catalogue_cannot_be_read(
     assert (tmp_path / "saved" / "k").read_bytes() == b"confirmed"
 
 
+def test_the_command_says_how_unsaved_files_are_saved_or_copied(left: DiskTier, tmp_path: Path) -> None:
+    """A store whose URL has changed has another `volume_id`, and no attach finds them."""
+    hint = "attach(url, volume_id=name) saves the files of that name"
+    assert hint in disk(left.path)[1]
+    assert hint not in disk(left.path, "--export", str(tmp_path / "saved"))[1]
+    store = ObjectBackend()
+    with PageCache("16MiB", disk=left) as cache:
+        cache.attach(store, volume_id="store").sync(durability="backend")
+    assert store.content("k") == b"confirmed"
+    assert hint not in disk(left.path)[1]
+
+
 @pytest.mark.contract("D12")
 def test_the_command_finds_unsaved_files_without_the_mark_and_exports_them_for_their_owner(
     left: DiskTier, tmp_path: Path
