@@ -458,7 +458,8 @@ class Journal:
                 self._device.close(fd)
                 self._abandon(_Segment(number, path, self._size))
             if isinstance(error, OSError):
-                raise self._failure(error, "cannot begin a segment") from error
+                what = "cannot begin a segment" + ", to record what the stores have by now," * settles
+                raise self._failure(error, what) from error
             raise
         segment = self._current = _Segment(number, path, self._size, fd, salt, self._lsn + 1)
         self._may_return = False
