@@ -298,6 +298,63 @@ def test_a_spill_cuts_off_nothing_that_a_write_beside_it_stores_further_on(world
     assert world.saved() == OLD + b"near" * 1024 + gap + b"far." * 4096
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("sends", [False, True])
+def test_an_fsync_ends_although_each_of_its_truncates_is_slower_than_a_spill(
+    world: Spilling, *, sends: bool, fails: bool
+) -> None:
+    """It is about what was written before it: the sizes to which later bytes lead are not of its calls. [2.15]"""
+    with world.volume.open("k", "r+b") as file:
+
+        def append() -> None:
+            file.pwrite(b"more" * 1024, file.size)
+            assert world.spill(file) == 4096
+
+        def more() -> None:
+            if len(world.store.seen("truncate")) < 100:
+                Task(append).result()
+            if fails and len(world.store.seen("truncate")) == 1:
+                raise OSError(errno.ECONNRESET, "line")
+
+        append()
+        if sends:
+            file.pwrite(b"b" * 4096, 0)
+        expected = overlay(OLD, 0, b"b" * 4096 if sends else b"") + b"more" * 1024
+        world.store.fault("truncate", more, times=math.inf)
+        file.fsync(durability="backend", timeout=60)
+        assert 0 < len(world.store.seen("truncate")) <= 1 + sends + fails
+        saved = world.saved() or b""
+        assert saved[: len(expected)] == expected
+        assert set(saved[len(expected) :]) <= set(b"more\0")
+        world.store.clear_faults()
+        appended = len(world.store.seen("truncate"))
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == expected + b"more" * 1024 * appended
+    assert world.store.violations == []
+
+
+def test_a_read_that_waits_for_a_size_makes_no_call_beside_the_commit(world: Spilling) -> None:
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, MIB + 65536)
+        assert world.spill(file)
+        with world.store.gate("commit") as commit, world.store.gate("truncate") as truncate:
+            _, saving = at_gate(truncate, file.fsync, durability="backend", timeout=30)
+            gap = Task(file.pread, 4096, MIB + 4096)
+            assert gap.waits()
+            file.pwrite(b"b" * 4096, MIB + 131072)
+            assert world.spill(file)
+            truncate.open()
+            commit.wait_entered()
+            gap.waits()
+            assert len(world.store.seen("truncate")) == 1
+        saving.result()
+        assert gap.result() == bytes(4096)
+        file.fsync(durability="backend", timeout=30)
+    gaps = [bytes(65536), bytes(61440)]
+    assert world.saved() == OLD + gaps[0] + b"a" * 4096 + gaps[1] + b"b" * 4096
+    assert world.store.violations == []
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_separate_bytes_of_one_folio_spill(world: Spilling, *, large: bool) -> None:
     with world.volume.open("k", "r+b") as file:

@@ -163,9 +163,13 @@ class Growth:
 
     It is `behind` while a commit sends, beside which no read makes the call: one of the gap is refused until then.
     `leading` is held until it is known how far the bytes lead.
+
+    Later spills replace it, also during the call, which gives the object the size of all that was spilled before. So a
+    payer makes one such call, and does not wait for the sizes of bytes that are spilled beside it.
     """
 
     method = "truncate"
+    made = False
 
     def __init__(self, file: EngineFile, size: int, behind: bool) -> None:
         self._file, self.arguments, self.behind = file, (size,), behind
@@ -179,6 +183,7 @@ class Growth:
     def call(self, backend_file: BackendFile) -> None:
         with self.leading:
             leads = self._file.remote_size >= self.arguments[0]
+        self.made = leads
         if leads:
             backend_file.truncate(max(*self.arguments, self._file.number("sent_end")))
 
@@ -217,10 +222,9 @@ class Owed:
         if not self._steps:
             return False
         with self._file.lock:
-            steps = deque(other for other in self._steps if other is not step)
-            owed = len(steps) < len(self._steps)
+            owed = any(other is step for other in self._steps)
             if owed:
-                self._steps = steps
+                self._steps.remove(step)  # the list stays: a call that runs counts as paid
         self._file.bind_calls()
         return owed
 
@@ -263,8 +267,9 @@ class Owed:
         if self._steps:
             self._steps = deque(step for step in self._steps if step.method == keep)
 
-    def pay(self) -> None:
-        """Wait until nothing is owed, paying if necessary.
+    def pay(self, *, sending: bool = False) -> None:
+        """Wait until nothing is owed that was owed before, paying if necessary. `sending`: for a commit, beside whose
+        calls no other thread makes those of `Growth.behind`.
 
         Raises:
             OSError: a call failed; it stays owed. ShutdownError: the volume was aborted.
@@ -278,12 +283,13 @@ class Owed:
             if volume.runner.is_worker():
                 if file.in_old_hands():
                     raise LeftBehindError(errno.EAGAIN, "a call that was left behind still runs on this file", file.key)
-                self.pay_now()
-            elif file.in_old_hands():
-                self.outlast()
-            else:
-                job = Job(self.pay_now, what="truncate", key=file.key, file=file.id)
+                self.pay_now(sending=sending)
+                return
+            if not file.in_old_hands():
+                job = Job(partial(self.pay_now, sending=sending), what="truncate", key=file.key, file=file.id)
                 volume.runner.submit(COMMIT, job).wait(partial(volume.check_alive, file.key, since))
+                return
+            self.outlast()
 
     def outlast(self) -> None:
         """Wait until no abandoned call runs, or nothing is owed.
@@ -312,9 +318,9 @@ class Owed:
             self._file.volume.check_alive(self._file.key)
         return None
 
-    def pay_now(self, method: str | None = None) -> None:
+    def pay_now(self, method: str | None = None, *, sending: bool = False) -> None:
         """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs. `method`: only make
-        those of this one, and what comes before them.
+        those of this one, and what comes before them. `sending`: see `pay`.
         """
         while self.owes(method):
             self._file.volume.check_alive(self._file.key)
@@ -326,24 +332,29 @@ class Owed:
                 paying = got
             try:
                 steps = self._steps  # first: a fence comes before the list of the next backend
-                if paying is self._paying:
-                    self._pay_all(method, steps)
+                if paying is self._paying and self._pay_all(method, steps, sending):
+                    return
             finally:
                 paying.release()
                 self._file.wake()
 
-    def _pay_all(self, method: str | None, steps: deque[Debt]) -> None:
-        """Make the calls, alone. A list that was replaced during a call belongs to another backend or version."""
-        file = self._file
+    def _pay_all(self, method: str | None, steps: deque[Debt], sending: bool) -> bool:
+        """Make the calls, alone; return whether all were made. A list that was replaced during a call belongs to
+        another backend or version.
+        """
+        file, grown = self._file, False
         if steps and method != FOLLOWING:
             file.versions.about_to_change()
         while self.owes(method):
             # A reconnect replaces the list, then the file, then revives the volume: check these in reverse order.
             file.volume.check_alive(file.key)
             backend_file = file.still_opened()
-            if steps is not self._steps:
-                break
-            step = steps[0]
+            with file.lock:
+                if steps is not self._steps or not steps:
+                    break
+                step = steps[0]
+                if isinstance(step, Growth) and (grown or (step.behind and not sending)):
+                    break
             is_cut = step.method == "truncate"
             try:
                 step.call(backend_file)
@@ -358,12 +369,17 @@ class Owed:
                     file.volume.say(logging.WARNING, "calls that are owed", what, "they may stay there", file.key)
                 else:
                     raise
+            if isinstance(step, Growth):
+                is_cut = step.made
+                grown = grown or is_cut
             with file.lock:
                 if steps is self._steps:
                     if is_cut and not file.durable():  # it needs a commit
                         file.cut_paid(*step.arguments)
-                    steps.popleft()
+                    if steps and steps[0] is step:
+                        steps.popleft()
         file.bind_calls()
+        return steps is self._steps
 
 
 NOTHING_OWED = Owed(cast("EngineFile", None))
