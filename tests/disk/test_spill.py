@@ -627,6 +627,27 @@ def test_a_spool_that_has_moved_is_not_copied_again(world: Spilling, monkeypatch
     assert world.saved() == b"a" * 8192 + OLD[8192:]
 
 
+def test_a_spool_whose_move_found_the_other_disk_full_moves_once_that_has_room(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the tier stays full. [2.23]"""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 8192, 0)
+        assert world.spill(file) == 8192
+        staging = file._inode.staged()
+        fill_disk(world, monkeypatch)
+        put = partial(staging.put, staging.epoch, MIB, [memoryview(b"c" * 4096)])
+        with monkeypatch.context() as full:
+            full.setattr(Spool, "write", raising(OSError(errno.ENOSPC, "full")))
+            assert str(world.tier) not in str(raises(OSError, put, match="the spool in"))
+        put()
+        spool = staging._spool
+        assert spool is not None
+        assert not os.readlink(spool.path).startswith(str(world.tier))
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == b"a" * 8192 + OLD[8192:]
+
+
 def test_a_spill_beside_the_move_of_a_spool_leaves_its_bytes_dirty(
     world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ class Staging:
         self._file = file
         self._lock = threading.Lock()
         self._spool: Spool | None = None
-        self._elsewhere = self._moves = False  # it has been moved from the directory of a tier, or that has failed
+        self._elsewhere = self._moves = False  # it has been moved from the directory of a tier; it is being moved
         self._unsent = Ranges()
         self._sending: Op | None = None  # a commit that does nothing but send and commit
         self._freed = 0  # changes when bytes of the spool go
@@ -99,8 +99,8 @@ class Staging:
                 self._elsewhere = self._moves = True
                 try:
                     self._named(partial(self._put_elsewhere, offset, buffers))
-                except ShutdownError:
-                    self._elsewhere = False  # it was not tried to its end
+                except BaseException:
+                    self._elsewhere = False  # the next try of the request moves it, if it fails again
                     raise
                 finally:
                     self._moves = False
