@@ -23,6 +23,7 @@ from pagecache.backends.spool import Spool
 from pagecache.disk.device import OS
 from pagecache.engine.commit import overlay as laying
 from pagecache.engine.commit.staging import Staging
+from pagecache.engine.io import collector
 from pagecache.native import LOCK, TOKEN
 from tests.disk.test_durability import World, clean
 from tests.file.rig import Task, at_gate, beside, eventually, held, overlay, quiet, raises, raising, side_by_side
@@ -502,6 +503,26 @@ def test_what_is_spilled_while_a_commit_reads_the_rest_of_its_write_unit_is_save
     assert world.saved() == after
 
 
+def test_a_spill_at_the_end_of_a_commit_ends_and_so_does_the_commit(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit no longer sends, and is about to be recorded."""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, 0)
+        world.spill(file)
+        ending, saving = at_gate(
+            held(monkeypatch, collector, "committed"), file.fsync, durability="backend", timeout=30
+        )
+        file.pwrite(b"b" * 4096, MIB)
+        staged, spilling = at_gate(held(monkeypatch, Staging, "_stage"), world.spill, file)
+        ending.open()
+        assert saving.waits()
+        spilling.result(opening=staged)
+        saving.result()
+        file.fsync(durability="backend", timeout=30)
+    assert world.saved() == overlay(OLD, 0, b"a" * 4096) + b"b" * 4096
+
+
 @pytest.mark.parametrize("call", ["write_from", "commit"])
 def test_the_size_of_what_is_spilled_beside_a_commit_is_set_after_it(world: Spilling, call: str) -> None:
     """Reads go on; one of the gap waits for the commit."""
@@ -859,7 +880,7 @@ def test_a_signal_handler_in_the_spill_of_a_writer_with_the_lock_ends(
             signal.raise_signal(signal.SIGUSR1)
 
     def handler(*_: object) -> None:
-        assert not file._inode.staging._lock.locked(), "the call would hang"
+        assert not file._inode.staging.lock.locked(), "the call would hang"
         calls[call]()
         ran.append(call)
 

@@ -57,19 +57,19 @@ class NotStagedError(BlockingIOError):
 class Staging:
     """The spool of one file, and the ranges that are to be sent again. Made with the first staged bytes.
 
-    Lock: `_lock` guards all fields, and is held over writes to the spool: a thread that an abort has left behind must
-    not write after a thread of the next backend. Reads of the spool take no lock, except for a commit: a file may
-    spill beside that.
+    Lock: `lock`, taken before `EngineFile.lock`, guards all fields, and is held over writes to the spool: a thread that
+    an abort has left behind must not write after a thread of the next backend. Reads of the spool take no lock, except
+    for a commit: a file may spill beside that.
     """
 
     __slots__ = (
-        *("_elsewhere", "_file", "_freed", "_growth", "_lock", "_moves", "_sending", "_spool", "_unsent"),
-        *("epoch", "writes"),
+        *("_elsewhere", "_file", "_freed", "_growth", "_moves", "_sending", "_spool", "_unsent"),
+        *("epoch", "lock", "writes"),
     )
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
-        self._lock = threading.Lock()
+        self.lock: Any = contextlib.nullcontext() if file is None else threading.Lock()  # see `NOTHING_STAGED`
         self._spool: Spool | None = None
         self._elsewhere = self._moves = False  # it has been moved from the directory of a tier; it is being moved
         self._unsent = Ranges()
@@ -87,7 +87,7 @@ class Staging:
         Raises:
             OSError: ENOSPC and others: it names the directory. ShutdownError: the request was left behind.
         """
-        with self._lock:
+        with self.lock:
             if epoch != self.epoch:
                 raise ShutdownError("the volume was aborted", self._file.key)
             try:
@@ -136,7 +136,7 @@ class Staging:
         if any(file.read(begin, room) < len(room) for (begin, _), room in zip(runs, data, strict=True)):
             return 0
         file.versions.about_to_change()
-        with self._lock:  # which a rebase takes before it changes anything (`forgotten`); then it forgets what is owed
+        with self.lock:  # which a rebase takes before it changes anything (`forgotten`); then it forgets what is owed
             if sends != self._sends() or (rebases, epoch) != (file.rebases, self.epoch) or file.forgetting:
                 return 0  # a commit has just begun to send, or ended; or what was copied or measured has changed
             for (begin, stop), room in zip(runs, data, strict=True):
@@ -174,7 +174,7 @@ class Staging:
 
     def sent(self, epoch: int, begin: int, end: int) -> None:
         """Record that the backend has acknowledged [begin, end)."""
-        with self._lock:
+        with self.lock:
             if epoch == self.epoch:
                 self._unsent.cut(begin, end)
 
@@ -220,7 +220,7 @@ class Staging:
 
     def forgotten(self) -> None:
         """Record that the backend has forgotten all acknowledged bytes, or may have."""
-        with self._lock:
+        with self.lock:
             self.epoch += 1
             if self._spool is not None:
                 self._unsent.add(0, END)
@@ -229,7 +229,7 @@ class Staging:
         """Record that [begin, end) has left the file, or its local data. A write unit that was cut is sent again: the
         backend may be unable to keep a part of it.
         """
-        with self._lock:
+        with self.lock:
             if self._spool is None:
                 return
             if not self._file.staged_bytes():
@@ -250,19 +250,18 @@ class Staging:
 
     def committed(self, writes: int) -> None:
         """Record that CORE has dropped staged bytes after a commit, at whose end there were so many writes. Later ones
-        are of the next commit, and keep the spool.
+        are of the next commit, and keep the spool. The lock is held since before that end.
         """
-        with self._lock:
-            if self._spool is None:
-                return
-            if self.writes == writes and not self._file.staged_bytes():
-                self._spool, self._unsent = None, Ranges()
-                return
-            at = 0
-            while (found := self._file.staged_from(at)) is not None:
-                self._free(at, found[0])
-                at = found[1]
-            self._free(at, END)
+        if self._spool is None:
+            return
+        if self.writes == writes and not self._file.staged_bytes():
+            self._spool, self._unsent = None, Ranges()
+            return
+        at = 0
+        while (found := self._file.staged_from(at)) is not None:
+            self._free(at, found[0])
+            at = found[1]
+        self._free(at, END)
 
     # -- sending again
 
@@ -284,19 +283,19 @@ class Staging:
                 sent, error = calls.send(begin, self._assembled(calls, begin, end, epoch))
             finally:
                 if begin + sent < end:
-                    with self._lock:
+                    with self.lock:
                         self._unsent.add(begin + sent, end)
             if error is not None:
                 raise error
 
     def begin_sending(self, op: Op) -> None:
         """Let bytes be spilled beside a commit, until `end_sending`: the thread does nothing but send and commit."""
-        with self._lock:
+        with self.lock:
             self._sending = op
 
     def end_sending(self, op: Op) -> None:
         """See `begin_sending`. Not that of a later commit, if this one was left behind."""
-        with self._lock:
+        with self.lock:
             if self._sending is op:
                 self._sending = None
         self._have_reads_wait()
@@ -316,7 +315,7 @@ class Staging:
         at = 0
         while self._spool is not None and (found := self._file.staged_from(at)) is not None:
             at = found[1]
-            with self._lock:
+            with self.lock:
                 if not all(unsent for _, _, unsent in self._unsent.pieces(*found)):
                     return False
         return at > 0
@@ -328,7 +327,7 @@ class Staging:
         pos = done = 0
         while (found := file.staged_from(pos)) is not None:
             pos = found[1]
-            with self._lock:
+            with self.lock:
                 pieces = list(self._unsent.pieces(*found))
             for begin, end, unsent in pieces:
                 begin, end = max(begin - begin % unit, done), min(-(-end // unit) * unit, size)
@@ -348,7 +347,7 @@ class Staging:
             stored = calls.fetch(start, -(-end // unit) * unit - start)[begin - start : end - start]
             room[: len(stored)] = stored
             self._file.read_local(begin, room)  # the backend may show what it has acknowledged only after a commit
-        with memoryview(room) as whole, self._lock:
+        with memoryview(room) as whole, self.lock:
             if epoch == self.epoch:
                 self._unsent.cut(begin, end)
             for low, high in self.parts(begin, end):  # with what was spilled beside the read
@@ -368,4 +367,3 @@ class Staging:
 
 NOTHING_STAGED = Staging(cast("EngineFile", None))
 """The staging of every file that has had none: without a spool no method changes it, or looks at the file."""
-NOTHING_STAGED._lock = cast(Any, contextlib.nullcontext())

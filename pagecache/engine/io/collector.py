@@ -231,7 +231,7 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
         return
     volume, failed, tries = file.volume, None, 0
     staging = file.staging
-    with file.lock:  # until the events are queued
+    with staging.lock, file.lock:  # until the events are queued
         if file.commits is not NO_COMMITS:
             failed, tries = file.commits.succeed()
         file.versions.commit(version, changes)
