@@ -831,6 +831,38 @@ def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_r
         assert fresh.committed("k") == b"c" + b"a" * 4095 + b"b" * 8192 + OLD[12288:]
 
 
+def test_a_commit_that_a_fence_has_left_behind_sets_no_size_beside_the_next_one(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would cut off what the next one sends. [2.22]"""
+    fresh = ObjectBackend({"k": OLD})
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, MIB)
+        assert world.spill(file)
+        left, saving = at_gate(world.store.gate("truncate"), file.fsync, durability="backend", timeout=30)
+        world.volume.abort()
+        raises(ShutdownError, saving.result)
+        world.volume.reconnect(fresh, fenced=True)
+        sending, saving = at_gate(
+            held(monkeypatch, Staging, "send_again"), file.fsync, durability="backend", timeout=30
+        )
+        file.pwrite(b"b" * 4096, MIB + 4096)
+        assert world.spill(file)
+        with fresh.gate("truncate") as late:
+            left.open()
+            late.entered.wait(0.5)
+            file.pwrite(b"c" * 4096, MIB + 8192)
+            assert world.spill(file)
+            with fresh.gate("commit") as commit:
+                sending.open()
+                commit.wait_entered()
+                late.open()
+                eventually(lambda: not file._inode.owed.is_paying())
+            saving.result()
+        file.fsync(durability="backend", timeout=30)
+    assert fresh.committed("k") == OLD + b"a" * 4096 + b"b" * 4096 + b"c" * 4096
+
+
 def test_a_file_object_that_outlives_its_volume_keeps_no_spool(world: Spilling) -> None:
     """Its space would be taken, and counted by nothing."""
     file = world.volume.open("k", "r+b")

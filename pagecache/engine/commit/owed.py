@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from ...native import COMMIT, END
+from ...native import COMMIT, END, Op
 from ..foreign import is_unsupported
 from ..park import SLICE
 from ..report.notices import cause
@@ -267,9 +267,9 @@ class Owed:
         if self._steps:
             self._steps = deque(step for step in self._steps if step.method == keep)
 
-    def pay(self, *, sending: bool = False) -> None:
-        """Wait until nothing is owed that was owed before, paying if necessary. `sending`: for a commit, beside whose
-        calls no other thread makes those of `Growth.behind`.
+    def pay(self, *, sending: Op | None = None) -> None:
+        """Wait until nothing is owed that was owed before, paying if necessary. `sending`: of a commit, beside whose
+        calls no other thread makes those of `Growth.behind`; nor it itself, once it is left behind.
 
         Raises:
             OSError: a call failed; it stays owed. ShutdownError: the volume was aborted.
@@ -318,7 +318,7 @@ class Owed:
             self._file.volume.check_alive(self._file.key)
         return None
 
-    def pay_now(self, method: str | None = None, *, sending: bool = False) -> None:
+    def pay_now(self, method: str | None = None, *, sending: Op | None = None) -> None:
         """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs. `method`: only make
         those of this one, and what comes before them. `sending`: see `pay`.
         """
@@ -338,7 +338,7 @@ class Owed:
                 paying.release()
                 self._file.wake()
 
-    def _pay_all(self, method: str | None, steps: deque[Debt], sending: bool) -> bool:
+    def _pay_all(self, method: str | None, steps: deque[Debt], sending: Op | None) -> bool:
         """Make the calls, alone; return whether all were made. A list that was replaced during a call belongs to
         another backend or version.
         """
@@ -353,7 +353,7 @@ class Owed:
                 if steps is not self._steps or not steps:
                     break
                 step = steps[0]
-                if isinstance(step, Growth) and (grown or (step.behind and not sending)):
+                if isinstance(step, Growth) and (grown or (step.behind and (sending is None or sending.stopped))):
                     break
             is_cut = step.method == "truncate"
             try:

@@ -220,7 +220,7 @@ def _commit(self: EngineFile, op: Op) -> None:
         if spills:
             staging.begin_sending(op)
         if len(self.owed):
-            self.owed.pay(sending=True)
+            self.owed.pay(sending=op)
         sending = True
         staging.send_again(op, backend_file)
         if _is_unwanted(self):  # a write has come meanwhile
