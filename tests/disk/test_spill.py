@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, ShutdownError
+from pagecache import BackendProtocolError, CachedFile, ConflictError, DataLossError, ShutdownError
 from pagecache.backends.spool import Spool
 from pagecache.disk.device import OS
 from pagecache.engine.commit import overlay as laying
@@ -544,6 +544,28 @@ def test_the_size_of_what_is_spilled_beside_a_commit_is_set_after_it(world: Spil
         file.fsync(durability="backend", timeout=30)
     assert world.saved() == overlay(OLD, 0, b"a" * 4096) + bytes(65536) + b"b" * 4096
     assert world.store.violations == []
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "a read", "a commit"])
+def test_a_read_of_the_gap_that_is_judged_after_the_commit_is_made_again(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """The store has answered it beside the commit. [D6]"""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, 0)
+        with world.store.gate("commit") as gate:
+            _, saving = at_gate(gate, file.fsync, durability="backend", timeout=30)
+            file.pwrite(b"b" * 4096, MIB + 65536)
+            assert world.spill(file) == 4096
+            answered, reading = at_gate(held(monkeypatch, type(file._inode), "fill"), file.pread, 4096, MIB + 4096)
+        saving.result()
+        if meanwhile == "a read":
+            assert file.pread(4096, MIB + 32768) == bytes(4096)
+        elif meanwhile == "a commit":
+            file.fsync(durability="backend", timeout=30)
+        assert reading.result(opening=answered) == bytes(4096)
+        world.store.fault("read_into", lambda *_: 0, times=math.inf)
+        raises(BackendProtocolError, file.pread, 4096, MIB // 2, match="returned 0")
 
 
 def test_a_commit_sends_a_piece_of_the_spool_as_it_was_before_a_spill_or_after_it(

@@ -17,7 +17,7 @@ from ...backends.plain import returned
 from ...errors import BackendProtocolError, ShutdownError
 from ...native import NAMES, Op
 from ..commit import remote
-from ..commit.owed import LeftBehindError
+from ..commit.owed import NOTHING_OWED, LeftBehindError
 from ..commit.staging import NotStagedError
 from ..foreign import as_os_error, errno_of, is_interrupt, named, text_of
 from ..gone import REMOVED
@@ -185,6 +185,8 @@ def _judge(
             return failed, 0.0
         if file.forgetting or file.commit_running():
             raise ReadAgainError from error
+        if file.owed is not NOTHING_OWED and attempts < EARLY_MAX:
+            return (attempts + 1, since), 0.0  # a size that was owed beside a commit may be due now, or paid
     if errno_of(error) in UNNAMED and op.anew():
         return failed, 0.0  # the name has changed since it began
     if file.unnaming is not None and errno_of(error) in UNNAMED:
