@@ -37,6 +37,7 @@ from pagecache.engine.commit import journaled
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
+from pagecache.native import LOCK
 from pagecache.testing import Gate
 from pagecache.volume import detach, lifetimes
 from tests.disk.copying import copy_tier
@@ -713,6 +714,7 @@ def test_a_commit_before_the_crash_is_recognised(world: World, *, recorded: bool
         file.pwrite(b"xyz", 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
+        patch.setattr(f"{JOURNALED}._foresees", lambda *_: False)  # newer bytes are not in the journal
         if not recorded:
             patch.setattr(f"{JOURNALED}.stored", lambda *_: None)  # killed before the answer
         world.volume.sync(durability="backend")
@@ -738,6 +740,62 @@ def test_a_commit_of_ours_is_recognised_below_bytes_that_were_synced_since(world
     saving.result()
     assert after.read() == changed(at, b"two", changed(0, b"one"))
     after.settles(changed(at, b"two", changed(0, b"one")))
+
+
+@WHOLE
+@pytest.mark.parametrize("call", ["fsync", "sync"])
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_a_commit_of_ours_is_recognised_with_bytes_that_no_fsync_at_disk_was_asked_for(
+    world: World, call: str, *, carried_out: bool
+) -> None:
+    """The process died before it knew the version that the commit had made, or before the commit."""
+    file = world.synced(b"one")
+    file.pwrite(b"newer", 1)
+    file.pwrite(b"end", len(OLD) + 5)
+    content = changed(len(OLD) + 5, b"end", changed(1, b"newer", changed(0, b"one")))
+    with world.store.gate("commit answer" if carried_out else "commit") as gate:
+        saving = Task(file.fsync if call == "fsync" else world.volume.sync, durability="backend", timeout=30)
+        gate.wait_entered()
+        assert world.saved() == (content if carried_out else OLD)
+        after = world.copied()
+    saving.result()
+    assert after.read() == content
+    after.settles(content)
+
+
+@WHOLE
+@pytest.mark.parametrize("what", ["written again", "held", "much", "refused"])
+def test_a_commit_puts_in_the_journal_only_what_it_stores(
+    make: Make, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """And little, beside no call that holds the file; what the disk refuses is no error of the commit."""
+    world = make(memory="32MiB")
+    file = world.synced(b"one")
+    file.pwrite(b"newer", 4096)
+    if what == "much":
+        file.pwrite(bytes(1 << 20), 8192)
+    seen: list[None] = []
+    real, holding = Journaled.saving, Gate()
+
+    def saving(self: Journaled) -> None:
+        seen.append(None)
+        before, holder = self._content, None
+        if what == "written again" and len(seen) == 1:
+            Task(file.pwrite, b"again", 9000).result()
+        if what == "held":
+            holder = Task(file._inode.run, LOCK, "holding", holding.enter)
+            holding.wait_entered()
+        with disk_fails("pwritev") if what == "refused" else contextlib.nullcontext():
+            real(self)
+        assert self._content == before
+        holding.release()
+        if holder is not None:
+            holder.result()
+
+    monkeypatch.setattr(Journaled, "saving", saving)
+    file.fsync(durability="backend")
+    assert seen
+    assert (world.saved() or b"")[:4101] == changed(4096, b"newer", changed(0, b"one"))[:4101]
 
 
 @WHOLE

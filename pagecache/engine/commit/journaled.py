@@ -2,8 +2,8 @@
 
     fsync        append what the journal lacks, and confirm: one sync of the device for all that wait
     truncate, hole, discard, rename, remove      append, if the journal has unsaved records of the file
-    commit of a whole object      SAVING before, confirmed: a version that recovery finds may be this one; and after it
-                 the version that it has made
+    commit of a whole object      before: what the journal lacks, if little; SAVING, confirmed: a version that recovery
+                 finds may be this one; and after it the version that it has made
     saved        once the store has all that was local at a *mark*: SAVED, with the LSN of that mark
 
 The journal lacks bytes that were written since the last append, while it has unsaved records of the file: CORE keeps
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
-from ...native import END, LOCK
+from ...native import DIRTY, END, LOCK, WRITEBACK
 from ..park import NEVER, SLICE, Deadline, deadline_error, start_thread
 from ..report.notices import cause
 from ..runner import Job
@@ -375,14 +375,16 @@ class Journaled:
         self.file.run(LOCK, "holding", lambda: done.append(self._append()), until)
         return done[0]
 
-    def _append(self) -> int | None:
-        """The inode lock is held."""
+    def _append(self, *, asked: bool = True) -> int | None:
+        """The inode lock is held. `asked`: by the writer; else only what a commit is about to store."""
         file = self.file
         with self._lock:
             try:
                 journal = self._owner.journal()
                 generation = journal.generation  # first: what an earlier one has may stop to count at any moment
                 self._settle(journal)
+                if not (asked or self._foresees(journal)):
+                    return None
                 if not self.is_live():
                     self._lacks = False  # all may have been saved just as a direct write passed by
                 if not (file.has_local() or self.is_live()):
@@ -399,7 +401,8 @@ class Journaled:
                 if self.file.rebases != rebases:  # it may be of two versions
                     self._lacks = True
                     return None
-                self._add_asked_mark()
+                if asked:
+                    self._add_asked_mark()
                 return generation
             except NotStagedError:
                 return None
@@ -408,6 +411,17 @@ class Journaled:
                 return None
             finally:
                 self._add_mark()
+
+    def _foresees(self, journal: Journal) -> bool:
+        """Return whether the journal lacks little, and a commit that begins now stores just what is local."""
+        file, at, left = self.file, 0, journal.segment // 4
+        if not self._marks or self._whole or not self._counts() or file.unlogged() != 1:
+            return False
+        if file.staged_bytes() or len(file.owed) or file.range_next(0, END, DIRTY | WRITEBACK) != END:
+            return False
+        while left >= 0 and (found := file.unlogged_from(at)) is not None:
+            at, left = found[1], left - (found[1] - found[0])
+        return left >= 0
 
     def _may_append(self) -> bool:
         file = self.file
@@ -753,9 +767,13 @@ class Journaled:
             self._marks.clear()
 
     def saving(self) -> None:
-        """Record that a commit of a whole object is about to begin."""
+        """Record that a commit of a whole object is about to begin, and first what it stores: a start knows it by that.
+        Not beside a call that holds the file. The token is held.
+        """
         with self._lock:
             self._committing = True
+            if self._marks:
+                self.file.run_if_free(LOCK, "holding", partial(self._append, asked=False))
             self.note(self._attempt, confirm=True)
 
     def _attempt(self, number: int) -> Record:
