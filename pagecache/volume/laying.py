@@ -169,6 +169,24 @@ def take_back(volume: Volume, each: Left, inode: Inode) -> None:
     each.begun = None
 
 
+def end_hold(volume: Volume, each: Left, inode: Inode, tries: Attempts) -> None:
+    """Let a held file go back to what is stored, of which a discard has left no bytes: it owes no size, no creation."""
+
+    def abandon() -> None:
+        with volume.inodes_lock:
+            busy = inode.writers or inode.removed or inode.conflict is not None
+            ends = each.held and inode.has_local() and not (busy or inode.unsaved())
+            if ends:
+                inode.set_aside(abandoned=True)  # from now on opens wait
+        if ends and not inode.limits().commit_on_close:
+            _forget(inode, each.size_before)
+        if ends:
+            inode.journaled.given_up()
+
+    inode.settled(abandon)
+    lifetimes.settle_abandoned(inode, tries)
+
+
 def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | None:
     """Open the object that the bytes belong to: its name was perhaps about to change. None: it was removed."""
     other, draft = state.renaming, state.created and volume.engine.backend.limits.commit_on_close

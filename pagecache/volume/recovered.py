@@ -42,7 +42,7 @@ from ..engine.volume import threads_of
 from ..errors import Key, LostRange, ShutdownError
 from ..stats import RecoveredFile
 from .keys import is_below
-from .laying import GONE, Left, canonical, journal_of, lay_readable, room_to_lay, take_back, written
+from .laying import GONE, Left, canonical, end_hold, journal_of, lay_readable, room_to_lay, take_back, written
 
 if TYPE_CHECKING:
     from ..disk.records import FileState
@@ -456,6 +456,13 @@ class Recovery:
         if (each := self._laid.get(inode)) is not None and each.held:
             each.held = False
             inode.set_aside(withheld=False)
+            with _taking:
+                self._count()
+
+    def discarded(self, inode: Inode) -> None:
+        """End the hold of a file of which a discard has left no bytes."""
+        if (each := self._laid.get(inode)) is not None and each.held:
+            end_hold(self._volume, each, inode, self._tries(each))
             with _taking:
                 self._count()
 

@@ -561,6 +561,9 @@ class Volume:
                 if inode.conflict is not None and not inode.unsaved():
                     with suppress(OSError):  # else the list would be lost; the conflict stands
                         inode.settled(partial(remote.take, inode))
+                if self.recovery is not None:
+                    with suppress(OSError):  # so too; a discard again ends the hold
+                        self.recovery.discarded(inode)
                 inode.journaled.confirm_dropped()
         return lost
 

@@ -23,6 +23,7 @@ from pagecache import (
     Advice,
     CachedFile,
     ConflictError,
+    DataLossError,
     DiskTier,
     Event,
     PageCache,
@@ -1395,6 +1396,74 @@ def test_tries_to_lay_a_held_file_take_its_memory_once(world: World) -> None:
     for _ in range(6):
         raises(PermissionError, after.read, "n")
     assert after.read("n") == BIG[:600_000]
+
+
+GIVEN_UP: dict[str, Any] = {
+    "grown": lambda file: file.pwrite(b"new", len(OLD) + 10),
+    "cut": lambda file: (file.pwrite(b"new", 50), file.truncate(60)),
+    "inside": lambda file: file.pwrite(b"new", 50),
+}
+
+
+@pytest.mark.parametrize("options", [{"on_recovery": "hold"}, {"read_only": True}], ids=["held", "read-only"])
+@pytest.mark.parametrize("what", [*GIVEN_UP, "created"])
+@pytest.mark.parametrize("then", ["a detach", "a kill", "a resume", "a writer"])
+def test_nothing_is_owed_of_a_held_file_once_all_of_its_bytes_are_discarded(
+    world: World, what: str, then: str, options: dict[str, Any]
+) -> None:
+    key = "n" if what == "created" else "k"
+    file = world.open(key, "xb" if what == "created" else "r+b")
+    GIVEN_UP.get(what, GIVEN_UP["inside"])(file)
+    file.fsync()
+    after = world.crash(**options)
+    whole = isinstance(after.store, ObjectBackend)
+    expected = None if what == "created" else after.stored()  # a truncate in place has cut it
+    with after.open(key, "rb") as look:
+        assert look.read()
+        assert after.volume.discard(key)
+        if not whole or expected:
+            assert look.pread(len(OLD) + 100, 0) == (expected or b"")
+        raises(DataLossError, look.close)
+    assert after.left() == []
+    assert after.volume.exists(key) == (not whole or expected is not None)
+    assert not after.volume.unsaved()
+    if then == "a resume" and "read_only" not in options:
+        after.volume.resume()
+        after.volume.sync(durability="backend")
+    elif then == "a writer" and "read_only" not in options:
+        expected = changed(70, b"mine", expected or b"")
+        after.open(key, "a+b").pwrite(b"mine", 70)
+        after.volume.sync(durability="backend")
+    elif then == "a kill":
+        after = after.crash(on_recovery="hold")
+        assert after.left() == []
+    assert after.volume.detach() == []
+    assert after.stored(key) == expected if whole or expected else not after.stored(key)
+
+
+def test_a_part_of_a_held_file_that_is_not_discarded_stays_held(world: World) -> None:
+    file = world.synced(b"new", 5000)
+    file.pwrite(b"end", len(OLD) + 9000)
+    file.fsync()
+    after = world.crash(on_recovery="hold")
+    assert after.read() == changed(len(OLD) + 9000, b"end", HELD)
+    assert after.volume.discard("k", len(OLD))
+    after.volume.sync(durability="backend")
+    assert (after.left(), after.read()[:5004], after.stored()) == (["k"], HELD[:5004], OLD)
+    assert after.copied(on_recovery="hold").read() == HELD
+    assert after.volume.detach() == []
+
+
+def test_an_open_for_writing_beside_a_discard_of_a_held_file_keeps_what_it_writes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.synced(b"new", len(OLD) + 10)
+    after = world.crash(on_recovery="hold")
+    after.read()
+    beside(monkeypatch, after.volume.inodes["k"], "drop", lambda: Task(after.open).result(), after=True)
+    assert after.volume.discard("k")
+    after.files[-1].pwrite(b"mine", 100)
+    after.settles(changed(100, b"mine"))
 
 
 @pytest.mark.parametrize("then", ["a detach", "a reconnect", "a discard"])

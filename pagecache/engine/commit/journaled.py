@@ -743,7 +743,8 @@ class Journaled:
                     self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
                     if self.file.size < self._size:
                         self.note(lambda number: records.size(number, self.file.size))
-                    self.outdate()
+                    if not self.file.withheld or self.file.changed_since(self.asked):  # not what is recovered and held
+                        self.outdate()
                 elif self.note(lambda number: records.discarded(number, self.file.size)):
                     self._end(self._owner.journal())
             return dropped
