@@ -103,12 +103,19 @@ def stats(cache: PageCache) -> dict[str, Any]:
     }
 
 
+def recovered(volumes: list[Volume]) -> dict[str, int]:
+    """Count what only the disk tier has and nothing saves."""
+    kept = [file for volume in volumes if volume.recovery is not None for file in volume.recovery.kept()]
+    return {"files": len(kept), "bytes": sum(length for file in kept for _, length in file.ranges)}
+
+
 def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, Any]:
     engine = volume.engine
     pressure = engine.native.pressure()
     with volume.inodes_lock:
         files = len(volume.inodes.objects) + len(volume.orphans)
         handles = volume.handles
+    left = recovered([volume])
     return {
         "name": volume.name,
         "backend": type(volume.backend).__name__,
@@ -125,7 +132,8 @@ def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, A
             "limit": pressure.limit,
         },
         "rate": engine.pace.rate,
-        "clean_in": _clean_in(volume, counters),
+        "clean_in": None if left["files"] else _clean_in(volume, counters),
+        "recovered": left,
         "latency": {
             name: {"bounds": LATENCY_BOUNDS, "counts": counts, "count": sum(counts), "sum": total}
             for name, call in CALLS.items()

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FailedRange, ShutdownError
-from .documents import SCHEMA, Refused, ranges
+from .documents import SCHEMA, Refused, ranges, recovered
 
 if TYPE_CHECKING:
     from ..volume.ticket import SyncTicket
@@ -30,12 +30,12 @@ class _Sync:
     def __init__(self, number: int, volumes: list[Volume]) -> None:
         self._number = number
         self._began = time.monotonic()
-        self._tickets: list[tuple[str, SyncTicket]] = []
+        self._tickets: list[tuple[Volume, SyncTicket]] = []
         self._refused: list[dict[str, Any]] = []
         self._over: dict[str, Any] | None = None
         for volume in volumes:
             try:
-                self._tickets.append((volume.name, volume.begin_sync(durability="backend")))
+                self._tickets.append((volume, volume.begin_sync(durability="backend")))
             except ShutdownError as error:
                 self._refused.append(_error(volume.name, error))
 
@@ -45,7 +45,7 @@ class _Sync:
         tickets = [ticket for _, ticket in self._tickets]
         done = all(ticket.done() for ticket in tickets)  # first: the errors of a ticket are complete then
         expected = [ticket.expected for ticket in tickets if not ticket.done()]
-        errors = [_error(name, error) for name, ticket in self._tickets for error in ticket.errors]
+        errors = [_error(volume.name, error) for volume, ticket in self._tickets for error in ticket.errors]
         found = {
             "schema": SCHEMA,
             "ticket": self._number,
@@ -53,6 +53,7 @@ class _Sync:
             "remaining": sum(ticket.remaining for ticket in tickets),
             "rate": sum(ticket.rate for ticket in tickets),
             "expected": None if errors or None in expected else max(filter(None, expected), default=0.0),
+            "recovered": recovered([volume for volume, _ in self._tickets]),
             "done": done,
             "seconds": time.monotonic() - self._began,
             "errors": self._refused + errors,

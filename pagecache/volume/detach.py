@@ -166,8 +166,9 @@ def _end(
 
 def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     if not lost:
-        left = 0 if volume.engine.journal is None else len(volume.engine.journal.files())
-        stays = f"unsaved bytes of {left} files stay in the disk tier" if left else "everything is saved"
+        left = {file.key for file in ([] if volume.engine.journal is None else volume.engine.journal.files())}
+        left |= {file.key for file in ([] if volume.recovery is None else volume.recovery.kept())}
+        stays = f"unsaved bytes of {len(left)} files stay in the disk tier" if left else "everything is saved"
         volume.engine.say(logging.INFO, "the volume", "detached", stays)
         return
     ranges = [(entry.offset, entry.length) for entry in lost]

@@ -32,7 +32,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ..engine.attempts import Attempts
-from ..engine.foreign import as_os_error
+from ..engine.foreign import as_os_error, named
 from ..engine.park import SLICE, Deadline, deadline_error, start_thread
 from ..engine.report.notices import cause, spans
 from ..engine.report.reason import Reason, during
@@ -92,7 +92,7 @@ class Awaited:
         failed = self._left.laying_error
         if self._error is None and not self._left.over:
             if failed is not None and failed is not self.before and failed[0] >= self._asked:  # not before a resume
-                self._error = as_os_error(failed[1], self.key)
+                self._error = named(as_os_error(failed[1], self.key), self.key)
             elif self._stop.is_set() and self._left.waits():  # nothing is laid any longer
                 self._error = ShutdownError("the volume is being detached", self.key)
         return self._error
@@ -146,6 +146,12 @@ class Recovery:
                 each.inode.journaled.settle()
         unsaved = set(self._tier.unsaved(self._volume_id))
         return [_described(each) for each in self._left if each.unsaved.number in unsaved]
+
+    def kept(self) -> list[RecoveredFile]:
+        """Return the files that only the tier has and nothing saves: held, or not laid. Does not wait for the disk."""
+        left = [each for each in self._left if (not each.over if each.inode is None else each.inode.withheld)]
+        unsaved = self._tier.unsaved_now(self._volume_id) if left else {}
+        return [_described(each) for each in left if unsaved is None or each.unsaved.number in unsaved]
 
     def begun(self) -> list[tuple[int, Inode]]:
         """Return the files that are being laid, or were, as numbers in the journal and objects."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import logging
+import math
 import os
 import random
 import shutil
@@ -41,9 +43,11 @@ from pagecache.disk.recovery import Unsaved
 from pagecache.engine.commit.journaled import Journaled
 from pagecache.errors import Key
 from pagecache.fuse.namespace import namespace_of
+from pagecache.observe import documents
 from pagecache.testing import Gate
 from pagecache.volume import laying, lifetimes, opening, recovered
 from pagecache.volume.recovered import Recovery
+from tests import commands
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import IN_PLACE, OLD, WHOLE, Make, World, changed, disk_fails, failing, losing_a_sync
 from tests.disk.test_recovered import BIG, FOREIGN, before_read
@@ -644,6 +648,38 @@ def gone(world: World, **options: Any) -> tuple[World, Any]:
         raises(FileNotFoundError, after.read)
     assert after.left() == ["k"]
     return after, taken
+
+
+@pytest.mark.parametrize("why", ["held", "laid and held", "gone", "down"])
+def test_files_that_only_the_tier_has_are_not_said_to_be_saved(
+    world: World, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    """`down`: the store refuses each open, of two files."""
+    caplog.set_level(logging.INFO)
+    world.synced(b"more", 0, "l", "x+b")
+    world.synced(b"new")
+    after = world.crash(on_recovery="hold", retry=RetryPolicy(attempts=1))
+    if why == "laid and held":
+        assert after.read() == changed(0, b"new")
+    elif why == "gone":
+        after.store.objects.pop("k")
+        raises(FileNotFoundError, after.read)
+    elif why == "down":
+        after.store.fault("open", OSError(errno.EIO, "down"), times=math.inf)
+        after.volume.resume()
+    after.cache.serve_stats(socket := after.folder / "s")
+    (one,) = documents.stats(after.cache)["volumes"]
+    assert (one["clean_in"], one["recovered"]) == (None, {"files": 2, "bytes": 7})
+    top, drain = (
+        commands.call(*words, str(socket)).stdout for words in (("top", "--once"), ("drain", "--deadline", "20"))
+    )
+    assert ("all saved" in top, "2 recovered files not saved" in top) == (False, True)
+    saying, *failed = drain.splitlines()
+    assert saying.endswith("NOT SAVED: 2 files, 7 B, that an earlier process left, only in the disk tier")
+    assert len(failed) == (2 if why == "down" else 0)
+    assert commands.call("drain", str(socket)).exit_code == 1
+    after.cache.close()
+    assert caplog.messages[-1].endswith("detached; unsaved bytes of 2 files stay in the disk tier")
 
 
 def test_an_object_that_is_replaced_after_the_look_at_it_gets_no_bytes(

@@ -26,6 +26,7 @@ LINE_INTERVAL_S = 5.0
 
 Document = dict[str, Any]
 UNKNOWN: Document = {"total": 0, "remaining": 0, "rate": 0.0, "expected": None, "seconds": 0.0, "done": False}
+RECOVERED: Document = {"files": 0, "bytes": 0}
 
 UNSAVED = ("volume", "key", "offset", "length", "errno", "message")
 
@@ -45,19 +46,19 @@ class Outcome:
     socket: str
     name: str = ""
     pid: int | None = None
-    sync: Document = field(default_factory=lambda: {**UNKNOWN, "errors": []})
+    sync: Document = field(default_factory=lambda: {**UNKNOWN, "recovered": RECOVERED, "errors": []})
     unknown: str = ""
     unsaved: list[Document] = field(default_factory=list)
 
     @property
     def saved(self) -> bool:
         """Return whether everything written before the sync is committed."""
-        return self.sync["done"] and not self.sync["errors"] and not self.unknown
+        return self.sync["done"] and not (self.sync["errors"] or self.unknown or self.sync["recovered"]["files"])
 
     def as_dict(self) -> Document:
         """Return the entry of `--json`."""
         known = {"socket": printable(self.socket), "name": self.name, "pid": self.pid, "unsaved": self.unsaved}
-        progress = {name: self.sync[name] for name in UNKNOWN}
+        progress = {name: self.sync[name] for name in (*UNKNOWN, "recovered")}
         return known | progress | {"saved": self.saved, "unknown": self.unknown or None}
 
 
@@ -129,7 +130,7 @@ def _update(outcome: Outcome, volume: str | None, timeout: float) -> None:
             sync = ask(outcome.socket, f"/v1/sync/{number}", timeout=timeout)
         if missing := {*UNKNOWN, "ticket", "errors"} - sync.keys():
             raise live_error(outcome.socket, KeyError(*missing))
-        outcome.sync = sync
+        outcome.sync = {"recovered": RECOVERED} | sync  # of an earlier version, which does not count them
     except LiveError as error:
         if error.kind != "TooSlow":
             outcome.unknown = f"{printable(str(error))}; it is not known what was saved"
@@ -145,7 +146,7 @@ def _note_unsaved(outcome: Outcome, volume: str | None) -> None:
         # Ranges that are still retried are not yet errors of the sync; they are the reason why it lasts.
         with suppress(LiveError):
             found += ask(outcome.socket, "/v1/failed", timeout=LAST_TIMEOUT_S, volume=volume)["failed"]
-    each = {(one["volume"], one["key"], one["offset"]): one for one in found}
+    each = {(one["volume"], one["key"] or number, one["offset"]): one for number, one in enumerate(found)}
     outcome.unsaved = [{name: one[name] for name in UNSAVED} | {"next": _next(one)} for one in each.values()]
 
 
@@ -192,9 +193,13 @@ def _verdict(outcome: Outcome) -> str:
     if outcome.unknown:
         seen = f"; the last that was seen is {remaining} of {total} left" if outcome.sync["total"] else ""
         return f"NOT KNOWN: {outcome.unknown}{seen}"
+    files, size = outcome.sync["recovered"]["files"], size_text(outcome.sync["recovered"]["bytes"])
+    left = f"{files} files, {size}, that an earlier process left, only in the disk tier" if files else ""
     if outcome.sync["done"]:
-        return f"NOT SAVED: {remaining} of {total}, kept in memory by its process"
-    return f"NOT SAVED YET: {remaining} of {total} left at the deadline; what was begun goes on"
+        kept = f"{remaining} of {total}, kept in memory by its process" if outcome.sync["remaining"] else ""
+        return f"NOT SAVED: {' and '.join(filter(None, (kept, left))) or 'not everything is committed'}"
+    left = left and f", and {left}"
+    return f"NOT SAVED YET: {remaining} of {total} left at the deadline{left}; what was begun goes on"
 
 
 def _unsaved(entry: Document) -> str:

@@ -124,6 +124,7 @@ def entries_of(socket: Path, now: Document, before: Document | None) -> dict[str
         **{key: cache[key] for key in ("capacity", "waiting")},
         "oldest_dirty": max(ages, default=None),
         "clean_in": None if None in expected else max(expected, default=0.0),
+        "recovered": sum(one.get("recovered", {"files": 0})["files"] for one in volumes),
         "total_files": now["total"],
         **_traffic(cache["counters"], before["cache"]["counters"], seconds),
     }

@@ -167,10 +167,12 @@ def _cache_line(cache: Document) -> Text:
         line.append(f"  {size(cache['local'])} not saved", style="bold yellow")
         clean_in = clean_in_text(cache["clean_in"], local=cache["local"])
         line.append(f", oldest {duration_text(cache['oldest_dirty'])}, clean in {clean_in}")
-    elif cache["clean_in"] is None:
+    elif cache["clean_in"] is None and not cache["recovered"]:
         line.append("  uncommitted changes", style="bold yellow")
-    else:
+    elif not cache["recovered"]:
         line.append("  all saved", style="bold green")
+    if cache["recovered"]:
+        line.append(f"  {count_text(cache['recovered'])} recovered files not saved", style="bold yellow")
     if cache["counters"].get("failed"):
         line.append(f"  {size(cache['counters']['failed'])} FAILED", style="bold red")
     if cache["hit_rate"] is not None:
