@@ -865,7 +865,7 @@ class EngineFile(NativeInode):
     def conflict_error(self) -> ConflictError:
         base, remote = self.conflict or (self.versions.base, self.dispute.remote)
         return ConflictError(
-            "the stored object is another version than the one below the unsaved bytes",
+            f"the stored object is another version than the one below the unsaved bytes{self.dispute.why}",
             self.key,
             base=base,
             remote=remote,

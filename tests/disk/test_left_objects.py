@@ -237,6 +237,32 @@ def test_a_rename_over_an_object_that_a_kill_has_kept_from_happening_takes_no_by
     assert after.read() == changed(0, b"new")
 
 
+@WHOLE
+@pytest.mark.parametrize("how", ["copied by the rename", "copied by the rename, and changed", "changed without it"])
+def test_a_conflict_says_that_a_rename_at_the_kill_may_have_made_the_other_version(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its bytes may be those of another program: only the versions could prove whose they are."""
+    store, without = world.store, "without" in how
+    assert isinstance(store, ObjectBackend)
+
+    def rename(src: str, dst: str, **_options: Any) -> None:
+        del store.objects[src]
+        store.put(dst, OLD)
+
+    monkeypatch.setattr(store, "rename", rename)
+    world.synced(b"new")
+    after = world.killed_in("rename", world.volume.rename, "k", "o", carried_out=not without, on_recovery="hold")
+    key = "k" if without else "o"
+    if "changed" in how:
+        assert isinstance(after.store, ObjectBackend)
+        after.store.put(key, OLD[::-1])
+    error = raises(ConflictError, after.read, key, match="another version than the one below")
+    assert ("the rename from 'k', which a crash has met, may have made it" in str(error)) == (not without)
+    after.volume.resolve(key, "rebase")
+    assert after.read(key) == changed(0, b"new", after.saved(key) or b"")
+
+
 def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: Path) -> None:
     with left(tmp_path, "d/k") as volume:
         volume.rename("d", "e")

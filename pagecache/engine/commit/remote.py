@@ -48,7 +48,7 @@ class Dispute:
     Lock: `EngineFile.lock`, held by the caller of every method.
     """
 
-    __slots__ = ("base_lost", "remote", "take_due", "versions")
+    __slots__ = ("base_lost", "remote", "take_due", "versions", "why")
 
     def __init__(self) -> None:
         self.versions: tuple[str | None, str | None] | None = None
@@ -59,9 +59,11 @@ class Dispute:
         """Uncached bytes of the base can no longer be read."""
         self.take_due = False
         """Taking the stored version waits for the token."""
+        self.why = ""
+        """For the text of the error."""
 
-    def lose_base(self, remote: str | None) -> None:
-        self.remote, self.base_lost = remote, True
+    def lose_base(self, remote: str | None, why: str = "") -> None:
+        self.remote, self.base_lost, self.why = remote, True, why
 
     def find_base(self) -> None:
         if self.base_lost:
@@ -84,7 +86,7 @@ class Dispute:
     def end(self) -> None:
         """Record that the stored version is the base now."""
         if self is not NO_DISPUTE:
-            self.versions, self.remote = None, None
+            self.versions, self.remote, self.why = None, None, ""
             self.base_lost = self.take_due = False
 
 
@@ -194,20 +196,20 @@ def changed(file: EngineFile, version: str | None, *, read: bool = False) -> boo
     return (_conflict if file.volume.on_conflict == "fail" else _give_up)(file, version, read=read)
 
 
-def replaced(file: EngineFile, version: str | None) -> None:
+def replaced(file: EngineFile, version: str | None, why: str = "") -> None:
     """Record that a version of a commit_on_close object has replaced the base below local data, and that the backend
-    file was opened since: bytes of the base can no longer be read.
+    file was opened since: bytes of the base can no longer be read. `why`: ends the text of the error.
     """
-    _lose_base(file, version)
+    _lose_base(file, version, why)
     changed(file, version)
 
 
-def _lose_base(file: EngineFile, version: str | None) -> None:
+def _lose_base(file: EngineFile, version: str | None, why: str = "") -> None:
     """Record that uncached bytes can only be read by opening the object again."""
     with file.lock:
         if file.removed:  # a remove ends with `unnamed`, which has taken the lock before
             return
-        file.disputed().lose_base(version)
+        file.disputed().lose_base(version, why)
     file.bind_calls()
 
 
