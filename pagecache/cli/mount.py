@@ -53,8 +53,9 @@ def mount(
     """Mount the backend that URL names on DIRECTORY, as a file system.
 
     URL: dir:PATH, s3://BUCKET/PREFIX, fsspec:URL, memory:, or module:factory. Unmount with `fusermount3 -u DIRECTORY`,
-    or end it with SIGTERM: everything is saved then. Exit status: 0 mounted (in the foreground: everything was saved),
-    1 not mounted, or some bytes not saved (they are listed), 2 wrong usage.
+    or end it with SIGTERM: everything is saved then. With --durability disk, bytes in --disk count as saved; the end
+    says how many files have such, and the next mount saves them in the backend. Exit status: 0 mounted (in the
+    foreground: everything was saved), 1 not mounted, or some bytes not saved (they are listed), 2 wrong usage.
     """
     from pagecache.fuse.daemon import detach
     from pagecache.fuse.mounting import mount_and_serve, options_from

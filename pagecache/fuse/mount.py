@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -219,7 +220,15 @@ class Mount:
             over.set()
             if self.cache.live is not None:  # also if the cache is not closed: the process ends
                 self.cache.live.stop()
+        self._say_left()
         return 0
+
+    def _say_left(self) -> None:
+        """Say what only the disk tier has, which counts as saved."""
+        tier, journal = self.cache.tier, self.volume.engine.journal
+        if tier is not None and journal is not None and (left := len(tier.unsaved(journal.volume_id))):
+            what, lists = f"{left} files have bytes that only the disk tier has", shlex.quote(tier.described.path)
+            self.complain(f"{what}: `pagecache disk {lists}` lists them, and the next mount saves them")
 
     def _report(self, over: threading.Event) -> None:
         while not over.wait(STEP):

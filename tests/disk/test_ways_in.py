@@ -15,6 +15,7 @@ from datetime import timedelta
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 from urllib.parse import urlencode
 
 import fsspec
@@ -291,6 +292,25 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             return Server(cache.attach(store, durability="disk", volume_id="store"))
 
         yield make
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_mount_that_ends_says_how_many_files_only_the_disk_tier_has(
+    old: Any, tmp_path: Path, *, whole: bool, saved: bool
+) -> None:
+    server, tier, said = old(whole), str(tmp_path / "tier"), list[str]()
+    volume = server.volume
+    with volume.open("a", "r+b") as file:
+        file.write(b"new")
+        file.fsync()
+    if saved:
+        volume.sync(durability="backend")
+    ended = mount.Mount(MountOptions(url="memory:", mountpoint=str(tmp_path), disk=tier), print, said.append)
+    ended.cache, ended.volume, ended.loop = volume.cache, volume, Mock()
+    assert ended._save() == 0
+    assert len(said) == (not saved)
+    assert all(text.startswith("1 files have bytes that only") and f"`pagecache disk {tier}`" in text for text in said)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole"])
