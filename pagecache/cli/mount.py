@@ -19,7 +19,7 @@ from pagecache.cli.usage import WrongUsage
     help="Data that stays when memory is short: read often, or read first.  [default: adaptive]",
 )
 @click.option("--disk", metavar="PATH", help="Keep data in this directory of a local disk, from mount to mount.")
-@click.option("--disk-size", metavar="SIZE", help="Most bytes in that directory.  [default: 10GiB]")
+@click.option("--disk-size", metavar="SIZE", help="Most bytes in that directory, at least 256MiB.  [default: 10GiB]")
 @click.option(
     "--durability",
     metavar="backend|disk",

@@ -32,6 +32,7 @@ from .. import loglines
 from ..config import Size, named_options, parse_size
 from ..native import uninterrupted
 from ..native.checked import checked_size
+from ..quantities import size_text
 from .copies import CHUNK, Chunk, Copy, below
 from .device import OS, Device, make_folders
 from .segments import FULL, PAUSE, RESCUED, RESCUED_MAX, Segments
@@ -114,8 +115,9 @@ class DiskTier:
         if not SEGMENT_MIN <= self.segment <= SEGMENT_MAX:
             raise ValueError(f"segment: {segment!r} is not from 1 MiB to 4 GiB")
         if self.size < SEGMENTS_MIN * self.segment:
-            least = SEGMENTS_MIN * self.segment
-            raise ValueError(f"size: {size!r} is less than {SEGMENTS_MIN} segments of {self.segment} bytes, {least}")
+            least, each = size_text(SEGMENTS_MIN * self.segment), size_text(self.segment)
+            what = f"size: {size!r} is less than {SEGMENTS_MIN} segments of {each}, so {least} is the minimum"
+            raise ValueError(f"{what}; DiskTier(segment=) makes them smaller")
         if self.journal_limit > self.size:
             raise ValueError(f"journal_limit: {journal_limit!r} is more than the size of the tier, {self.size}")
         if self.journal_limit < JOURNAL_MIN:

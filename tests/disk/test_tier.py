@@ -663,7 +663,10 @@ def test_a_newer_format_is_refused_with_a_sentence(folder: Path, tier: DiskTier)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": "100MiB"}, r"size: '100MiB' is less than 4 segments of 67108864 bytes, 268435456"),
+        (
+            {"size": "100MiB"},
+            r"size: '100MiB' is less than 4 segments of 64.0 MiB, so 256.0 MiB is the minimum; .*\(segment=\)",
+        ),
         ({"segment": "4KiB"}, r"segment: '4KiB' is not from 1 MiB to 4 GiB"),
         ({"size": "1GiB", "journal_limit": "2GiB"}, r"journal_limit: '2GiB' is more than the size of the tier"),
         ({"journal_limit": "0"}, r"journal_limit: '0' is less than 256 KiB"),
