@@ -150,9 +150,10 @@ def _adopt(volume: Volume, each: Left, handle: CachedFile, tries: Attempts) -> N
         raise
     if not ours:
         inode.versions.replace(state.base, stale=False)
-        moved = state.renaming is not None and inode.key != each.key  # a copy may have another version: no proof
-        why = f"; the rename from {state.key!r}, which a crash has met, may have made it" if moved else ""
-        remote.replaced(inode, stored, why)
+        how = ", perhaps newer bytes of this program, killed in a commit: 'discard' keeps them" if state.saving else ""
+        if state.renaming is not None and inode.key != each.key:  # a copy may have another version: no proof
+            how = f"; the rename from {state.key!r}, which a crash has met, may have made it"
+        remote.replaced(inode, stored, how)
     inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
     inode.set_recovering(False)
 

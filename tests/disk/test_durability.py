@@ -764,6 +764,30 @@ def test_a_commit_of_ours_is_recognised_with_bytes_that_no_fsync_at_disk_was_ask
 
 
 @WHOLE
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_conflict_says_if_it_may_be_with_newer_bytes_of_this_program(world: World, *, ours: bool) -> None:
+    """What the journal does not take before the commit is in the store alone."""
+    file = world.synced(b"one")
+    file.pwrite(b"two", 2)
+    with pytest.MonkeyPatch.context() as patch, world.store.gate("commit answer") as gate:
+        patch.setattr(f"{JOURNALED}._foresees", lambda *_: False)
+        saving = Task(file.fsync, durability="backend", timeout=30) if ours else None
+        if saving is None:
+            assert isinstance(world.store, ObjectBackend)
+            world.store.put("k", b"foreign")
+        else:
+            gate.wait_entered()
+        after = world.copied()
+    if saving is not None:
+        saving.result()
+    error = raises(ConflictError, after.read)
+    assert ("perhaps newer bytes of this program, killed in a commit: 'discard' keeps them" in str(error)) is ours
+    after.volume.resolve("k", "discard")
+    assert after.left() == []
+    assert after.read() == after.saved() == (changed(2, b"two", changed(0, b"one")) if ours else b"foreign")
+
+
+@WHOLE
 @pytest.mark.parametrize("what", ["written again", "held", "much", "refused"])
 def test_a_commit_puts_in_the_journal_only_what_it_stores(
     make: Make, monkeypatch: pytest.MonkeyPatch, what: str

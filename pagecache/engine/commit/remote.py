@@ -48,22 +48,25 @@ class Dispute:
     Lock: `EngineFile.lock`, held by the caller of every method.
     """
 
-    __slots__ = ("base_lost", "remote", "take_due", "versions", "why")
+    __slots__ = ("base_lost", "doubtful", "remote", "take_due", "versions")
 
     def __init__(self) -> None:
         self.versions: tuple[str | None, str | None] | None = None
         """Of a conflict: the base, and the stored one."""
         self.remote: str | None = None
         """The stored version, once the base is lost."""
+        self.doubtful: tuple[str | None, str] = (None, "")
+        """A stored version that perhaps an earlier process of ours has made; how, for the text of the error."""
         self.base_lost = False
         """Uncached bytes of the base can no longer be read."""
         self.take_due = False
         """Taking the stored version waits for the token."""
-        self.why = ""
-        """For the text of the error."""
 
-    def lose_base(self, remote: str | None, why: str = "") -> None:
-        self.remote, self.base_lost, self.why = remote, True, why
+    def lose_base(self, remote: str | None) -> None:
+        self.remote, self.base_lost = remote, True
+
+    def doubt(self, version: str | None, how: str) -> None:
+        self.doubtful = version, how
 
     def find_base(self) -> None:
         if self.base_lost:
@@ -86,7 +89,7 @@ class Dispute:
     def end(self) -> None:
         """Record that the stored version is the base now."""
         if self is not NO_DISPUTE:
-            self.versions, self.remote, self.why = None, None, ""
+            self.versions, self.remote = None, None
             self.base_lost = self.take_due = False
 
 
@@ -196,20 +199,23 @@ def changed(file: EngineFile, version: str | None, *, read: bool = False) -> boo
     return (_conflict if file.volume.on_conflict == "fail" else _give_up)(file, version, read=read)
 
 
-def replaced(file: EngineFile, version: str | None, why: str = "") -> None:
+def replaced(file: EngineFile, version: str | None, how: str = "") -> None:
     """Record that a version of a commit_on_close object has replaced the base below local data, and that the backend
-    file was opened since: bytes of the base can no longer be read. `why`: ends the text of the error.
+    file was opened since: bytes of the base can no longer be read. `how`: see `Dispute.doubtful`.
     """
-    _lose_base(file, version, why)
+    if how:
+        with file.lock:
+            file.disputed().doubt(version, how)
+    _lose_base(file, version)
     changed(file, version)
 
 
-def _lose_base(file: EngineFile, version: str | None, why: str = "") -> None:
+def _lose_base(file: EngineFile, version: str | None) -> None:
     """Record that uncached bytes can only be read by opening the object again."""
     with file.lock:
         if file.removed:  # a remove ends with `unnamed`, which has taken the lock before
             return
-        file.disputed().lose_base(version, why)
+        file.disputed().lose_base(version)
     file.bind_calls()
 
 
