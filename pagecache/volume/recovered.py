@@ -131,6 +131,7 @@ class Recovery:
                 self._names.setdefault(name, []).append(each)
         self._sorted = sorted(name for name in self._names if isinstance(name, str))
         self._laid: dict[EngineFile, Left] = {}
+        self._lost: dict[Key, list[LostRange]] = {}  # given up of gone objects, by names: the next opener reports it
         self._withheld: list[Left] = []  # files that were laid, and are held
         self._starting = threading.RLock()  # held briefly; signal handlers may make calls in between
         self._thread: threading.Thread | None = None
@@ -208,6 +209,10 @@ class Recovery:
                 each.link = None if each.unsaved.state.identity is None else name
                 if self._lay(each, tries) and not each.over:  # it has looked before this open
                     self._lay(each, tries)
+        if name in self._lost:
+            with self._volume.inodes_lock:
+                inode.record_loss(self._lost.get(name, []), seen=False)
+                self._lost.pop(name, None)
 
     def _check_backend(self) -> None:
         """After a reconnect look at objects anew, and take any for one that was written: identities may be others."""
@@ -426,7 +431,7 @@ class Recovery:
         """
         name = canonical(self._volume, key)
         names = (name, *(self._below(name) if tree and isinstance(name, str) else ()))
-        for each in [left for known in names for left in self._names.get(known, ())]:
+        for at, each in [(known, left) for known in names for left in self._names.get(known, ())]:
             if not each.gone or each.tries is by or each.unsaved.state.identity is not None:
                 continue
             each.over = True
@@ -436,9 +441,13 @@ class Recovery:
                 journal_of(self._volume).failed(error)
                 continue
             if lost:
-                what = f"recovered bytes at {spans([(entry.offset, entry.length) for entry in lost])} given up"
-                next = "the object was gone, and its name is that of another one"
+                self._lost[at] = [*self._lost.get(at, ()), *lost]
+                ranges = tuple((entry.offset, entry.length) for entry in lost)
+                what = f"recovered bytes at {spans(ranges)} given up: its name is that of another object"
+                next = "the next opener raises DataLossError once"
                 self._volume.engine.say(logging.ERROR, "data that was given up", what, next, each.key)
+                gone = OSError(errno.ENOENT, what, each.key)
+                self._volume.engine.emit("disk", each.key, ranges, gone, what, next)
 
     def _named(self, name: Key) -> list[Left]:
         """Return the files that were left for an object; the store has the name of one with an unrecorded rename."""

@@ -79,9 +79,9 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
     if first != "a rename":
         if first == "an open that is made again":  # its first try has made the object
             after.store.fault("open answer", OSError(errno.ECONNRESET, "no answer"), skip=0)
-        with after.open(mode="w+b") as made:
-            made.pwrite(OLD[::-1], 0)
-            made.fsync(durability="backend")
+        made = after.open(mode="w+b")
+        made.pwrite(OLD[::-1], 0)
+        raises(DataLossError, made.fsync, durability="backend")
     else:
         after.volume.rename("o", "k")
     assert after.left() == []
@@ -759,6 +759,26 @@ def test_bytes_of_an_object_that_comes_back_are_laid_before_it_is_open(
     assert after.crash().read() == changed(0, b"last", LAID)
 
 
+@pytest.mark.parametrize("by", ["x+b", "w+b", "a+b", "a rename"])
+def test_given_up_bytes_of_a_gone_object_are_a_loss_of_the_next_handle_of_its_name(world: World, by: str) -> None:
+    after, _ = gone(world)
+    events: list[Event] = []
+    end = after.cache.subscribe(events.append)
+    if by == "a rename":
+        after.volume.rename("o", "k")
+    file = after.open(mode=by if "+" in by else "a+b")
+    file.pwrite(b"mine", 0)
+    error = raises(DataLossError, file.fsync)
+    assert [(lost.key, lost.offset, lost.length) for lost in error.ranges] == [("k", 0, 3), ("k", 9000, 4)]
+    file.fsync(durability="backend")
+    file.close()
+    after.open().close()
+    assert (after.left(), after.saved()) == ([], b"mine")
+    eventually(lambda: any(event.kind == "disk" for event in events))
+    end()
+    assert [(each.key, each.ranges) for each in events if each.kind == "disk"] == [("k", ((0, 3), (9000, 4)))]
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_look_for_a_gone_object_beside_its_creation_ends(
     world: World, monkeypatch: pytest.MonkeyPatch, *, resumed: bool
@@ -773,8 +793,10 @@ def test_a_look_for_a_gone_object_beside_its_creation_ends(
         assert looks[-1].waits()
 
     beside(monkeypatch, Recovery, "give_up", looking)
-    with after.open(mode="x+b") as made:
-        assert looks[0].result() == made.read() == b""
+    made = after.open(mode="x+b")
+    raises(DataLossError, looks[0].result)
+    assert made.read() == b""
+    raises(DataLossError, made.close)
     assert after.left() == []
 
 
@@ -793,6 +815,7 @@ def test_a_call_for_the_name_of_a_gone_object_whose_result_is_unknown_gives_its_
     else:
         raises(ConnectionResetError, after.volume.rename, "o", "k")
     assert after.left() == []
+    raises(DataLossError, after.read)
     assert after.read() == b""
 
 
