@@ -853,6 +853,9 @@ def _check_format(fd: int, path: str) -> None:
         return
     number = text.removeprefix(SIGN)
     if number == text or not number.isdigit():
+        if _has_journal(path):
+            what = f"the file {MARK!r} in {path!r} is damaged; remove this file: then the journal beside it can be read"
+            raise ValueError(f"disk: {what}")
         raise ValueError(f"disk: {path!r} has a file {MARK!r} that is not of a tier; name another directory")
     if int(number) > FORMAT:
         what = f"disk: {path!r} has format {number}, and this version reads formats up to {FORMAT}"

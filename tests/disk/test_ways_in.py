@@ -196,6 +196,19 @@ def test_the_command_says_how_unsaved_files_are_saved_or_copied(left: DiskTier, 
     assert hint not in disk(left.path)[1]
 
 
+def test_a_damaged_mark_beside_unsaved_files_names_the_way_to_them(left: DiskTier, tmp_path: Path) -> None:
+    mark = Path(left.path) / "tier"
+    content = bytearray(mark.read_bytes())
+    content[3] ^= 1
+    mark.write_bytes(content)
+    what = "is damaged; remove this file: then the journal beside it can be read"
+    raises(ValueError, PageCache, "16MiB", disk=left, match=what)
+    assert what in " ".join(disk(left.path, "--export", str(tmp_path / "saved"))[1].split())
+    mark.unlink()
+    disk(left.path, "--export", str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "k").read_bytes() == b"confirmed"
+
+
 @pytest.mark.contract("D12")
 def test_the_command_finds_unsaved_files_without_the_mark_and_exports_them_for_their_owner(
     left: DiskTier, tmp_path: Path
