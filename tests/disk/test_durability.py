@@ -381,6 +381,21 @@ def test_truncates_extensions_and_holes_are_recovered_in_their_order(world: Worl
     assert world.crash().read() == expected
 
 
+@pytest.mark.parametrize("call", ["truncate", "truncate answer"])
+@pytest.mark.parametrize("size", [100, 5000, 20000])
+def test_truncates_that_fail_leave_the_size_that_a_crash_leaves(make: Make, call: str, size: int) -> None:
+    """The first one is owed. The next one changes nothing, as the store refuses what is owed."""
+    world = make(retry=RetryPolicy(attempts=1))
+    file = world.synced(b"more", 9000)
+    world.store.fault(call, OSError(errno.EIO, "no answer"), times=10_000)
+    for each in (size, 7000):
+        raises(OSError, file.truncate, each, match="no answer")
+        assert file.size == size
+        file.fsync(durability="disk")
+    expected = changed(9000, b"more")[:size].ljust(size, b"\0")
+    assert world.crash(on_recovery="hold").read() == expected
+
+
 # -- saved
 
 
