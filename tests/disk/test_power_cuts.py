@@ -190,6 +190,25 @@ def test_power_cuts_and_failing_calls_keep_the_promises(seed: int) -> None:
     assert checked(seed, fails=True)
 
 
+def test_a_running_rename_is_stated_after_a_failed_sync_has_taken_all_of_its_file() -> None:
+    """D10. A promise for another file lies between; the next record of the file states it with both names."""
+    syncs = iter([0, IO_ERROR])  # the start of the segment, and the announced rename
+
+    def fault(name: str, number: int) -> int:
+        return next(syncs, 0) if name == "fdatasync" else 0
+
+    steps = [("open", "a", 700), ("open", "b", None), ("write", "b", 0, 20), ("rename", "b", "c")]
+    world = played([*steps, ("save", "a"), ("save", "b"), ("fsync",)], fault=fault)
+    assert len(world.errors) == 1
+    names = set()
+    for at, disk in cuts(world, 100, 1, world.promises[1][0]):
+        found = recovered(disk)
+        reason = world.check(found, at)
+        assert not reason, f"after call {at}, {world.disk.calls[at - 1][:3]}: {reason}"
+        names |= {(file.state.key, file.state.renaming) for file in found.files}
+    assert names == {("a", None), ("b", "c")}
+
+
 @pytest.mark.parametrize("full", [{"limit": 3 * 4096}, {"capacity": 4 * 4096}])
 @pytest.mark.parametrize("seed", range(3))
 def test_power_cuts_of_a_full_journal_keep_the_promises(full: dict[str, Any], seed: int) -> None:

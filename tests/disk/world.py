@@ -26,6 +26,7 @@ from pagecache.testing.disk import PowerCut, SimulatedDisk
 
 FOLDER = "journal"
 PIECE = 1000
+NAMING = (records.Kind.FILE, records.Kind.RENAMING, records.Kind.RENAMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class World:
         self.content: dict[int, list[int]] = {}  # LSNs of bytes and sizes
         self.appended: list[tuple[int, int]] = []  # LSN and index of its view
         self.saved: dict[int, int] = {}
+        self.names: dict[int, tuple[str, str | None]] = {}  # as the last record says, whether or not it counts
         self.fill = 0
         self.errors: list[OSError] = []
 
@@ -111,6 +113,7 @@ class World:
             lsn = self.journal.append(record, [data] if data else [])
         except OSError:
             if record.kind in STATED:  # the next segment says it
+                self.note_names(number, record, view)
                 self.failures.append(len(self.disk.calls))
             elif record.kind == records.Kind.SAVING and view is not None and self.journal._files[number].is_live():
                 self.appended.append((self.journal.last, len(self.views) - 1))  # its restated FILE counts
@@ -118,11 +121,16 @@ class World:
             else:
                 self.go_back(before)
             raise
+        self.note_names(number, record, view)
         self.last[number] = lsn
         self.appended.append((lsn, len(self.views) - 1))
         if record.kind in records.CONTENT:
             self.content.setdefault(number, []).append(lsn)
         return lsn
+
+    def note_names(self, number: int, record: records.Record, view: FileView | None) -> None:
+        if record.kind in NAMING and view is not None:
+            self.names[number] = view.key, view.renaming
 
     def go_back(self, before: View) -> None:
         """An append failed, or a sync: the records that count lead to an earlier view."""
@@ -135,10 +143,9 @@ class World:
             self.appended = [at for at in self.appended if at[0] <= confirmed]
             self.stale = True
             for number, view in before.items():
-                if (file := self.journal._files.get(number)) is not None:
+                if number in self.journal._files:
                     # The next segment restates the names of today, and which files are saved.
-                    renaming = None if file.state.renaming is None else str(file.state.renaming)
-                    view = replace(view, key=str(file.state.key), renaming=renaming)
+                    view = replace(view, key=self.names[number][0], renaming=self.names[number][1])
                     if not self.is_unsaved(number) and (base := self.bases[number]) is not None:
                         view = replace(view, content=self.store.versions[base])
                     before = {**before, number: view}
@@ -270,15 +277,16 @@ class World:
         self.stale = False
 
     def do_save(self, name: str) -> None:
-        self.save(self.numbers[name])
+        if self.numbers[name] in self.names:  # else the journal has nothing of it
+            self.save(self.numbers[name])
 
     def save(self, number: int) -> None:
         """Save what memory has, which may be more than the journal has: it may be full."""
         view, upto = self.memory[number], self.last.get(number, 0)
-        # If a failed sync took its FILE record, the journal restates it.
-        restated = (
-            None if number in self.logged else FileView(view.key, b"" if self.bases[number] is None else view.content)
-        )
+        # If a failed sync took its FILE record, the journal restates it, with the names of today.
+        key, renaming = self.names[number]
+        content = b"" if self.bases[number] is None else view.content
+        restated = None if number in self.logged else FileView(key, content, renaming)
         self.confirm(self.append(number, records.saving(number, upto, f"mark {upto}".encode()), restated))
         self.bases[number] = self.store.put(view.key, view.content)
         self.note_store()
