@@ -476,7 +476,7 @@ class Recovery:
 
     def discarded(self, inode: Inode) -> None:
         """End the hold of a file of which a discard has left no bytes."""
-        if (each := self._laid.get(inode)) is not None and each.held:
+        if (each := self._laid.get(inode)) is not None and each.held and not inode.unsaved():
             end_hold(self._volume, each, inode, self._tries(each))
             with _taking:
                 self._count()

@@ -1539,6 +1539,18 @@ def test_a_part_of_a_held_file_that_is_not_discarded_stays_held(world: World) ->
     assert after.volume.detach() == []
 
 
+def test_parts_of_a_held_file_that_are_discarded_one_by_one_leave_the_rest_held(world: World) -> None:
+    world.synced(OLD[::-1])
+    after = world.crash(on_recovery="hold")
+    after.read()
+    for at in (0, 8192):
+        assert after.volume.discard("k", at, 4096)
+    content = OLD[:4096] + OLD[::-1][4096:8192] + OLD[8192:12288] + OLD[::-1][12288:]
+    assert (after.left(), after.read(), after.stored()) == (["k"], content, OLD)
+    assert after.volume.detach() == []
+    assert after.copied(on_recovery="hold").read() == content
+
+
 def test_an_open_for_writing_beside_a_discard_of_a_held_file_keeps_what_it_writes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
