@@ -318,7 +318,7 @@ class Journal:
         body = [packed(record.values)] if record.kind != Kind.DATA else buffers
         length = len(body[0]) if record.kind != Kind.DATA else record.length
         segment = self._room(file, record.kind, span(length), settles)
-        if file.segment != segment.number and record.kind != Kind.FILE:
+        if file.segment != segment.number and (record.kind != Kind.FILE or record.file in self._restates):
             self._restate(segment, file)
         lsn = self._put(segment, record, body, length)
         state = file.state
@@ -357,7 +357,8 @@ class Journal:
         return segment
 
     def _needed(self, file: _File, kind: int, needed: int, segment: _Segment | None = None) -> int:
-        if kind == Kind.FILE or (segment is not None and file.segment == segment.number):
+        owed = file.state.number in self._restates
+        if (kind == Kind.FILE and not owed) or (segment is not None and file.segment == segment.number):
             return needed
         return needed + sum(span(len(body)) for _, body in self._stating(file))
 

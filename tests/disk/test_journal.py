@@ -475,6 +475,31 @@ def test_the_size_that_was_saved_is_stated_anew_after_a_failed_sync() -> None:
     assert (file.state.base, file.base_size, file.state.size) == ("v2", 20000, 20000)
 
 
+@pytest.mark.parametrize("by", ["an error", "a large state"])
+def test_a_description_says_the_size_that_was_saved_if_its_segment_could_not(by: str) -> None:
+    """The disk refuses the state of the file, or the state of another one fills the segment."""
+    disk, journal, other = begun(segment=4096)
+    others = [other, opened(journal)] if by == "a large state" else []
+    number = opened(journal, "a", size=600)
+    for each in (*others, number):
+        journal.append(records.data(each, 0, 10), [bytes(10)])
+    journal.confirm(journal.last)
+    for each in others:
+        journal.append(records.renamed(each, "n" * 1400))
+    journal.append(records.saved(number, journal.last, "v2", 1200))
+    fails(disk, journal, journal.last)
+    again = records.file(number, "store:", "a", "v2", created=False, size=1200)
+    if by == "an error":
+        writes = iter([0, 0, errno.EIO])  # behind a start
+        disk.fault = lambda name, _: next(writes, 0) if name == "pwritev" else 0
+        raises(OSError, journal.append, again, match="cannot write")
+        disk.fault = None
+    journal.append(again)
+    journal.confirm(journal.append(records.data(number, 1190, 20), [bytes(20)]))
+    file = recover("j", disk).files[-1]
+    assert (file.number, file.state.base, file.base_size, file.ranges) == (number, "v2", 1200, [(1190, 20)])
+
+
 def test_a_reading_after_a_failed_sync_has_what_has_happened_and_no_lost_bytes() -> None:
     disk, journal, number = begun()
     journal.confirm(journal.append(records.data(number, 0, 3), [b"abc"]))
