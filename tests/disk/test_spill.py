@@ -22,6 +22,7 @@ from pagecache import BackendProtocolError, CachedFile, ConflictError, DataLossE
 from pagecache.backends.spool import Spool
 from pagecache.disk.device import OS
 from pagecache.engine.commit import overlay as laying
+from pagecache.engine.commit.owed import Growth
 from pagecache.engine.commit.staging import Staging
 from pagecache.engine.io import collector
 from pagecache.native import LOCK, TOKEN
@@ -412,6 +413,29 @@ def test_a_spill_that_is_refused_leaves_the_store_its_size(
             file.fsync(durability="backend", timeout=30)
         file.fsync(durability="backend", timeout=30)
     assert world.saved() == OLD
+
+
+def test_a_payer_of_the_size_of_a_refused_spill_calls_nothing_beside_a_commit(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at the size late: a truncate has made the file longer since."""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"near" * 1024, MIB)
+        inode, payers = file._inode, list[Task[None]]()
+        waiting = held(monkeypatch, Growth, "call")
+        pay = partial(at_gate, waiting, lambda: inode.owed.pay())
+        beside(monkeypatch, type(inode), "spilled", lambda: payers.append(pay()[1]))
+        inode.run(TOKEN, "holding", lambda: inode.staged().spill([(MIB, MIB + 4096)]))
+        file.truncate(2 * MIB)
+        truncates = len(world.store.seen("truncate"))
+        with world.store.gate("commit") as commit:
+            _, saving = at_gate(commit, file.fsync, durability="backend", timeout=30)
+            waiting.open()
+            payers[0].result()
+            assert len(world.store.seen("truncate")) == truncates
+        saving.result()
+    assert world.saved() == OLD + b"near" * 1024 + bytes(MIB - 4096)
+    assert world.store.violations == []
 
 
 def test_a_commit_beside_a_spill_does_not_store_the_size_without_the_bytes(

@@ -162,14 +162,15 @@ class Growth:
     have stored behind that size, or are about to, is not cut off.
 
     It is `behind` while a commit sends, beside which no read makes the call: one of the gap is refused until then.
-    `leading` is held until it is known how far the bytes lead.
+    `leading` is held until it is known how far the bytes lead. If not so far, it is not owed, and nobody waits for a
+    payer that has it: that makes no call, whatever size the file has by then.
 
     Later spills replace it, also during the call, which gives the object the size of all that was spilled before. So a
     payer makes one such call, and does not wait for the sizes of bytes that are spilled beside it.
     """
 
     method = "truncate"
-    made = False
+    leads, made = True, False
 
     def __init__(self, file: EngineFile, size: int, behind: bool) -> None:
         self._file, self.arguments, self.behind = file, (size,), behind
@@ -182,9 +183,8 @@ class Growth:
 
     def call(self, backend_file: BackendFile) -> None:
         with self.leading:
-            leads = self._file.remote_size >= self.arguments[0]
-        self.made = leads
-        if leads:
+            self.made = self.leads and self._file.remote_size >= self.arguments[0]
+        if self.made:
             backend_file.truncate(max(*self.arguments, self._file.number("sent_end")))
 
 

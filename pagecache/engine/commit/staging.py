@@ -160,13 +160,14 @@ class Staging:
     def _grown(self, growth: Growth, before: int) -> None:
         """Owe the size to which spilled bytes lead: `growth`, less if not all of them are staged, or none."""
         file, led = self._file, self._file.remote_size
+        growth.leads = led >= growth.arguments[0]
         if led <= before:
             file.owed.drop(growth)
             return
         if self._growth is not None:
             file.owed.drop(self._growth)
         self._growth = growth
-        if led < growth.arguments[0]:
+        if not growth.leads:
             self._growth = Growth(file, led, growth.behind)
             file.owe(self._growth)
             file.owed.drop(growth)
