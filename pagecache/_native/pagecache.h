@@ -349,7 +349,7 @@ enum {
 };
 size_t pc_ranges(struct pc_inode *i, uint32_t which, uint64_t *ranges, size_t n);
 bool pc_bytes_find(struct pc_inode *i, bool unlogged, uint64_t from, uint64_t *pos, uint64_t *end);
-uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *runs, uint32_t max);
+uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, bool sending, uint64_t *runs, uint32_t max);
 uint64_t pc_spill(struct pc_inode *i, const uint64_t *runs, uint32_t n, bool sending);
 void pc_unlogged_cut(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_unlogged_all(struct pc_inode *i);

@@ -342,10 +342,10 @@ class NativeInode:
         """Return the first staged range at or after `pos`, [start, end)."""
         return self._found(lib.pc_bytes_find, False, pos)
 
-    def spillable_from(self, pos: int, most: int) -> list[tuple[int, int]]:
+    def spillable_from(self, pos: int, most: int, *, sending: bool) -> list[tuple[int, int]]:
         """Return the first ranges at or after `pos` that `spilled` may take, [start, end), little more than `most`."""
         found = ffi.new("uint64_t[]", 2 * SPILL_RUNS)
-        edges = list(map(int, found[0 : 2 * lib.pc_spill_find(self._i, pos, most, found, SPILL_RUNS)]))
+        edges = list(map(int, found[0 : 2 * lib.pc_spill_find(self._i, pos, most, sending, found, SPILL_RUNS)]))
         return list(zip(edges[::2], edges[1::2], strict=True))
 
     def spilled(self, runs: Sequence[tuple[int, int]], *, sending: bool) -> int:

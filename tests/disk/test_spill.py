@@ -22,7 +22,7 @@ from pagecache import BackendProtocolError, CachedFile, ConflictError, DataLossE
 from pagecache.backends.spool import Spool
 from pagecache.disk.device import OS
 from pagecache.engine.commit import overlay as laying
-from pagecache.engine.commit.owed import Growth
+from pagecache.engine.commit.owed import Growth, Rollback
 from pagecache.engine.commit.staging import Staging
 from pagecache.engine.io import collector
 from pagecache.native import LOCK, TOKEN
@@ -438,6 +438,32 @@ def test_a_payer_of_the_size_of_a_refused_spill_calls_nothing_beside_a_commit(
     assert world.store.violations == []
 
 
+@pytest.mark.parametrize("what", ["a discard", "a commit that does not send yet"])
+def test_while_nothing_may_spill_no_try_of_a_writer_copies_bytes(
+    world: Spilling, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    discards = what == "a discard"
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, 0)
+        save = partial(file.fsync, durability="backend", timeout=30)
+        if discards:
+            file.flush()
+        gate = held(monkeypatch, Rollback, "call") if discards else held(monkeypatch, Staging, "begin_sending")
+        call: Callable[[], object] = partial(world.volume.discard, "k", 0, 4096) if discards else save
+        hanging, running = at_gate(gate, call)
+        file.pwrite(b"b" * 65536, MIB)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(file._inode), "read", raising(AssertionError("it has copied them")))
+            assert world.spill(file) == 0
+        assert file._inode.staging.writes == 0
+        hanging.open()
+        running.result()
+        if discards:
+            raises(DataLossError, save)
+        save()
+    assert world.saved() == (OLD if discards else overlay(OLD, 0, b"a" * 4096)) + b"b" * 65536
+
+
 def test_a_commit_beside_a_spill_does_not_store_the_size_without_the_bytes(
     world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,7 +556,7 @@ def test_what_is_spilled_while_a_commit_reads_the_rest_of_its_write_unit_is_save
 def test_a_spill_at_the_end_of_a_commit_ends_and_so_does_the_commit(
     world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit no longer sends, and is about to be recorded."""
+    """The commit no longer sends, and is about to be recorded; the spill has asked before whether it may."""
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"a" * 4096, 0)
         world.spill(file)
@@ -538,7 +564,9 @@ def test_a_spill_at_the_end_of_a_commit_ends_and_so_does_the_commit(
             held(monkeypatch, collector, "committed"), file.fsync, durability="backend", timeout=30
         )
         file.pwrite(b"b" * 4096, MIB)
-        staged, spilling = at_gate(held(monkeypatch, Staging, "_stage"), world.spill, file)
+        inode, runs = file._inode, [(MIB, MIB + 4096)]
+        spill = partial(inode.run, LOCK, "holding", lambda: inode.staged().spill(runs))
+        staged, spilling = at_gate(held(monkeypatch, Staging, "_stage"), spill)
         ending.open()
         assert saving.waits()
         spilling.result(opening=staged)

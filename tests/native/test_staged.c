@@ -171,7 +171,7 @@ TEST(check_given_up_bytes_do_not_come_back_beside_a_discard)
 static u64 spill(void)
 {
 	u64 runs[8], moved = 0, from = 0;
-	for (u32 n; (n = pc_spill_find(file->inode, from, 4 * PAGE, runs, 4)); from = runs[2 * n - 1]) {
+	for (u32 n; (n = pc_spill_find(file->inode, from, 4 * PAGE, false, runs, 4)); from = runs[2 * n - 1]) {
 		for (u64 *run = runs; run < runs + 2 * n; run += 2) {
 			struct pc_part part = {.memory = malloc(run[1] - run[0]), .len = run[1] - run[0]};
 			EQUAL(file_read(file, run[0], part.memory, part.len), (i64)part.len);
@@ -234,15 +234,15 @@ TEST(check_bytes_that_joined_a_block_after_the_copy_keep_it_dirty)
 	start_with(8 * PAGE, PAGE, 1000, limits_wide());
 	put(100, 50, 1);
 	put(200, 50, 1);
-	EQUAL(pc_spill_find(file->inode, 0, PAGE, runs, 1), 0); /* no room for a part of its bytes */
-	EQUAL(pc_spill_find(file->inode, 0, PAGE, runs, 2), 2);
+	EQUAL(pc_spill_find(file->inode, 0, PAGE, false, runs, 1), 0); /* no room for a part of its bytes */
+	EQUAL(pc_spill_find(file->inode, 0, PAGE, false, runs, 2), 2);
 	EQUAL(runs[0], 100);
 	EQUAL(runs[1], 150);
 	EQUAL(runs[2], 200);
 	EQUAL(runs[3], 250);
 	byte_at(0); /* a fill */
 	EQUAL(pc_spill(file->inode, runs, 2, false), 0);
-	EQUAL(pc_spill_find(file->inode, 0, PAGE, runs, 2), 1);
+	EQUAL(pc_spill_find(file->inode, 0, PAGE, false, runs, 2), 1);
 	EQUAL(runs[1] - runs[0], PAGE);
 	SOUND(&rig);
 }

@@ -102,12 +102,12 @@ TEST(check_bytes_that_are_spilled_beside_a_commit)
 			put(PAGE + 30, 10, 3);
 			put(2 * PAGE, PAGE, 3);
 			put(4 * PAGE + 30, 10, 3);
-			EQUAL(pc_spill_find(file->inode, 0, ALL, runs, 2), 2);
+			EQUAL(pc_spill_find(file->inode, 0, ALL, true, runs, 2), 2);
 			EQUAL(runs[0], PAGE);
 			EQUAL(pc_spill(file->inode, runs, 2, true), 3 * PAGE);
 			put(PAGE + 50, 10, 3);
 			put(4 * PAGE + 50, 10, 3);
-			EQUAL(pc_spill_find(file->inode, 0, ALL, runs, 2), 2);
+			EQUAL(pc_spill_find(file->inode, 0, ALL, true, runs, 2), 2);
 			EQUAL(pc_spill(file->inode, runs, 2, true), 2 * PAGE);
 			SOUND(&rig);
 			pc_commit_end(file->inode, ok, PC_COMMIT_AGAIN);

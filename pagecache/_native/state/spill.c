@@ -25,9 +25,17 @@ static bool may_spill(const struct pc_folio *f)
 	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY;
 }
 
+/* Whether the token admits spills. @sending: a commit that has it sends or commits, and does nothing else. Leaf lock held. */
+static bool admits(const struct pc_inode *i, bool sending)
+{
+	bool commits = i->token == PC_TOKEN_COMMIT && i->commit_due && sending;
+	return (commits || i->token == PC_TOKEN_FREE || i->token == PC_TOKEN_PASS) && i->limits.stages && !pc_durable(i) &&
+	       !atomic_load(&i->volume->aborted);
+}
+
 /* Bytes at @from or behind it that may be spilled, of whole folios, and @most or not many more: ascending @runs, [runs[0], runs[1])
  * first. @max: runs that have room there; a folio with more of them stays. Return: how many there are. */
-uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *runs, uint32_t max)
+uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, bool sending, uint64_t *runs, uint32_t max)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_walk walk = {i, from >> c->page_shift, pc_last_index(c), 1 << PC_MARK_DIRTY, 0};
@@ -37,6 +45,10 @@ uint32_t pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_
 		u32 before = n;
 		u64 end = n ? runs[2 * n - 1] : 0;
 		bool fits = true;
+		if (!admits(i, sending)) { /* else each try of a writer would fill the spool in vain */
+			pc_walk_stop(&walk);
+			return 0;
+		}
 		for (u64 at = from; may_spill(f) && pc_set_run(c, f, PC_D, at, size, &at, &to); at = to) {
 			if (n && runs[2 * n - 1] == at)
 				n--;
@@ -111,16 +123,14 @@ static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, const u64 **run, 
 }
 
 /* The caller has copied @n runs, as pc_spill_find() has found them, to the spool, and has had the inode lock X since before that.
- * @sending: a commit that holds the token sends or commits, and does nothing else before this returns. Return: bytes that are in S now, and no longer in D. */
+ * @sending: see admits(), until this returns. Return: bytes that are in S now, and no longer in D. */
 uint64_t pc_spill(struct pc_inode *i, const uint64_t *runs, uint32_t n, bool sending)
 {
 	struct pc_cache *c = i->cache;
 	const u64 *run = runs, *stop = runs + 2 * n;
 	u64 moved = 0, index = n ? runs[0] >> c->page_shift : 0, last = n ? pc_index_behind(i, stop[-1]) : 0;
 	pc_inode_leaf_lock(i);
-	bool commits = i->token == PC_TOKEN_COMMIT && i->commit_due && sending;
-	bool may = (commits || i->token == PC_TOKEN_FREE || i->token == PC_TOKEN_PASS) && i->limits.stages &&
-		   !pc_durable(i) && !atomic_load(&i->volume->aborted);
+	bool may = admits(i, sending);
 	for (struct pc_folio *f; may && (f = pc_next_marked(i, &index, last, PC_MARK_DIRTY));)
 		moved += spill_folio(i, f, &run, stop);
 	pc_inode_leaf_unlock(i);

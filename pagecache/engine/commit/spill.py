@@ -97,7 +97,9 @@ class Spills:
             return 0
         at = moved = 0
         try:
-            while moved < most and (found := file.spillable_from(at, min(PIECE, most - moved))):
+            while moved < most and (
+                found := file.spillable_from(at, min(PIECE, most - moved), sending=file.staging.sends())
+            ):
                 if file not in self._files and not self._may_open(file):
                     break
                 moved += file.staged().spill(found)

@@ -128,7 +128,7 @@ class Staging:
         Raises:
             OSError: of the spool; they stay dirty.
         """
-        file, sends, end, epoch = self._file, self._sends(), runs[-1][1], self.epoch
+        file, sends, end, epoch = self._file, self.sends(), runs[-1][1], self.epoch
         rebases, before, growth = file.rebases, file.remote_size, Growth(self._file, end, sends)
         if rebases % 2 or self._moves:
             return 0  # the bytes around written ones may be of either version; the move of a spool may take long
@@ -137,7 +137,7 @@ class Staging:
             return 0
         file.versions.about_to_change()
         with self.lock:  # which a rebase takes before it changes anything (`forgotten`); then it forgets what is owed
-            if sends != self._sends() or (rebases, epoch) != (file.rebases, self.epoch) or file.forgetting:
+            if sends != self.sends() or (rebases, epoch) != (file.rebases, self.epoch) or file.forgetting:
                 return 0  # a commit has just begun to send, or ended; or what was copied or measured has changed
             for (begin, stop), room in zip(runs, data, strict=True):
                 self._put(begin, (room,))
@@ -301,14 +301,14 @@ class Staging:
                 self._sending = None
         self._have_reads_wait()
 
-    def _sends(self) -> bool:
+    def sends(self) -> bool:
         """Return whether a commit does nothing but send and commit."""
         op = self._sending
         return op is not None and not op.stopped
 
     def _have_reads_wait(self) -> None:
         """Have reads wait for the size of what was spilled beside a commit, if that is over."""
-        if self._growth is not None and self._growth.behind and not self._sends():
+        if self._growth is not None and self._growth.behind and not self.sends():
             self._growth.be_due()
 
     def is_unsent(self) -> bool:
