@@ -163,7 +163,7 @@ enum {
 };
 uint64_t pc_volume_number(struct pc_volume *v, uint32_t which);
 uint64_t pc_epoch_take(struct pc_volume *v);
-void pc_volume_abort(struct pc_volume *v);
+void pc_volume_abort(struct pc_volume *v, bool left);
 void pc_volume_resume(struct pc_volume *v);
 void pc_volume_seal(struct pc_volume *v, bool sealed);
 void pc_volume_close(struct pc_volume *v);

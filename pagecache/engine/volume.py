@@ -102,7 +102,7 @@ class EngineVolume:
         self.reconnects = 0
         self._bind(backend)
         self.runner = ThreadRunner(self.native, name, threads_of(backend), self.clock)
-        self.aborted = False
+        self.aborted = self.left = False
         self.aborts = 0
         self.seals: set[object] = set()
         self.abort_reason: BaseException | None = None
@@ -590,14 +590,14 @@ class EngineVolume:
             self.native.seal(bool(self.seals))
 
     def abort(self, reason: BaseException | None, *, left: bool = False) -> None:
-        """`left`: the volume ends, and the disk tier has what is unsaved."""
+        """`left`: the volume ends, and the disk tier has what is unsaved: a running commit counts."""
         self.aborts += 1  # first: see `resume`
-        known, self.aborted, self.abort_reason = self.aborted, True, reason
+        known, self.left, self.aborted, self.abort_reason = self.aborted, left, True, reason
         if not known and not left:
             because = f": {text_of(reason)}" if reason is not None else ""
             next = "what is not committed is kept as failed until reconnect; calls of the backend are left alone"
             self.say(logging.WARNING, "the volume", f"aborted{because}", next)
-        self.native.abort()
+        self.native.abort(left)
         for file in self.files():
             file.aborted()
         self.poll_tickets()  # they end here

@@ -211,8 +211,8 @@ class NativeVolume:
     def stop(self) -> None:
         lib.pc_volume_stop(self._v)
 
-    def abort(self) -> None:
-        lib.pc_volume_abort(self._v)
+    def abort(self, left: bool) -> None:
+        lib.pc_volume_abort(self._v, left)
 
     def seal(self, sealed: bool) -> None:
         """Refuse writes, or accept them again."""

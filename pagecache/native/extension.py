@@ -107,6 +107,8 @@ class Op(Protocol):
     """The backend's commit has raised an error, even if an interrupt has taken its place."""
     left: bool
     stopped: bool
+    late: bool
+    """Whether a success of the commit does not count."""
     ahead: bool
     staged: bool
     stage: bool

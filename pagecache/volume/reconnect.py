@@ -59,7 +59,7 @@ class Opened(NamedTuple):
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     engine = volume.engine
-    if not engine.aborted:
+    if engine.left or not engine.aborted:  # no running commit counts any longer
         engine.abort(None)
     aborts, alive = engine.aborts, _alive(volume)
     engine.runner.renew(threads_of(backend))

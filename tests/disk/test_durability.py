@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -35,6 +36,7 @@ from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.engine.commit import journaled
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
+from pagecache.engine.commit.staging import Staging
 from pagecache.engine.io import barrier
 from pagecache.engine.park import SLICE, Deadline
 from pagecache.native import LOCK
@@ -542,6 +544,98 @@ def test_a_detach_gives_up_nothing_of_a_file_whose_record_waits_for_the_disk(
     world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
     assert world.left() == [*keys]
     world.settles(changed(0, b"new"))
+
+
+@pytest.mark.parametrize("by", ["detach", "close"])
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_commit_on_its_way_at_the_end_of_a_volume_is_recorded(
+    world: World, monkeypatch: pytest.MonkeyPatch, by: str, *, newer: bool
+) -> None:
+    """Otherwise the next attach would save again what another program may have removed since."""
+    monkeypatch.setattr(detach, "END_TIMEOUT_S", WAIT_LIMIT_S)
+    gate = world.store.gate("commit answer", times=1)
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"new", 0)
+    gate.wait_entered()
+    if newer:
+        world.synced(b"newer", 9000)
+    ending = Task(world.volume.detach if by == "detach" else world.cache.close)
+    eventually(lambda: world.volume.engine.aborted)
+    assert ending.result(opening=gate) == []
+    saved = changed(0, b"new")
+    assert world.saved() == saved
+    after = again(world)
+    assert after.left() == ["k"] * newer
+    after.settles(changed(9000, b"newer", saved) if newer else saved)
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails", "abort"])
+def test_a_commit_at_the_end_of_a_volume_that_does_not_count_leaves_its_bytes_unsaved(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how != "hangs":
+        monkeypatch.setattr(detach, "END_TIMEOUT_S", WAIT_LIMIT_S)
+    gate = world.store.gate("commit", times=1)
+    if how == "fails":
+        world.store.fault("commit", OSError(errno.EIO, "lost"))
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"new", 0)
+    gate.wait_entered()
+    began, ending = time.monotonic(), Task(world.cache.close)
+    eventually(lambda: world.volume.engine.aborted)
+    if how == "abort":
+        world.volume.abort()
+    if how != "hangs":
+        gate.open()
+    assert ending.result() == []
+    assert how != "hangs" or time.monotonic() - began < 5 * detach.END_TIMEOUT_S
+    gate.open()
+    after = again(world)
+    assert after.left() == ["k"]
+    after.settles(changed(0, b"new"))
+
+
+@WHOLE
+def test_a_commit_that_the_end_of_a_volume_has_stopped_is_not_recorded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detach, "END_TIMEOUT_S", WAIT_LIMIT_S)
+    gate = held(monkeypatch, Staging, "send_again")
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"new", 0)
+    gate.wait_entered()
+    ending = Task(world.cache.close)
+    eventually(lambda: world.volume.engine.aborted)
+    assert ending.result(opening=gate) == []
+    assert world.saved() == OLD
+    after = again(world)
+    assert after.left() == ["k"]
+    after.settles(changed(0, b"new"))
+
+
+def test_a_commit_beside_an_interrupted_end_does_not_count_for_the_next_backend(world: World) -> None:
+    gate = world.store.gate("commit answer", times=1)
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"new", 0)
+    gate.wait_entered()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detach, "_finish", raising(KeyboardInterrupt()))
+        raises(KeyboardInterrupt, world.volume.detach)
+    (inode,) = world.volume.engine.files()
+    world.store = type(world.store)({"k": OLD})
+    opening = world.store.gate("open", times=1)
+    reconnecting = Task(world.volume.reconnect, world.store)
+    opening.wait_entered()
+    gate.open()
+    eventually(lambda: not inode.commit_running())
+    reconnecting.result(opening=opening)
+    world.settles(changed(0, b"new"))
+
+
+def again(world: World) -> World:
+    """Attach what the end of a volume has left."""
+    world.cache.close()
+    return World(world.folder, world._after(), world.number)
 
 
 @IN_PLACE

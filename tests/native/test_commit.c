@@ -213,7 +213,7 @@ static void abort_step(void)
 	}
 	if (draw(4))
 		return;
-	pc_volume_abort(rig.volume);
+	pc_volume_abort(rig.volume, false);
 	pc_inode_aborted(file->inode);
 }
 
@@ -300,7 +300,7 @@ TEST(check_credits_of_an_older_era_count_for_nothing)
 	u32 old = pc_credit_try(rig.volume);
 	CHECK(old && pc_credit_try(rig.volume) == old);
 	EQUAL(pc_volume_inflight(rig.volume), 2);
-	pc_volume_abort(rig.volume);
+	pc_volume_abort(rig.volume, false);
 	pc_volume_resume(rig.volume);
 	EQUAL(pc_volume_inflight(rig.volume), 0);
 	u32 fresh = pc_credit_try(rig.volume);

@@ -88,7 +88,7 @@ TEST(check_late_answers_only_end_the_flight)
 			set_limits(LIMITS(.max_write = more ? PAGE : 1 << 20));
 			dirty(0, 16384);
 			struct pc_request *r = hand_over();
-			pc_volume_abort(rig.volume);
+			pc_volume_abort(rig.volume, false);
 			pc_inode_aborted(file->inode); /* requests that no thread took go back */
 			SOUND(&rig);
 			pc_flush_start(file->inode, ALL, 0, ALL);

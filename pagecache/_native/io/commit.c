@@ -189,10 +189,9 @@ int pc_commit_begin(struct pc_inode *i, bool own)
  * knows which: clean bytes of that range leave the cache. */
 bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
-	if (pc_stopped(i, i->commit_generation)) {
-		ok = false;
+	ok = ok && pc_commit_counts(i);
+	if (pc_stopped(i, i->commit_generation))
 		how = PC_COMMIT_AGAIN;
-	}
 	pc_inode_leaf_lock(i);
 	i->commit_ending = 1;
 	pc_inode_leaf_unlock(i);

@@ -314,10 +314,11 @@ static void wake_all_waiters(struct pc_volume *v)
 	pc_cache_wake_all(c);
 }
 
-/* The backend is gone: late answers only end W; waiters check again and find `aborted`. Context: engine's volume lock. */
-void pc_volume_abort(struct pc_volume *v)
+/* The backend is gone: late answers only end W; waiters check again and find `aborted`. @left: the volume ends, and the disk
+ * tier has what is unsaved. Context: engine's volume lock. */
+void pc_volume_abort(struct pc_volume *v, bool left)
 {
-	atomic_store(&v->aborted, 1);
+	atomic_store(&v->aborted, left ? PC_ABORT_LEFT : 1);
 	atomic_fetch_add(&v->generation, 1);
 	pc_trace_add(v->cache, "abort", 0, 0, v->slot);
 	wake_all_waiters(v);

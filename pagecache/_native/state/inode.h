@@ -252,6 +252,15 @@ static inline bool pc_stopped(const struct pc_inode *i, u64 generation)
 	       generation != atomic_load(&((struct pc_volume *)v)->generation);
 }
 
+/* Whether a success of the running commit counts: also at the end of a volume that leaves to the disk tier what is
+ * unsaved, as no other backend can have lost anything. */
+static inline bool pc_commit_counts(const struct pc_inode *i)
+{
+	struct pc_volume *v = (struct pc_volume *)i->volume;
+	return !pc_stopped(i, i->commit_generation) ||
+	       (atomic_load(&v->aborted) == PC_ABORT_LEFT && atomic_load(&v->generation) - i->commit_generation <= 1);
+}
+
 /* Whether direct writes to the present backend run. Leaf lock held. */
 static inline bool pc_direct_runs(const struct pc_inode *i)
 {

@@ -57,6 +57,8 @@ struct pc_pace_call {
 	u64 flying, beside; /* when it began: bytes, calls */
 };
 
+enum { PC_ABORT_LEFT = 2 };
+
 struct pc_volume {
 	struct pc_leaf_lock leaf; /* level 7 */
 	struct pc_cache *cache;
@@ -71,7 +73,7 @@ struct pc_volume {
 	_Atomic u32 committing; /* commits that run */
 	_Atomic u64 generation;
 	u64 fenced; /* calls of an older generation can no longer land; under the GIL */
-	_Atomic u32 aborted;
+	_Atomic u32 aborted; /* 0, 1, PC_ABORT_LEFT */
 	_Atomic u32 sealed; /* ending: looked at with the inode lock held, by all changes of a file */
 	struct pc_event event; /* times and the end of waits; the event loop's work */
 	struct pc_event returned; /* callers that wait for a credit */

@@ -282,6 +282,7 @@ OP_FLAG(stage, request_of(op) && request_of(op)->stage)
 OP_FLAG(settled, op_is_settled(op) || op->state == OP_LEFT)
 OP_FLAG(left, op->state == OP_LEFT)
 OP_FLAG(stopped, pc_op_stopped(op))
+OP_FLAG(late, op_is_settled(op) || !pc_commit_counts(op->inode))
 OP_FLAG(commit_failed, op->commit_failed)
 
 static PyObject *op_answer(PyObject *self, void *closure)
@@ -340,6 +341,7 @@ static PyGetSetDef op_getset[] = {
 	{"left", op_left, NULL, NULL, NULL},
 	{"answer", op_answer, NULL, NULL, NULL},
 	{"stopped", op_stopped, NULL, NULL, NULL},
+	{"late", op_late, NULL, NULL, NULL},
 	{NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot op_slots[] = {

@@ -108,8 +108,9 @@ class VolumeJournal:
 
     def end(self) -> None:
         """Record what was saved, and append nothing more, not even for a call that the volume has left behind."""
-        for file in [] if self.volume.aborted else list(self._waiting):  # after an abort the disk may hang
-            file.settle()
+        if self.volume.left or not self.volume.aborted:  # after another abort the disk may hang
+            for file in list(self._waiting):
+                file.settle()
         self.ended = True
 
     def forget(self, number: int) -> None:

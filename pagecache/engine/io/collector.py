@@ -227,7 +227,7 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
     """Record a successful commit. `changes`: this cache's changes that had begun before the call; None: some of them
     may have run beside it.
     """
-    if op.stopped and _late_commit(file, op):
+    if op.late and _late_commit(file, op):
         return
     volume, failed, tries = file.volume, None, 0
     staging = file.staging

@@ -13,7 +13,7 @@ from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from ...backends.plain import returned
-from ...errors import BackendProtocolError
+from ...errors import BackendProtocolError, ShutdownError
 from ...native import Op
 from ..commit import overdue, remote, tails
 from ..commit.owed import FOLLOWING
@@ -230,7 +230,9 @@ def _commit(self: EngineFile, op: Op) -> None:
         sending, called = False, True
         begun = self.changes()  # first: a direct write that begins after this changes the number
         changes = None if self.direct_count() else begun
-        version = None if op.stopped else op.send_commit(call)
+        if op.stopped:
+            raise ShutdownError("the volume was aborted", self.key)
+        version = op.send_commit(call)
         staging.end_sending(op)
         if version is not None and not isinstance(version, str):
             raise _impossible_version(self, version)
