@@ -337,8 +337,10 @@ class EngineFile(NativeInode):
             self.journaled.stored(version, backend_file)
 
     def uses(self, backend_file: BackendFile) -> bool:
-        """Return whether calls go to this file of the backend, and no abort has come: a reconnect compares versions."""
-        return self.backend_file is backend_file and not self.volume.aborted
+        """Return whether calls go to this file of the backend, and no abort has come after which a success does not
+        count: a reconnect compares versions.
+        """
+        return self.backend_file is backend_file and (self.volume.left or not self.volume.aborted)
 
     def doubt_copy(self, pos: int, end: int) -> None:
         """Let the disk tier know that another program may have changed bytes."""

@@ -28,6 +28,7 @@ from pagecache import (
     Event,
     PageCache,
     RetryPolicy,
+    ShutdownError,
     UnsavedDataError,
     Volume,
 )
@@ -630,6 +631,47 @@ def test_a_commit_beside_an_interrupted_end_does_not_count_for_the_next_backend(
     eventually(lambda: not inode.commit_running())
     reconnecting.result(opening=opening)
     world.settles(changed(0, b"new"))
+
+
+@WHOLE
+def test_the_version_of_a_commit_at_the_end_of_a_volume_lies_below_what_was_written_beside_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal had nothing of the file before that commit, and later has its bytes too: none of it is saved."""
+    monkeypatch.setattr(detach, "END_TIMEOUT_S", WAIT_LIMIT_S)
+    world.synced(b"first").close()
+    world.volume.sync(durability="backend")
+    gate, file = world.store.gate("commit answer", times=1), world.open()
+    file.pwrite(b"new", 0)
+    saving = Task(file.fsync, durability="backend")
+    gate.wait_entered()
+    file.pwrite(b"newer", 9000)
+    file.fsync()
+    ending = Task(world.cache.close)
+    eventually(lambda: world.volume.engine.aborted)
+    assert ending.result(opening=gate) == []
+    raises(ShutdownError, saving.result)
+    after = again(world)
+    assert after.left() == ["k"]
+    after.settles(changed(9000, b"newer", changed(0, b"newst")))
+
+
+@pytest.mark.parametrize("by", ["detach", "close"])
+def test_an_fsync_at_a_prompt_store_that_outlasts_its_volume_says_so(
+    make: Make, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The journal cannot record any longer what it has saved."""
+    monkeypatch.setattr(detach, "END_TIMEOUT_S", 0.2)
+    world = make(prompt=True)
+    file, gate = world.synced(b"new"), world.store.gate("commit", times=1)
+    saving = Task(file.fsync, durability="backend")
+    gate.wait_entered()
+    assert (world.volume.detach if by == "detach" else world.cache.close)() == []
+    gate.open()
+    raises(ShutdownError, saving.result)
+    after = again(world)
+    assert after.left() == ["k"]
+    after.settles(changed(0, b"new"))
 
 
 def again(world: World) -> World:

@@ -181,12 +181,13 @@ int pc_commit_begin(struct pc_inode *i, bool own)
 
 /* [E7] The commit succeeded, or failed and unstable bytes become dirty again. @how: kind of failure. PC_COMMIT_KEPT:
  * the backend still has all acknowledged bytes, which stay unstable. PC_COMMIT_PARKED: permanent; the bytes are failed
- * and nothing sends them until requested. Any answer after an abort counts as a plain failure: the server may have lost
- * acknowledged bytes before it made the others durable. Return: whether it counts as a success. Staged bytes stay
- * staged until a commit succeeds: the spool has them. A concurrent read of them may find that their spool has gone with
- * the commit, and then plans its call again (engine/commit/staging.py). If acknowledged bytes were given up, reads
- * showed either them or the bytes before them. The commit decided which of the two is stored, and only the backend
- * knows which: clean bytes of that range leave the cache. */
+ * and nothing sends them until requested. Any answer after an abort counts as a plain failure: the server may have
+ * lost acknowledged bytes before it made the others durable. A success at the end of a volume may count:
+ * pc_commit_counts. Return: whether it counts as a success. Staged bytes stay staged until a commit succeeds: the
+ * spool has them. A concurrent read of them may find that their spool has gone with the commit, and then plans its
+ * call again (engine/commit/staging.py). If acknowledged bytes were given up, reads showed either them or the bytes
+ * before them. The commit decided which of the two is stored, and only the backend knows which: clean bytes of that
+ * range leave the cache. */
 bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
 	ok = ok && pc_commit_counts(i);

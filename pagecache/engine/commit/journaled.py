@@ -275,11 +275,16 @@ class VolumeJournal:
         """Record that the store has a file, and wait for the device: a crash must bring no older bytes back. OSError:
         the disk fails, and it might.
         """
-        file.journaled.confirm_saved()
-        if (error := self.settle_refused()) is not None:
-            raise error
-        if (journal := self._journal) is not None:
-            self.confirm_saved(journal.last if journal.owes() else self.freed)
+        try:
+            file.journaled.confirm_saved()
+            if (error := self.settle_refused()) is not None:
+                raise error
+            if (journal := self._journal) is not None:
+                self.confirm_saved(journal.last if journal.owes() else self.freed)
+        except OSError:
+            if self.ended:  # a commit on the thread of its caller has outlasted the volume
+                self.volume.check_alive(file.key)
+            raise
 
     def settle_refused(self) -> OSError | None:
         """Record that freed files are saved of which the disk took no record; return its error."""
@@ -787,7 +792,7 @@ class Journaled:
         another one of the backend by now, they lie over what a later commit has made.
         """
         with self._lock:
-            if not self.file.uses(backend_file):
+            if self._owner.ended or not self.file.uses(backend_file):
                 return
             self._committing = False
             if isinstance(version, str) and not self._lacks and self._naming == (None, False):
