@@ -866,9 +866,7 @@ class EngineFile(NativeInode):
 
     def conflict_error(self) -> ConflictError:
         base, remote = self.conflict or (self.versions.base, self.dispute.remote)
-        what, (doubtful, how) = (
-            "the stored object is another version than the one below the unsaved bytes",
-            self.dispute.doubtful,
-        )
+        doubtful, how = self.dispute.doubtful
+        what = "the stored object is another version than the one below the unsaved bytes"
         what += how if remote is not None and remote == doubtful else ""
         return ConflictError(what, self.key, base=base, remote=remote, ranges=self.local_ranges())
